@@ -1,0 +1,28 @@
+# `make test` needs nothing but Python 3.11+ and pip: it makes .venv and installs the tested set of versions.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test lint types wheel check clean
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+test: $(BIN)/.installed
+	$(BIN)/python -m pytest -q
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/.installed
+	$(BIN)/mypy
+
+wheel: $(BIN)/.installed
+	$(BIN)/python -m build --wheel --outdir dist .
+
+check: lint types test wheel
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,25 @@
+"""Errors a person meets. Each message says what came, what is accepted and what to do, in one sentence."""
+
+
+class Arl2Error(ValueError):
+    """A mistake in what was given to arl2: a file, a size, a setting. Never an internal fault."""
+
+
+class GeometryError(Arl2Error):
+    """Frames, pixels or latents whose sizes do not fit the patch, the block or each other."""
+
+
+class ConfigError(Arl2Error):
+    """A setting with an unknown name, a value outside what is accepted, or settings that exclude each other."""
+
+
+class CheckpointError(Arl2Error):
+    """A weights file that cannot be read, is of another layout, or lacks or adds tensors."""
+
+
+class MemoryMismatchError(Arl2Error):
+    """Memory that was never allocated, is full, or belongs to another model, batch or picture size."""
+
+
+class NonFiniteError(Arl2Error):
+    """NaN or infinity in weights or inputs, found at the first forward or by ``arl2 inspect``."""
