@@ -1,0 +1,35 @@
+"""Cross-attention to the prompt: keys and values depend on the text alone, so they are made once per prompt."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arl2.attention.projections import Projections
+from arl2.kernels.attention import softmax_attention
+
+
+class TextKeyValues(NamedTuple):
+    """One layer's keys and values of a prompt, ``[B, words, H, D]`` each."""
+
+    k: Tensor
+    v: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Tokens attend to all rows of the text, padding included: the published weights were trained so. No rotation."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.shared = Projections(width, heads, eps)
+
+    def remember(self, text: Float[Tensor, "batch words width"]) -> TextKeyValues:
+        """Keys and values of a prompt."""
+        shared = self.shared
+        return TextKeyValues(shared.split(shared.norm_k(shared.to_k(text))), shared.split(shared.to_v(text)))
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], text: TextKeyValues
+    ) -> Float[Tensor, "batch tokens width"]:
+        q = self.shared.split(self.shared.norm_q(self.shared.to_q(x)))
+        return self.shared.merge(softmax_attention(q=q, k=text.k, v=text.v))

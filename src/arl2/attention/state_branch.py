@@ -1,0 +1,116 @@
+"""The part of a hybrid layer that remembers: features, gates, one read and one update of a recurrent state.
+
+Legend: B batch, T tokens of a block, H heads, D head size, d = H D. All formulas: spec 1 / ARL2 (arXiv 2605.16579),
+the update rule from arXiv 2412.06464.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arl2.attention.low_rank import LowRank
+from arl2.attention.plan import HybridSpec
+from arl2.attention.projections import Projected, Projections
+from arl2.kernels.delta_rule import gated_delta_state
+from arl2.kernels.norm import l2_norm
+from arl2.kernels.rope import Rotation
+
+
+class StateBranch(nn.Module):
+    """``S`` in ``R^{D x D}`` per head: every token of a block reads it as it was before the block."""
+
+    def __init__(self, width: int, heads: int, spec: HybridSpec) -> None:
+        super().__init__()
+        head_dim = width // heads
+        self.decay_proj = nn.Linear(width, heads, bias=False)
+        self.beta_proj = nn.Linear(width, heads, bias=False)
+        self.A_log = nn.Parameter(torch.empty(heads))
+        self.dt_bias = nn.Parameter(torch.empty(heads))
+        # One D x D matrix per head, [head, out, in].
+        self.phi_q = nn.Parameter(torch.empty(heads, head_dim, head_dim))
+        self.phi_k = nn.Parameter(torch.empty(heads, head_dim, head_dim))
+        self.phi_v = nn.Parameter(torch.empty(heads, head_dim, head_dim))
+        changes = {name: LowRank(width, width, spec.rank, spec.alpha) for name in "qkv"} if spec.rank else {}
+        self.changes = nn.ModuleDict(changes)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """The start of a conversion: identity features, slow decay, small gates (spec 1, "Start values")."""
+        heads, head_dim, _ = self.phi_q.shape
+        with torch.no_grad():
+            for phi in (self.phi_q, self.phi_k, self.phi_v):
+                phi.copy_(torch.eye(head_dim).expand_as(phi))
+            for proj in (self.decay_proj, self.beta_proj):
+                nn.init.xavier_uniform_(proj.weight, gain=2**-2.5, generator=generator)
+            rates = torch.rand(heads, generator=generator) * 16
+            self.A_log.copy_(rates.clamp_min(1e-3).log())
+            low, high = math.log(1e-3), math.log(1e-1)
+            dt = torch.exp(low + (high - low) * torch.rand(heads, generator=generator))
+            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse softplus
+        for change in self.changes.values():
+            assert isinstance(change, LowRank)
+            change.reset_parameters(generator)
+
+    def read(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        raw: Projected,
+        shared: Projections,
+        rotation: Rotation,
+        state: Float[Tensor, "batch heads key value"],
+    ) -> Float[Tensor, "batch tokens heads value"]:
+        """``inter_t = D**-0.5 S^T q'_t`` for every token of the block, from the same ``S``; float32."""
+        return read_state(self.queries(x, raw, shared, rotation), state)
+
+    def queries(
+        self, x: Tensor, raw: Projected, shared: Projections, rotation: Rotation
+    ) -> Float[Tensor, "batch tokens heads head"]:
+        """``q' = l2norm(rope(phi_q(q*)))``."""
+        q = shared.split(shared.norm_q(self._changed("q", raw.q, x)))
+        return l2_norm(rotation(_per_head(self.phi_q, q)))
+
+    def update(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        raw_k: Float[Tensor, "batch tokens width"],
+        raw_v: Float[Tensor, "batch tokens width"],
+        shared: Projections,
+        rotation: Rotation,
+        state: Float[Tensor, "batch heads key value"],
+    ) -> Float[Tensor, "batch heads key value"]:
+        """The state after the block's tokens have been written in raster order, starting from ``state``."""
+        k, v, g, beta = self.writes(x, raw_k, raw_v, shared, rotation)
+        return gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=state)
+
+    def writes(
+        self, x: Tensor, raw_k: Tensor, raw_v: Tensor, shared: Projections, rotation: Rotation
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``k', v'`` ``[B, T, H, D]``, log decay ``g`` and strength ``beta`` ``[B, T, H]`` of every token."""
+        k = shared.split(shared.norm_k(self._changed("k", raw_k, x)))
+        v = shared.split(self._changed("v", raw_v, x))
+        k = l2_norm(rotation(_per_head(self.phi_k, k)))
+        v = _per_head(self.phi_v, v)
+        g = -self.A_log.float().exp() * F.softplus(self.decay_proj(x).float() + self.dt_bias.float())
+        # Twice a sigmoid: a transition may have eigenvalues down to -1.
+        beta = 2 * torch.sigmoid(self.beta_proj(x).float())
+        return k, v, g, beta
+
+    def _changed(self, name: str, raw: Tensor, x: Tensor) -> Tensor:
+        """The shared projection plus this branch's low-rank change, added before the norm."""
+        return raw + self.changes[name](x) if name in self.changes else raw
+
+
+def read_state(
+    q: Float[Tensor, "batch tokens heads key"], state: Float[Tensor, "batch heads key value"]
+) -> Float[Tensor, "batch tokens heads value"]:
+    """``D**-0.5 S^T q`` in the state's dtype."""
+    scale = q.shape[-1] ** -0.5
+    return scale * torch.einsum("bthk,bhkv->bthv", q.to(state.dtype), state)
+
+
+def _per_head(phi: Tensor, x: Tensor) -> Tensor:
+    """Apply each head's matrix to that head."""
+    return torch.einsum("hoi,bthi->btho", phi.to(x.dtype), x)

@@ -1,0 +1,124 @@
+"""Noise levels: the shifted schedule a model was trained on, and the step lists that sample from it."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.errors import ConfigError
+
+
+def shift_sigma(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
+    """``shift u / (1 + (shift - 1) u)``: more of the levels go where there is more noise."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Flow-matching levels ``t_j = train_steps * sigma_j``, descending from full noise.
+
+    Attributes:
+        shift: of the schedule (5 for the published AR students).
+        train_steps: number of levels, and the timestep of full noise (1000).
+    """
+
+    shift: float = 5.0
+    train_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0 or self.train_steps < 1:
+            raise ConfigError(
+                f"A noise schedule needs shift > 0 and train_steps >= 1; got {self.shift} and {self.train_steps}."
+            )
+
+    def sigmas(self) -> Float[Tensor, " levels"]:
+        """All ``sigma_j``, float64, from 1 downwards (0 is not among them)."""
+        return _sigmas(self.shift, self.train_steps)
+
+    def timesteps(self) -> Float[Tensor, " levels"]:
+        """All ``t_j = train_steps * sigma_j``, float64."""
+        return self.train_steps * self.sigmas()
+
+    def sigma(self, timestep: float) -> float:
+        """The sigma of the level nearest to ``timestep``."""
+        return float(self.sigmas_at(torch.tensor([timestep], dtype=torch.float64))[0])
+
+    def sigmas_at(self, timesteps: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The sigma of the level nearest to each timestep, float64, on the timesteps' device."""
+        levels = self.timesteps().to(timesteps.device)
+        nearest = (levels - timesteps.double()[..., None]).abs().argmin(-1)
+        return levels[nearest] / self.train_steps
+
+    def warp(self, steps: Sequence[float]) -> tuple[float, ...]:
+        """A published step list (``1000 750 500 250``) as timesteps of this schedule.
+
+        A step ``s`` names entry ``train_steps - s`` of ``(t_0, ..., t_999, 0)``.
+
+        Raises:
+            ConfigError: a step that is not a whole number in ``[0, train_steps]``.
+        """
+        entries = [*self.timesteps().tolist(), 0.0]
+        for step in steps:
+            if step != int(step) or not 0 <= step <= self.train_steps:
+                raise ConfigError(
+                    f"Step {step} cannot be warped; a step is a whole number from 0 to {self.train_steps}."
+                )
+        return tuple(entries[self.train_steps - int(step)] for step in steps)
+
+    def training_weights(self) -> Float[Tensor, " levels"]:
+        """Loss weight of each level: ``exp(-2 ((t - 500) / 1000)^2)``, less its minimum, summing to 1000."""
+        t = self.timesteps()
+        bump = torch.exp(-2 * ((t - self.train_steps / 2) / self.train_steps) ** 2)
+        bump = bump - bump.min()
+        return bump * (self.train_steps / bump.sum())
+
+
+@functools.cache
+def _sigmas(shift: float, train_steps: int) -> Tensor:
+    u = 1 - torch.arange(train_steps, dtype=torch.float64) / train_steps
+    return shift_sigma(u, shift)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Timesteps of the denoising passes of a block, already warped.
+
+    Attributes:
+        levels: for every block, or for every block but the first.
+        first_block: for the first block of a stream, where it differs (Causal Forcing++).
+    """
+
+    levels: tuple[float, ...]
+    first_block: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for levels in (self.levels, self.first_block or self.levels):
+            if not levels or any(a <= b for a, b in zip(levels, levels[1:], strict=False)) or levels[-1] <= 0:
+                raise ConfigError(
+                    f"Denoising levels must fall strictly and stay above 0, as in 1000 750 500 250; got {list(levels)}."
+                )
+
+    @staticmethod
+    def from_steps(
+        steps: Sequence[float],
+        first_block_steps: Sequence[float] | None = None,
+        *,
+        schedule: NoiseSchedule,
+        warp: bool = True,
+    ) -> "StepPlan":
+        """From the step lists of a published config; ``warp`` is its ``warp_denoising_step``."""
+
+        def levels(given: Sequence[float]) -> tuple[float, ...]:
+            # Published lists may end in 0, which only marks the clean sample.
+            noisy = [float(s) for s in given if s != 0]
+            return schedule.warp(noisy) if warp else tuple(noisy)
+
+        first = None if first_block_steps is None else levels(first_block_steps)
+        return StepPlan(levels(steps), first)
+
+    def of_block(self, index: int) -> tuple[float, ...]:
+        """The levels of block ``index`` (0 is the first block of the stream)."""
+        return self.first_block if index == 0 and self.first_block is not None else self.levels

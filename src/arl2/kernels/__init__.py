@@ -1,0 +1,1 @@
+"""Pure tensor functions: no modules, no configuration. Every fast kernel has a naive twin in its folder."""

@@ -1,0 +1,69 @@
+"""Rotary position embedding over (frame, row, column), computed from positions: no table, so no last frame.
+
+Legend: B batch, T tokens, H heads, D head size, P = D/2 complex pairs (adjacent channels 2i, 2i+1).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+THETA = 10000.0
+
+
+def split_pairs(head_dim: int) -> tuple[int, int, int]:
+    """How the ``D/2`` pairs of a head are shared among the axes (frame, row, column); frames take the rest."""
+    pairs = head_dim // 2
+    spatial = pairs // 3
+    return pairs - 2 * spatial, spatial, spatial
+
+
+def rope_angles(
+    frames: Sequence[int], rows: int, columns: int, head_dim: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "tokens pairs"]:
+    """Angle of every pair of every token in raster order (frame, row, column), in float64.
+
+    An axis that owns ``m`` channels turns pair ``i`` by ``position * 10000**(-2 i / m)``. Float64 keeps the angle of
+    frame 10,000,000 to a few 1e-9; in float32 it would be off by half a turn.
+
+    Args:
+        frames: absolute latent-frame index of each frame.
+        rows, columns: token grid of a frame.
+        head_dim: head size ``D``, even.
+    """
+    positions = (torch.tensor(frames), torch.arange(rows), torch.arange(columns))
+    frame, row, column = (
+        torch.outer(p.to(device, torch.float64), _frequencies(pairs, device))
+        for p, pairs in zip(positions, split_pairs(head_dim), strict=True)
+    )
+    grid = (len(frames), rows, columns)
+    return torch.cat(
+        [
+            frame[:, None, None].expand(*grid, -1),
+            row[None, :, None].expand(*grid, -1),
+            column[None, None, :].expand(*grid, -1),
+        ],
+        dim=-1,
+    ).flatten(0, 2)
+
+
+class Rotation:
+    """Cosine and sine of every pair of every token, made once per pass and shared by all layers."""
+
+    def __init__(self, angles: Float[Tensor, "tokens pairs"]) -> None:
+        # float32 holds a cosine to 6e-8; only the angle itself needed more.
+        self.cos: Float[Tensor, "tokens 1 pairs"] = angles.cos().float()[:, None]
+        self.sin: Float[Tensor, "tokens 1 pairs"] = angles.sin().float()[:, None]
+
+    def __call__(
+        self, x: Float[Tensor, "batch tokens heads head"]
+    ) -> Float[Tensor, "batch tokens heads head"]:
+        """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
+        even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
+        return turned.flatten(-2).to(x.dtype)
+
+
+def _frequencies(pairs: int, device: torch.device | str) -> Tensor:
+    return THETA ** (-torch.arange(pairs, dtype=torch.float64, device=device) / pairs)

@@ -1,0 +1,1 @@
+"""The causal Wan transformer, its presets and what it costs."""

@@ -1,0 +1,402 @@
+"""The causal Wan transformer: Wan 2.1 made autoregressive over blocks, each layer softmax or hybrid by plan.
+
+Legend: B batch, C channels, F frames, h x w latent size, S tokens a frame, T = F S tokens, d width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from arl2.attention.access import Access
+from arl2.attention.cross import TextKeyValues
+from arl2.attention.layout import ClipLayout
+from arl2.attention.memory import Memory, MemoryGeometry
+from arl2.attention.plan import AttentionSpec, HybridSpec, SoftmaxSpec, parse_plan
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
+from arl2.geometry import split_blocks, token_grid
+from arl2.kernels.norm import layer_norm
+from arl2.kernels.rope import Rotation, rope_angles
+from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
+from arl2.model.layer import TransformerLayer
+from arl2.model.passes import DiffusionForcing, Pass, Stream, TeacherForcing
+
+
+class PromptContext(NamedTuple):
+    """A prompt as the layers see it: cross-attention keys and values of every layer, made once per prompt."""
+
+    layers: tuple[TextKeyValues, ...]
+
+    @property
+    def batch(self) -> int:
+        """Prompts in the batch."""
+        return self.layers[0].k.shape[0]
+
+
+class FlowHead(nn.Module):
+    """Modulated norm and a linear layer from the width to the values of a patch."""
+
+    def __init__(self, width: int, patch_values: int, eps: float) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.proj = nn.Linear(width, patch_values)
+        self.eps = eps
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], time: Float[Tensor, "batch frames width"]
+    ) -> Float[Tensor, "batch tokens values"]:
+        shift, scale = (self.modulation.float() + time[:, :, None])[:, :, None].unbind(-2)
+        normed = layer_norm(x, self.eps).unflatten(1, (time.shape[1], -1))
+        modulated = torch.addcmul(shift, normed, 1 + scale).flatten(1, 2)
+        return self.proj(modulated.to(self.proj.weight.dtype))
+
+
+class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
+    """Predicts the flow ``v = noise - x0`` of video latents, block after block.
+
+    Args:
+        layer_plan: one letter a layer, ``H`` hybrid or ``S`` softmax.
+        num_attention_heads, attention_head_dim: their product is the width ``d``.
+        ffn_dim: hidden size of the feed-forward.
+        in_channels, out_channels: latent channels.
+        patch_size: of a token (frames, rows, columns); the frame size is 1.
+        freq_dim: sinusoids of the timestep.
+        text_dim, text_len: width and number of rows of the text embeddings.
+        block_frames: latent frames denoised together.
+        window: frames visible to softmax layers, current block included; None sees the whole past.
+        sink: first frames of the stream that the window never evicts.
+        state_rank, ffn_rank: of the low-rank changes of the state branch and of the feed-forward; 0 for none.
+        low_rank_alpha: both are scaled by ``alpha / rank``; None is twice the rank.
+        ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has the change.
+        eps: of all norms.
+
+    Raises:
+        ConfigError: a plan, window or size that cannot be.
+    """
+
+    _supports_gradient_checkpointing = True
+    # Small, and rounding them moves everything after them: they stay float32 whatever the compute dtype.
+    _keep_in_fp32_modules = [  # noqa: RUF012  # diffusers reads it as a class attribute
+        "time_embedder",
+        "modulation",
+        "cross_norm",
+        "norm_q",
+        "norm_k",
+        "A_log",
+        "dt_bias",
+    ]
+    _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
+    _repeated_blocks = ["TransformerLayer"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        layer_plan: str,
+        num_attention_heads: int,
+        attention_head_dim: int,
+        ffn_dim: int,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        patch_size: tuple[int, int, int] | list[int] = (1, 2, 2),
+        freq_dim: int = 256,
+        text_dim: int = 4096,
+        text_len: int = 512,
+        block_frames: int = 3,
+        window: int | None = None,
+        sink: int = 0,
+        state_rank: int = 0,
+        ffn_rank: int = 0,
+        low_rank_alpha: float | None = None,
+        ffn_rank_layers: str = "hybrid",
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        width = num_attention_heads * attention_head_dim
+        _check_config(layer_plan, tuple(patch_size), attention_head_dim, freq_dim, ffn_rank_layers)
+        state_alpha, ffn_alpha = (
+            2.0 * rank if low_rank_alpha is None else float(low_rank_alpha) for rank in (state_rank, ffn_rank)
+        )
+        self.patch_embedding = nn.Conv3d(
+            in_channels, width, kernel_size=tuple(patch_size), stride=tuple(patch_size)
+        )
+        self.time_embedder = TimeEmbedder(width, freq_dim)
+        self.text_embedder = TextEmbedder(text_dim, width)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                _spec(letter, window, sink, state_rank, state_alpha),
+                width=width,
+                heads=num_attention_heads,
+                ffn_dim=ffn_dim,
+                ffn_rank=ffn_rank if ffn_rank_layers == "all" or letter == HybridSpec.letter else 0,
+                ffn_alpha=ffn_alpha,
+                eps=eps,
+            )
+            for letter in layer_plan
+        )
+        self.head = FlowHead(width, out_channels * patch_size[0] * patch_size[1] * patch_size[2], eps)
+        self.gradient_checkpointing = False
+        self._seen_finite = False
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch channels frames height width"],
+        timestep: Float[Tensor, "batch frames"],
+        text: Float[Tensor, "batch words text"] | PromptContext,
+        *,
+        run: Pass,
+    ) -> Float[Tensor, "batch channels frames height width"] | None:
+        """One pass.
+
+        Args:
+            latents: noisy latents ``[B, C, F, h, w]``: one block for ``Stream``, a whole clip otherwise.
+            timestep: one per frame, in [0, 1000]; equal within a block.
+            text: embeddings ``[B, words, text_dim]`` (rows past the prompt zero), or what ``prompt_context`` made.
+            run: how to run it, see :mod:`arl2.model.passes`.
+
+        Returns:
+            The flow, like ``latents``; None for a ``Stream`` that commits.
+
+        Raises:
+            GeometryError: latents that do not fit the patch, the block or the timesteps.
+            ConfigError: text of another width or length than the model's.
+            MemoryMismatchError: memory of another model, batch or size.
+            NonFiniteError: the first forward gave NaN or infinity; the message names the tensors at fault.
+        """
+        batch, rows, columns = self._check_latents(latents, timestep)
+        prompt = text if isinstance(text, PromptContext) else self.prompt_context(text)
+        if prompt.batch != batch:
+            raise ConfigError(
+                f"Got {prompt.batch} prompts for a batch of {batch} latents; give one prompt a sample."
+            )
+        match run:
+            case Stream():
+                flow = self._stream(latents, timestep, prompt, run, rows, columns)
+            case DiffusionForcing():
+                flow = self._diffusion_forcing(latents, timestep, prompt, run, rows, columns)
+            case TeacherForcing():
+                flow = self._teacher_forcing(latents, timestep, prompt, run, rows, columns)
+        if flow is not None and not self._seen_finite:
+            self._check_finite(flow, latents)
+        return flow
+
+    def _stream(
+        self, latents: Tensor, timestep: Tensor, prompt: PromptContext, run: Stream, rows: int, columns: int
+    ) -> Tensor | None:
+        memory, frames = run.memory, latents.shape[2]
+        memory.check(self.signature, latents.shape[0], rows, columns, frames)
+        x = self._embed(latents)
+        time = self.time_embedder(timestep)
+        rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
+        # A clean pass exists to write memory: past the last layer's memory there is nothing to compute.
+        through = len(self.layers) if run.access is Access.READ else len(self.layers) - 1
+        for i in range(through):
+            x = self.layers[i].stream(
+                x, time.layers, prompt.layers[i], rotation, memory.layers[i], run.access
+            )
+        if run.access is Access.COMMIT:
+            self.layers[-1].commit(x, time.layers, rotation, memory.layers[-1])
+            memory.frames += frames
+            return None
+        return self._unpatchify(self.head(x, time.head), rows, columns)
+
+    def _diffusion_forcing(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompt: PromptContext,
+        run: DiffusionForcing,
+        rows: int,
+        columns: int,
+    ) -> Tensor:
+        layout = self._layout(latents.shape[2], rows * columns, run.first_block_frames, teacher_forcing=False)
+        x, time = self._embed(latents), self.time_embedder(timestep)
+        rotation = self._rotation(range(layout.frames), rows, columns, x.device)
+        x = self._through_layers(x, time, prompt, rotation, layout)
+        return self._unpatchify(self.head(x, time.head), rows, columns)
+
+    def _teacher_forcing(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompt: PromptContext,
+        run: TeacherForcing,
+        rows: int,
+        columns: int,
+    ) -> Tensor:
+        if run.clean.shape != latents.shape:
+            raise GeometryError(
+                f"The clean clip is {list(run.clean.shape)} but the noisy one {list(latents.shape)}; they must match."
+            )
+        layout = self._layout(latents.shape[2], rows * columns, run.first_block_frames, teacher_forcing=True)
+        x = torch.cat([self._embed(run.clean), self._embed(latents)], dim=1)
+        time = self.time_embedder(
+            torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1)
+        )
+        # Both copies stand at the same positions.
+        rotation = self._rotation([*range(layout.frames)] * 2, rows, columns, x.device)
+        x = self._through_layers(x, time, prompt, rotation, layout)
+        noisy = x[:, layout.clip_tokens :]
+        return self._unpatchify(self.head(noisy, time.head[:, layout.frames :]), rows, columns)
+
+    def _through_layers(
+        self, x: Tensor, time: TimeEmbedding, prompt: PromptContext, rotation: Rotation, layout: ClipLayout
+    ) -> Tensor:
+        for layer, text in zip(self.layers, prompt.layers, strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, time.layers, text, rotation, layout, use_reentrant=False)
+            else:
+                x = layer(x, time.layers, text, rotation, layout)
+        return x
+
+    def prompt_context(self, text: Float[Tensor, "batch words text"]) -> PromptContext:
+        """Cross-attention keys and values of a prompt, for all layers; shorter texts are padded with zero rows.
+
+        Raises:
+            ConfigError: embeddings of another width, or more rows than ``text_len``.
+        """
+        _, words, text_dim = text.shape
+        if text_dim != self.config.text_dim:
+            raise ConfigError(
+                f"The prompt embeddings are {text_dim} wide but this model takes {self.config.text_dim}; "
+                "use the text encoder that the model was trained with."
+            )
+        if words > self.config.text_len:
+            raise ConfigError(
+                f"The prompt embeddings have {words} rows; this model takes at most {self.config.text_len}."
+            )
+        padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
+        embedded = self.text_embedder(padded.to(self.compute_dtype))
+        return PromptContext(tuple(layer.cross_attention.remember(embedded) for layer in self.layers))
+
+    def allocate_memory(
+        self,
+        *,
+        batch: int,
+        height: int,
+        width: int,
+        window: int | None | str = "config",
+        sink: int | None = None,
+        block_frames: int | None = None,
+    ) -> Memory:
+        """Empty memory for ``batch`` new streams of latents ``height x width``.
+
+        Args:
+            window: frames visible to softmax layers; ``"config"`` takes the model's, None sees the whole past.
+            sink: as in the config unless given.
+            block_frames: as in the config unless given.
+
+        Raises:
+            GeometryError: a latent size that does not fit the patch.
+            MemoryMismatchError: a window too small for the sinks and one block.
+        """
+        grid = token_grid(height, width, tuple(self.config.patch_size))
+        if isinstance(window, str):
+            if window != "config":
+                raise MemoryMismatchError(
+                    f'Window {window!r} is not known; give a number of frames, None, or "config".'
+                )
+            window = self.config.window
+        sink = (self.config.sink if window is not None else 0) if sink is None else sink
+        geometry = MemoryGeometry(batch, grid.rows, grid.columns, block_frames or self.config.block_frames)
+        layers = tuple(
+            layer.self_attention.allocate_memory(
+                geometry,
+                window=window,
+                sink=sink,
+                dtype=self.compute_dtype,
+                device=self.patch_embedding.weight.device,
+            )
+            for layer in self.layers
+        )
+        return Memory(self.signature, geometry, layers)
+
+    @property
+    def signature(self) -> str:
+        """Plan and sizes: what memory must match."""
+        c = self.config
+        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}"
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of activations and caches; a few parameters are float32 whatever it is."""
+        return self.patch_embedding.weight.dtype
+
+    def _embed(self, latents: Tensor) -> Tensor:
+        return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2)
+
+    def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
+        return Rotation(rope_angles(frames, rows, columns, self.config.attention_head_dim, device))
+
+    def _layout(
+        self, frames: int, frame_tokens: int, first_block_frames: int | None, teacher_forcing: bool
+    ) -> ClipLayout:
+        blocks = split_blocks(frames, self.config.block_frames, first_block_frames)
+        return ClipLayout(blocks, frame_tokens, teacher_forcing)
+
+    def _unpatchify(self, values: Tensor, rows: int, columns: int) -> Tensor:
+        patch_rows, patch_columns = self.config.patch_size[1:]
+        return rearrange(
+            values,
+            "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)",
+            r=rows,
+            c=columns,
+            pr=patch_rows,
+            pc=patch_columns,
+        )
+
+    def _check_latents(self, latents: Tensor, timestep: Tensor) -> tuple[int, int, int]:
+        batch, channels, frames, height, width = latents.shape
+        if channels != self.config.in_channels:
+            raise GeometryError(
+                f"The latents have {channels} channels but this model takes {self.config.in_channels}; "
+                "their layout is batch, channels, frames, height, width."
+            )
+        if timestep.shape != (batch, frames):
+            raise GeometryError(
+                f"The timesteps are {list(timestep.shape)} but the latents need one per sample and frame, "
+                f"{[batch, frames]}."
+            )
+        grid = token_grid(height, width, tuple(self.config.patch_size))
+        return batch, grid.rows, grid.columns
+
+    def _check_finite(self, flow: Tensor, latents: Tensor) -> None:
+        """On the first forward only: weights are not scanned at loading, and later passes must not wait."""
+        if not bool(torch.isfinite(flow).all()):
+            if not bool(torch.isfinite(latents).all()):
+                raise NonFiniteError(
+                    "The latents contain NaN or infinity; check the noise or the encoded video."
+                )
+            broken = [name for name, p in self.named_parameters() if not bool(torch.isfinite(p).all())]
+            if broken:
+                raise NonFiniteError(
+                    f"{len(broken)} weight tensors contain NaN or infinity, first {', '.join(broken[:3])}; "
+                    "load the checkpoint again from its source."
+                )
+            raise NonFiniteError(
+                f"The prediction is not finite although weights and latents are; try float32 instead of "
+                f"{self.compute_dtype}."
+            )
+        self._seen_finite = True
+
+
+def _spec(letter: str, window: int | None, sink: int, rank: int, alpha: float) -> AttentionSpec:
+    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink)
+
+
+def _check_config(
+    plan: str, patch: tuple[int, ...], head_dim: int, freq_dim: int, ffn_rank_layers: str
+) -> None:
+    parse_plan(plan, len(plan))
+    if not plan:
+        raise ConfigError("The layer plan is empty; it needs one letter a layer, H or S.")
+    if len(patch) != 3 or patch[0] != 1:
+        raise ConfigError(f"The patch size {list(patch)} must be three numbers, the first (frames) 1.")
+    if head_dim % 2 or freq_dim % 2:
+        raise ConfigError(f"Head size {head_dim} and freq_dim {freq_dim} must be even: rotations turn pairs.")
+    if ffn_rank_layers not in ("hybrid", "all"):
+        raise ConfigError(f'ffn_rank_layers is {ffn_rank_layers!r}; it must be "hybrid" or "all".')
