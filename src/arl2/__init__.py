@@ -1,3 +1,30 @@
-"""arl2: streaming video generation with constant memory."""
+"""arl2: streaming video generation with constant memory.
+
+Importing this package loads no torch; a name is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from arl2.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from arl2.checkpoints.load import load_transformer as load_transformer
+    from arl2.model.transformer import CausalWanTransformer3DModel as CausalWanTransformer3DModel
+    from arl2.rollout.generator import generate_blocks as generate_blocks
+
+_PUBLIC = {
+    "CausalWanTransformer3DModel": "arl2.model.transformer",
+    "generate_blocks": "arl2.rollout.generator",
+    "load_transformer": "arl2.checkpoints.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'arl2' has no attribute {name!r}; public names are {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*_PUBLIC, "__version__"]

@@ -73,9 +73,7 @@ class HybridAttention(SelfAttention):
         """One number per token and head, ``[B, T, H, 1]``."""
         return torch.sigmoid(self.gate_proj(x).float())[..., None]
 
-    def _write(
-        self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState
-    ) -> None:
+    def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
         state = self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.state)
         memory.write(state, x.shape[1] // memory.frame_tokens)
 

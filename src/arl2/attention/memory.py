@@ -59,9 +59,7 @@ class LayerMemory(ABC):
 class RecurrentState(LayerMemory):
     """One ``D x D`` matrix per head, float32: the same bytes from the first block to the millionth."""
 
-    def __init__(
-        self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str
-    ) -> None:
+    def __init__(self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str) -> None:
         self.frame_tokens = geometry.frame_tokens
         self.state: Float[Tensor, "batch heads key value"] = torch.zeros(
             geometry.batch, heads, head_dim, head_dim, dtype=torch.float32, device=device
@@ -122,9 +120,7 @@ class KeyValueCache(LayerMemory):
     @property
     def past(self) -> int:
         """Frames held now."""
-        return (
-            self.frames if self.window is None else min(self.frames, self.window - self.geometry.block_frames)
-        )
+        return self.frames if self.window is None else min(self.frames, self.window - self.geometry.block_frames)
 
     def with_block(
         self, k: Float[Tensor, "batch tokens heads head"], v: Float[Tensor, "batch tokens heads head"]
@@ -133,9 +129,7 @@ class KeyValueCache(LayerMemory):
         start = self.past * self.geometry.frame_tokens
         if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
             # The spare room is overwritten by the next pass, which autograd could not bear: concatenate instead.
-            return torch.cat([self._keys[:, :start], k], dim=1), torch.cat(
-                [self._values[:, :start], v], dim=1
-            )
+            return torch.cat([self._keys[:, :start], k], dim=1), torch.cat([self._values[:, :start], v], dim=1)
         stop = start + k.shape[1]
         self._reserve(stop)
         self._keys[:, start:stop] = k.detach()

@@ -71,9 +71,5 @@ def plan_of(hybrid_layers: Sequence[int], num_layers: int) -> str:
         ConfigError: an index outside the model, or named twice.
     """
     if len(set(hybrid_layers)) != len(hybrid_layers) or any(not 0 <= i < num_layers for i in hybrid_layers):
-        raise ConfigError(
-            f"Hybrid layers {list(hybrid_layers)} must be different indices from 0 to {num_layers - 1}."
-        )
-    return "".join(
-        HybridSpec.letter if i in set(hybrid_layers) else SoftmaxSpec.letter for i in range(num_layers)
-    )
+        raise ConfigError(f"Hybrid layers {list(hybrid_layers)} must be different indices from 0 to {num_layers - 1}.")
+    return "".join(HybridSpec.letter if i in set(hybrid_layers) else SoftmaxSpec.letter for i in range(num_layers))

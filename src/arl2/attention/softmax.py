@@ -57,9 +57,7 @@ class SoftmaxAttention(SelfAttention):
     ) -> KeyValueCache:
         width = self.shared.to_q.in_features
         heads = self.shared.heads
-        return KeyValueCache(
-            geometry, heads, width // heads, window=window, sink=sink, dtype=dtype, device=device
-        )
+        return KeyValueCache(geometry, heads, width // heads, window=window, sink=sink, dtype=dtype, device=device)
 
     def _rotated(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.shared.attention_inputs(self.shared.project(x))

@@ -56,9 +56,7 @@ class Rotation:
         self.cos: Float[Tensor, "tokens 1 pairs"] = angles.cos().float()[:, None]
         self.sin: Float[Tensor, "tokens 1 pairs"] = angles.sin().float()[:, None]
 
-    def __call__(
-        self, x: Float[Tensor, "batch tokens heads head"]
-    ) -> Float[Tensor, "batch tokens heads head"]:
+    def __call__(self, x: Float[Tensor, "batch tokens heads head"]) -> Float[Tensor, "batch tokens heads head"]:
         """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
         even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)

@@ -131,7 +131,5 @@ class TransformerLayer(nn.Module):
 def _gated(x: Tensor, change: Tensor, by: Modulation) -> Tensor:
     """``x + gate * change``, the gate per frame, in float32."""
     frames = by.gate.shape[1]
-    total = torch.addcmul(
-        x.unflatten(1, (frames, -1)).float(), change.unflatten(1, (frames, -1)).float(), by.gate
-    )
+    total = torch.addcmul(x.unflatten(1, (frames, -1)).float(), change.unflatten(1, (frames, -1)).float(), by.gate)
     return total.flatten(1, 2).to(x.dtype)

@@ -3,7 +3,8 @@
 Legend: B batch, C channels, F frames, h x w latent size, S tokens a frame, T = F S tokens, d width.
 """
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -18,7 +19,7 @@ from arl2.attention.cross import TextKeyValues
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry
 from arl2.attention.plan import AttentionSpec, HybridSpec, SoftmaxSpec, parse_plan
-from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
+from arl2.errors import ConfigError, GeometryError, NonFiniteError
 from arl2.geometry import split_blocks, token_grid
 from arl2.kernels.norm import layer_norm
 from arl2.kernels.rope import Rotation, rope_angles
@@ -93,7 +94,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
     _repeated_blocks = ["TransformerLayer"]  # noqa: RUF012
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         layer_plan: str,
@@ -121,9 +122,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         state_alpha, ffn_alpha = (
             2.0 * rank if low_rank_alpha is None else float(low_rank_alpha) for rank in (state_rank, ffn_rank)
         )
-        self.patch_embedding = nn.Conv3d(
-            in_channels, width, kernel_size=tuple(patch_size), stride=tuple(patch_size)
-        )
+        patch = (patch_size[0], patch_size[1], patch_size[2])
+        self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.time_embedder = TimeEmbedder(width, freq_dim)
         self.text_embedder = TextEmbedder(text_dim, width)
         self.layers = nn.ModuleList(
@@ -138,7 +138,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
             for letter in layer_plan
         )
-        self.head = FlowHead(width, out_channels * patch_size[0] * patch_size[1] * patch_size[2], eps)
+        self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
         self._seen_finite = False
 
@@ -170,9 +170,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         batch, rows, columns = self._check_latents(latents, timestep)
         prompt = text if isinstance(text, PromptContext) else self.prompt_context(text)
         if prompt.batch != batch:
-            raise ConfigError(
-                f"Got {prompt.batch} prompts for a batch of {batch} latents; give one prompt a sample."
-            )
+            raise ConfigError(f"Got {prompt.batch} prompts for a batch of {batch} latents; give one prompt a sample.")
         match run:
             case Stream():
                 flow = self._stream(latents, timestep, prompt, run, rows, columns)
@@ -193,13 +191,12 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         time = self.time_embedder(timestep)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
         # A clean pass exists to write memory: past the last layer's memory there is nothing to compute.
-        through = len(self.layers) if run.access is Access.READ else len(self.layers) - 1
-        for i in range(through):
-            x = self.layers[i].stream(
-                x, time.layers, prompt.layers[i], rotation, memory.layers[i], run.access
-            )
+        layers = self._stack
+        through = len(layers) if run.access is Access.READ else len(layers) - 1
+        for layer, words, own in zip(layers[:through], prompt.layers, memory.layers, strict=False):
+            x = layer.stream(x, time.layers, words, rotation, own, run.access)
         if run.access is Access.COMMIT:
-            self.layers[-1].commit(x, time.layers, rotation, memory.layers[-1])
+            layers[-1].commit(x, time.layers, rotation, memory.layers[-1])
             memory.frames += frames
             return None
         return self._unpatchify(self.head(x, time.head), rows, columns)
@@ -234,9 +231,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         layout = self._layout(latents.shape[2], rows * columns, run.first_block_frames, teacher_forcing=True)
         x = torch.cat([self._embed(run.clean), self._embed(latents)], dim=1)
-        time = self.time_embedder(
-            torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1)
-        )
+        time = self.time_embedder(torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1))
         # Both copies stand at the same positions.
         rotation = self._rotation([*range(layout.frames)] * 2, rows, columns, x.device)
         x = self._through_layers(x, time, prompt, rotation, layout)
@@ -246,7 +241,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def _through_layers(
         self, x: Tensor, time: TimeEmbedding, prompt: PromptContext, rotation: Rotation, layout: ClipLayout
     ) -> Tensor:
-        for layer, text in zip(self.layers, prompt.layers, strict=True):
+        for layer, text in zip(self._stack, prompt.layers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, time.layers, text, rotation, layout, use_reentrant=False)
             else:
@@ -271,7 +266,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
-        return PromptContext(tuple(layer.cross_attention.remember(embedded) for layer in self.layers))
+        return PromptContext(tuple(layer.cross_attention.remember(embedded) for layer in self._stack))
 
     def allocate_memory(
         self,
@@ -279,7 +274,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         batch: int,
         height: int,
         width: int,
-        window: int | None | str = "config",
+        window: int | Literal["config"] | None = "config",
         sink: int | None = None,
         block_frames: int | None = None,
     ) -> Memory:
@@ -295,12 +290,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             MemoryMismatchError: a window too small for the sinks and one block.
         """
         grid = token_grid(height, width, tuple(self.config.patch_size))
-        if isinstance(window, str):
-            if window != "config":
-                raise MemoryMismatchError(
-                    f'Window {window!r} is not known; give a number of frames, None, or "config".'
-                )
-            window = self.config.window
+        if window == "config":
+            window = cast(int | None, self.config.window)
         sink = (self.config.sink if window is not None else 0) if sink is None else sink
         geometry = MemoryGeometry(batch, grid.rows, grid.columns, block_frames or self.config.block_frames)
         layers = tuple(
@@ -311,7 +302,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 dtype=self.compute_dtype,
                 device=self.patch_embedding.weight.device,
             )
-            for layer in self.layers
+            for layer in self._stack
         )
         return Memory(self.signature, geometry, layers)
 
@@ -325,6 +316,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def compute_dtype(self) -> torch.dtype:
         """The dtype of activations and caches; a few parameters are float32 whatever it is."""
         return self.patch_embedding.weight.dtype
+
+    @property
+    def _stack(self) -> list[TransformerLayer]:
+        """The layers, typed."""
+        return cast(list[TransformerLayer], list(self.layers))
 
     def _embed(self, latents: Tensor) -> Tensor:
         return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2)
@@ -368,9 +364,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         """On the first forward only: weights are not scanned at loading, and later passes must not wait."""
         if not bool(torch.isfinite(flow).all()):
             if not bool(torch.isfinite(latents).all()):
-                raise NonFiniteError(
-                    "The latents contain NaN or infinity; check the noise or the encoded video."
-                )
+                raise NonFiniteError("The latents contain NaN or infinity; check the noise or the encoded video.")
             broken = [name for name, p in self.named_parameters() if not bool(torch.isfinite(p).all())]
             if broken:
                 raise NonFiniteError(
@@ -388,9 +382,7 @@ def _spec(letter: str, window: int | None, sink: int, rank: int, alpha: float) -
     return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink)
 
 
-def _check_config(
-    plan: str, patch: tuple[int, ...], head_dim: int, freq_dim: int, ffn_rank_layers: str
-) -> None:
+def _check_config(plan: str, patch: tuple[int, ...], head_dim: int, freq_dim: int, ffn_rank_layers: str) -> None:
     parse_plan(plan, len(plan))
     if not plan:
         raise ConfigError("The layer plan is empty; it needs one letter a layer, H or S.")

@@ -58,9 +58,7 @@ def range_attention(
     """
     if _checked(backend) == "auto":
         backend = "flex" if q.is_cuda else "sdpa"
-        announce(
-            "range attention", backend, "on CUDA" if q.is_cuda else "flex attention compiles on CUDA only"
-        )
+        announce("range attention", backend, "on CUDA" if q.is_cuda else "flex attention compiles on CUDA only")
     if backend == "naive":
         return naive.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
     if backend == "flex":

@@ -35,9 +35,7 @@ def range_attention(
     return softmax_attention(q=q, k=k, v=v, scale=scale, mask=dense_mask(ranges, q.shape[1], q.device))
 
 
-def dense_mask(
-    ranges: Ranges, tokens: int, device: torch.device | str = "cpu"
-) -> Bool[Tensor, "tokens tokens"]:
+def dense_mask(ranges: Ranges, tokens: int, device: torch.device | str = "cpu") -> Bool[Tensor, "tokens tokens"]:
     """The ``L x L`` mask that ``ranges`` stand for."""
     mask = torch.zeros(tokens, tokens, dtype=torch.bool, device=device)
     for part in ranges:

@@ -101,9 +101,7 @@ def _advance(chunk: _Chunk, state: Tensor) -> tuple[Tensor, Tensor]:
     """The chunk's errors [B H C V] and the state after it."""
     overlaps = (chunk.beta * (chunk.k @ chunk.k.mT) * chunk.decay).tril(-1)
     seen = (chunk.k * chunk.from_start) @ state
-    errors = torch.linalg.solve_triangular(
-        overlaps, chunk.beta * (chunk.v - seen), upper=False, unitriangular=True
-    )
+    errors = torch.linalg.solve_triangular(overlaps, chunk.beta * (chunk.v - seen), upper=False, unitriangular=True)
     return errors, chunk.total * state + (chunk.k * chunk.to_end).mT @ errors
 
 

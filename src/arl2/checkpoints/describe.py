@@ -1,0 +1,92 @@
+"""What a weights file is: layout, sizes, plan, health, and the memory it will need."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arl2.checkpoints.layouts import Layout, translate
+from arl2.checkpoints.load import build_transformer
+from arl2.checkpoints.reading import Branch, read_weights
+from arl2.geometry import token_grid
+from arl2.model.cost import MemoryBytes, memory_bytes
+from arl2.model.precision import parameter_count, parameter_dtype
+
+LATENT_STRIDE = 8  # pixels a latent row or column, of Wan's VAE
+
+
+@dataclass(frozen=True)
+class Description:
+    """A weights file, described.
+
+    Attributes:
+        layout: which published layout.
+        branch: which weights of the file (``generator_ema``, ...), None if it has one set.
+        unused: other entries of the file: number of tensors by name. Training leaves them; generating needs none.
+        config: the model's.
+        parameters: of the model; ``low_rank_parameters`` of these in low-rank changes.
+        dtypes: stored tensors by dtype.
+        not_finite: names of tensors with NaN or infinity.
+        weight_bytes: by compute dtype.
+        memory: of one stream at ``height x width`` pixels, in half precision.
+    """
+
+    path: Path
+    layout: Layout
+    branch: str | None
+    unused: dict[str, int]
+    config: dict[str, object]
+    parameters: int
+    low_rank_parameters: int
+    dtypes: dict[str, int]
+    not_finite: tuple[str, ...]
+    weight_bytes: dict[str, int]
+    memory: MemoryBytes
+    height: int
+    width: int
+
+    @property
+    def plan(self) -> str:
+        """The layer plan as a strip."""
+        return str(self.config["layer_plan"])
+
+
+def describe(
+    path: str | Path, *, branch: Branch = "auto", height: int = 480, width: int = 832, **settings: object
+) -> Description:
+    """Describe a weights file or folder; reads every tensor once to find NaN and infinity.
+
+    Args:
+        path, branch, settings: as for ``load_transformer``.
+        height, width: pixels of the video that memory is counted for.
+
+    Raises:
+        CheckpointError, ConfigError, GeometryError: as ``load_transformer``, and for a picture that does not fit.
+    """
+    file = read_weights(path, branch=branch)
+    model = build_transformer(file, **settings)
+    layout = translate(file.tensors, str(file.path)).layout
+    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    grid = token_grid(height // LATENT_STRIDE, width // LATENT_STRIDE, tuple(model.config.patch_size))
+    named = dict(model.named_parameters())
+    return Description(
+        path=file.path,
+        layout=layout,
+        branch=file.branch,
+        unused=file.unused,
+        config=config,
+        parameters=parameter_count(model),
+        low_rank_parameters=sum(p.numel() for name, p in named.items() if ".change" in name),
+        dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
+        not_finite=tuple(name for name, tensor in file.tensors.items() if not bool(torch.isfinite(tensor).all())),
+        weight_bytes={
+            str(dtype).removeprefix("torch."): sum(
+                p.numel() * parameter_dtype(name, dtype).itemsize for name, p in named.items()
+            )
+            for dtype in (torch.bfloat16, torch.float32)
+        },
+        memory=memory_bytes(model.config, batch=1, frame_tokens=grid.tokens, element_size=2),
+        height=height,
+        width=width,
+    )

@@ -1,0 +1,45 @@
+"""Writing a model in a published layout, so that the published code and its relatives can read it."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+
+from arl2.attention.plan import HybridSpec
+from arl2.checkpoints.layouts import to_original
+from arl2.errors import CheckpointError
+from arl2.model.transformer import CausalWanTransformer3DModel
+
+PublishedLayout = Literal["wan", "arl2"]
+
+
+def export_checkpoint(
+    model: CausalWanTransformer3DModel, path: str | Path, *, layout: PublishedLayout = "arl2"
+) -> None:
+    """Write the weights under the published names.
+
+    Args:
+        path: ``.pt`` (a dict with ``generator``, names behind ``model.``) or ``.safetensors`` (bare names).
+        layout: ``"arl2"`` takes any model; ``"wan"``, the original naming, all-softmax models without low-rank changes.
+
+    Raises:
+        CheckpointError: a model that the layout cannot hold, or another kind of file.
+    """
+    path = Path(path)
+    config = model.config
+    if layout == "wan" and (HybridSpec.letter in config.layer_plan or config.ffn_rank):
+        raise CheckpointError(
+            f"The original layout holds softmax models only, but this plan is {config.layer_plan} "
+            f'with feed-forward rank {config.ffn_rank}; export with layout="arl2".'
+        )
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    published = to_original(tensors, len(config.layer_plan))
+    partial = path.with_name(path.name + ".partial")
+    if path.suffix == ".pt":
+        torch.save({"generator": {f"model.{name}": tensor for name, tensor in published.items()}}, partial)
+    elif path.suffix == ".safetensors":
+        save_file({name: t.contiguous() for name, t in published.items()}, partial, metadata={"format": "pt"})
+    else:
+        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; export to .pt or .safetensors.")
+    partial.replace(path)  # a crash leaves the old file or the new one, never half of one

@@ -1,0 +1,94 @@
+"""From a file to a model: built on the meta device, filled by assignment, exact keys or an error."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arl2.checkpoints.layouts import Layout, translate
+from arl2.checkpoints.reading import Branch, WeightsFile, read_weights
+from arl2.checkpoints.sizes import config_from_tensors
+from arl2.errors import CheckpointError, ConfigError
+from arl2.model.precision import parameter_dtype
+from arl2.model.transformer import CausalWanTransformer3DModel
+
+
+def load_transformer(
+    path: str | Path,
+    *,
+    weights: Branch = "auto",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    **settings: Any,
+) -> CausalWanTransformer3DModel:
+    """Load a transformer from any published layout.
+
+    The layer plan, ranks and sizes are read off the file. Files are mapped, not copied: tensors that need no cast are
+    read from disk when first used.
+
+    Args:
+        path: ``.pt``, ``.safetensors``, or a folder (of weights, or of a whole pipeline).
+        weights: of a file with EMA and plain weights, which: ``"auto"`` prefers the EMA.
+        dtype: to compute in; as stored if None. A few parameters are float32 in any case.
+        device: where the model goes.
+        **settings: what no file tells: ``num_attention_heads``, ``text_len``, ``block_frames``, ``window``, ``sink``,
+            ``low_rank_alpha``, ``eps``. They win over a ``config.json`` beside the weights.
+
+    Raises:
+        CheckpointError: a file that is broken, of an unknown layout, or not exactly one model.
+        ConfigError: a setting that is not accepted.
+    """
+    return build_transformer(read_weights(path, branch=weights), dtype=dtype, device=device, **settings)
+
+
+def build_transformer(
+    file: WeightsFile, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", **settings: Any
+) -> CausalWanTransformer3DModel:
+    """As :func:`load_transformer`, from weights already read."""
+    where = str(file.path)
+    translated = translate(file.tensors, where)
+    if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
+        config = _native_config(file.config, settings, where)
+    else:
+        config = config_from_tensors(translated.tensors, file.config, settings, where)
+    with torch.device("meta"):
+        model = CausalWanTransformer3DModel(**config)
+    _check_exact(model.state_dict(), translated.tensors, where)
+    compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
+    if not compute_dtype.is_floating_point:
+        raise ConfigError(f"The compute dtype is {compute_dtype}; use torch.float32, torch.bfloat16 or torch.float16.")
+    ready = {
+        name: tensor.to(device=device, dtype=parameter_dtype(name, compute_dtype))
+        for name, tensor in translated.tensors.items()
+    }
+    model.load_state_dict(ready, strict=True, assign=True)
+    return model.eval()
+
+
+def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) -> dict[str, Any]:
+    ours = {key: value for key, value in saved.items() if not key.startswith("_")}
+    known = set(inspect.signature(CausalWanTransformer3DModel.__init__).parameters) - {"self"}
+    unknown = sorted((set(ours) | set(settings)) - known)
+    if unknown:
+        raise ConfigError(f"{where}: setting {unknown[0]} is not known; accepted are {', '.join(sorted(known))}.")
+    return {**ours, **settings}
+
+
+def _check_exact(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
+    """Every tensor there, none besides, every shape right; else one error that names the first few."""
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    wrong = [
+        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {what} (first {', '.join(names[:3])})"
+        for what, names in (("missing", missing), ("unexpected", extra), ("of a wrong shape", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{where} is not exactly one model: tensors {'; '.join(problems)}.")

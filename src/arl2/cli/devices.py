@@ -1,0 +1,19 @@
+"""Devices named on the command line."""
+
+import torch
+
+from arl2.errors import ConfigError
+
+
+def checked_device(name: str) -> str:
+    """``name`` if torch can put a tensor there.
+
+    Raises:
+        ConfigError: an unknown device, or one this machine does not have.
+    """
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ConfigError(f"Device {name!r} cannot be used here ({reason}); try cpu.") from error
+    return name

@@ -1,0 +1,121 @@
+"""Golden folders: numbers of the published code, on tiny random models (layout in docs/goldens.md)."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from arl2.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class RolloutGolden:
+    """One model and what the published code made of it.
+
+    Attributes:
+        name: ``hybrid_lora``, for instance.
+        checkpoint: its ``.pt`` file.
+        tensors: recorded inputs and outputs; clips are ``[B, F, C, h, w]`` as published.
+        cfg: sizes, and window and sink where the model has them.
+        denoising_steps, timestep_shift, lora_alpha: of the rollout.
+    """
+
+    name: str
+    checkpoint: Path
+    tensors: dict[str, Tensor]
+    cfg: dict[str, Any]
+    denoising_steps: tuple[int, ...]
+    timestep_shift: float
+    lora_alpha: float
+
+    def clip(self, name: str) -> Tensor:
+        """A recorded clip in our layout, ``[B, C, F, h, w]``."""
+        return self.tensors[name].transpose(1, 2)
+
+    def settings(self) -> dict[str, Any]:
+        """What the checkpoint file does not tell."""
+        told: dict[str, Any] = {
+            "num_attention_heads": self.cfg["num_heads"],
+            "text_len": self.cfg["text_len"],
+            "block_frames": self.cfg["num_frame_per_block"],
+        }
+        if self.lora_alpha:
+            told["low_rank_alpha"] = self.lora_alpha
+        if self.cfg.get("local_attn_size", -1) != -1:
+            told |= {"window": self.cfg["local_attn_size"], "sink": self.cfg["sink_size"]}
+        return told
+
+
+@dataclass(frozen=True)
+class GoldenFolder:
+    """A folder of goldens."""
+
+    path: Path
+    rollouts: tuple[RolloutGolden, ...]
+    schedule: dict[str, Tensor]
+    delta_rule: dict[str, dict[str, Tensor]]
+
+
+def packaged_goldens() -> Path:
+    """The small set that comes with the package."""
+    return Path(str(files("arl2.evaluation").joinpath("golden_set")))
+
+
+def read_goldens(folder: str | Path) -> GoldenFolder:
+    """Read a golden folder.
+
+    Raises:
+        CheckpointError: no folder, a file that is not whole, or a rollout without its checkpoint.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no golden folder {folder}; give one with rollout_*.safetensors in it.")
+    rollouts = tuple(_read_rollout(path) for path in sorted(folder.glob("rollout_*.safetensors")))
+    if not rollouts:
+        raise CheckpointError(f"{folder} has no rollout_*.safetensors; it is not a golden folder.")
+    schedule, _ = _read(folder / "flow_match_schedule.safetensors")
+    cases: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _read(folder / "gated_delta_rule.safetensors")[0].items():
+        case, part = name.split(".", 1)
+        cases.setdefault(case, {})[part] = tensor
+    return GoldenFolder(folder, rollouts, schedule, cases)
+
+
+def _read_rollout(path: Path) -> RolloutGolden:
+    name = path.stem.removeprefix("rollout_")
+    checkpoint = path.with_name(f"checkpoint_{name}.pt")
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{path} has no {checkpoint.name} beside it.")
+    tensors, metadata = _read(path)
+    try:
+        return RolloutGolden(
+            name=name,
+            checkpoint=checkpoint,
+            tensors=tensors,
+            cfg=json.loads(metadata["cfg"]),
+            denoising_steps=tuple(json.loads(metadata["denoising_steps"])),
+            timestep_shift=float(metadata["timestep_shift"]),
+            lora_alpha=float(metadata["lora_alpha"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata lacks or garbles {error}.") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole golden file ({error}).") from error
+
+
+def relative_error(ours: Tensor, golden: Tensor) -> float:
+    """``|ours - golden| / |golden|`` (Frobenius), in float64; NaN anywhere gives infinity."""
+    ours, golden = ours.detach().cpu().double(), golden.double()
+    error = torch.linalg.vector_norm(ours - golden) / torch.linalg.vector_norm(golden)
+    return float(error) if torch.isfinite(error) else float("inf")

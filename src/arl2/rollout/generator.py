@@ -1,0 +1,177 @@
+"""The rollout: read memory while a block is denoised, write it once when the block is done, hand the block out."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.attention.access import Access
+from arl2.attention.memory import Memory
+from arl2.errors import ConfigError, GeometryError
+from arl2.geometry import FrameRange, split_blocks
+from arl2.model.passes import Stream
+from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
+from arl2.rollout.noise import NoiseSource
+from arl2.rollout.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Block:
+    """One finished block.
+
+    Attributes:
+        index: number of the block, from 0 at the start of the stream.
+        frames: its latent frames, counted from the start of the stream.
+        latents: ``[B, C, F, h, w]``.
+        denoise_seconds, commit_seconds: host time of the denoising passes and of the clean pass (on a GPU the queue may
+            still be running).
+    """
+
+    index: int
+    frames: FrameRange
+    latents: Float[Tensor, "batch channels frames height width"]
+    denoise_seconds: float
+    commit_seconds: float
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt and the memory of the stream under this prompt."""
+
+    prompt: PromptContext
+    memory: Memory
+
+
+@torch.no_grad()
+def generate_blocks(
+    model: CausalWanTransformer3DModel,
+    text: Float[Tensor, "batch words text"],
+    *,
+    noise: NoiseSource,
+    sampler: Sampler,
+    height: int,
+    width: int,
+    frames: int | None = None,
+    negative_text: Float[Tensor, "batch words text"] | None = None,
+    known: Float[Tensor, "batch channels known height width"] | None = None,
+    first_block_frames: int | None = None,
+    context_noise: float = 0.0,
+    memory: Memory | None = None,
+    negative_memory: Memory | None = None,
+) -> Iterator[Block]:
+    """Generate latents block by block.
+
+    For every block: denoising passes read memory and leave it bit-identical; then one clean pass, at timestep
+    ``context_noise``, writes every layer's memory; then the block is yielded.
+
+    Args:
+        model: the transformer.
+        text: prompt embeddings ``[B, words, text_dim]``.
+        noise: a sample's seeds, or noise handed in.
+        sampler: :class:`FewStep` or :class:`MultiStep`.
+        height, width: latent size.
+        frames: latent frames in all, known ones included; None goes on for ever.
+        negative_text: needed if the sampler guides; it keeps a memory of its own.
+        known: latents that the stream starts with (an encoded image or video), given by clean passes, not yielded.
+        first_block_frames: size of the first block, if it differs.
+        context_noise: timestep of the clean pass.
+        memory, negative_memory: memory to go on with (allocated by ``model.allocate_memory``); new if None.
+
+    Yields:
+        :class:`Block`, the first one after the known frames.
+
+    Raises:
+        GeometryError: frames or latents that do not fit the block or the patch.
+        ConfigError: guidance without a negative prompt, or embeddings that do not fit the model.
+        MemoryMismatchError: memory of another model, batch or size.
+    """
+    batch, device = text.shape[0], model.patch_embedding.weight.device
+    streams = [_prompted(model, text, memory, height, width)]
+    guided = sampler.guidance_scale != 1.0
+    if guided:
+        if negative_text is None:
+            raise ConfigError(
+                f"Guidance scale {sampler.guidance_scale} needs a negative prompt; give one, or set the scale to 1."
+            )
+        streams.append(_prompted(model, negative_text, negative_memory, height, width))
+    own = streams[0].memory
+    if frames is not None:
+        split_blocks(frames, own.geometry.block_frames, first_block_frames)  # refuse before work begins
+    if known is not None:
+        _commit_known(model, streams, known.to(device), first_block_frames, context_noise)
+
+    for block in _blocks(own, first_block_frames, frames):
+        index, span = block
+        shape = (batch, model.config.in_channels, len(span), height, width)
+
+        def predict(x: Tensor, timestep: float) -> Tensor:
+            flows = [_read(model, x, timestep, stream) for stream in streams]
+            if not guided:
+                return flows[0]
+            return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+
+        def draw(draw_index: int, index: int = index, shape: tuple[int, ...] = shape) -> Tensor:
+            return noise.draw(index, draw_index, shape).to(device)
+
+        started = time.perf_counter()
+        latents = sampler.sample(predict, draw, index)
+        denoised = time.perf_counter()
+        for stream in streams:
+            _commit(model, latents, context_noise, stream)
+        yield Block(index, span, latents, denoised - started, time.perf_counter() - denoised)
+
+
+def _prompted(
+    model: CausalWanTransformer3DModel, text: Tensor, memory: Memory | None, height: int, width: int
+) -> Prompted:
+    if memory is None:
+        memory = model.allocate_memory(batch=text.shape[0], height=height, width=width)
+    return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
+
+
+def _blocks(memory: Memory, first_block_frames: int | None, frames: int | None) -> Iterator[tuple[int, FrameRange]]:
+    """Index and frames of every block that is still to come, from where memory stands."""
+    block_frames = memory.geometry.block_frames
+    first = block_frames if first_block_frames is None else first_block_frames
+    while frames is None or memory.frames < frames:
+        start = memory.frames
+        if start == 0:
+            yield 0, FrameRange(0, first)
+        else:
+            yield 1 + (start - first) // block_frames, FrameRange(start, start + block_frames)
+
+
+def _commit_known(
+    model: CausalWanTransformer3DModel,
+    streams: list[Prompted],
+    known: Tensor,
+    first_block_frames: int | None,
+    context_noise: float,
+) -> None:
+    memory = streams[0].memory
+    if memory.frames:
+        raise GeometryError(
+            f"Known latents begin a stream, but this memory stands at frame {memory.frames}; allocate a new one."
+        )
+    for span in split_blocks(known.shape[2], memory.geometry.block_frames, first_block_frames):
+        for stream in streams:
+            _commit(model, known[:, :, span.start : span.stop], context_noise, stream)
+
+
+def _read(model: CausalWanTransformer3DModel, x: Tensor, timestep: float, stream: Prompted) -> Tensor:
+    """A denoising pass: memory is read, never written."""
+    flow = model(x, _timesteps(x, timestep), stream.prompt, run=Stream(stream.memory, Access.READ))
+    assert flow is not None  # only a committing pass predicts nothing
+    return flow.to(x.dtype)
+
+
+def _commit(model: CausalWanTransformer3DModel, x: Tensor, timestep: float, stream: Prompted) -> None:
+    """The clean pass: its only purpose is to write memory."""
+    model(x, _timesteps(x, timestep), stream.prompt, run=Stream(stream.memory, Access.COMMIT))
+
+
+def _timesteps(x: Tensor, timestep: float) -> Float[Tensor, "batch frames"]:
+    return torch.full((x.shape[0], x.shape[2]), timestep, dtype=torch.float64, device=x.device)
