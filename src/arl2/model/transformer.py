@@ -145,8 +145,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def forward(
         self,
         latents: Float[Tensor, "batch channels frames height width"],
-        timestep: Float[Tensor, "batch frames"],
-        text: Float[Tensor, "batch words text"] | PromptContext,
+        timestep: Float[Tensor, "_ _"],
+        text: Float[Tensor, "prompts words text"] | PromptContext,
         *,
         run: Pass,
     ) -> Float[Tensor, "batch channels frames height width"] | None:
@@ -154,7 +154,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
         Args:
             latents: noisy latents ``[B, C, F, h, w]``: one block for ``Stream``, a whole clip otherwise.
-            timestep: one per frame, in [0, 1000]; equal within a block.
+            timestep: one per sample and frame ``[B, F]``, in [0, 1000]; equal within a block.
             text: embeddings ``[B, words, text_dim]`` (rows past the prompt zero), or what ``prompt_context`` made.
             run: how to run it, see :mod:`arl2.model.passes`.
 

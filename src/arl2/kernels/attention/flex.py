@@ -33,18 +33,21 @@ def _compiled():  # type: ignore[no-untyped-def]  # torch.compile's own type
 # The mask depends on the geometry alone, so it is keyed by all of it and shared by layers and steps.
 @functools.lru_cache(maxsize=16)
 def _block_mask(ranges: Ranges, tokens: int, device: str) -> BlockMask:
-    widest = max(len(part.keys) for part in ranges)
-    part_of_token = torch.empty(tokens, dtype=torch.long)
-    bounds = torch.zeros(len(ranges), widest, 2, dtype=torch.long)  # unused entries stay empty: [0, 0)
+    # Cut the keys wherever some range begins or ends: within a segment all keys are alike to every query.
+    bounds = sorted({0, tokens, *(edge for part in ranges for span in part.keys for edge in span)})
+    part_of_query = torch.empty(tokens, dtype=torch.long)
     for i, part in enumerate(ranges):
-        part_of_token[part.start : part.stop] = i
-        bounds[i, : len(part.keys)] = torch.tensor(part.keys)
-    starts, stops = bounds.to(device)[part_of_token.to(device)].unbind(-1)  # each [tokens, widest]
-
-    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = (key >= starts[query, 0]) & (key < stops[query, 0])
-        for j in range(1, widest):
-            seen = seen | ((key >= starts[query, j]) & (key < stops[query, j]))
-        return seen
-
-    return create_block_mask(visible, None, None, tokens, tokens, device=device)
+        part_of_query[part.start : part.stop] = i
+    segment_of_key = torch.bucketize(torch.arange(tokens), torch.tensor(bounds), right=True) - 1
+    sees = torch.tensor(
+        [[any(a <= start < b for a, b in part.keys) for start in bounds[:-1]] for part in ranges], dtype=torch.bool
+    )
+    part_of_query, segment_of_key, sees = (x.to(device) for x in (part_of_query, segment_of_key, sees))
+    return create_block_mask(
+        lambda _batch, _head, query, key: sees[part_of_query[query], segment_of_key[key]],
+        None,
+        None,
+        tokens,
+        tokens,
+        device=device,
+    )

@@ -1,0 +1,70 @@
+"""Small things that many tests build."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from arl2.model.transformer import CausalWanTransformer3DModel
+
+# The full golden folders lie beside a developer's checkout; a clone has the packaged set alone.
+SHARED_GOLDENS = Path(os.environ.get("ARL2_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
+
+needs_shared_goldens = pytest.mark.skipif(
+    not SHARED_GOLDENS.is_dir(), reason="the full golden folders are not beside this clone (the packaged set still runs)"
+)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers that depend on the seed alone."""
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+def tiny_config(plan: str = "HS", **changes: Any) -> dict[str, Any]:
+    """Sizes of a model that runs in milliseconds; the two axes of everything differ, so that none is swapped."""
+    sizes = {
+        "layer_plan": plan,
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "ffn_dim": 40,
+        "in_channels": 3,
+        "out_channels": 3,
+        "freq_dim": 16,
+        "text_dim": 10,
+        "text_len": 5,
+        "block_frames": 2,
+        "state_rank": 2 if "H" in plan else 0,
+        "ffn_rank": 2 if "H" in plan else 0,
+    }
+    return {**sizes, **changes}
+
+
+def tiny_model(plan: str = "HS", seed: int = 0, **changes: Any) -> CausalWanTransformer3DModel:
+    """A tiny model whose every parameter is random, low-rank changes and gates included."""
+    model = CausalWanTransformer3DModel(**tiny_config(plan, **changes))
+    draw = generator(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("A_log"):
+                parameter.uniform_(-2.0, 1.0, generator=draw)
+            elif name.endswith("dt_bias"):
+                parameter.uniform_(-3.0, 0.0, generator=draw)
+            elif parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=draw)
+            else:
+                parameter.normal_(0, 1.2 * parameter[0].numel() ** -0.5, generator=draw)
+    return model.eval()
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """Frobenius distance over the norm of ``theirs``."""
+    ours, theirs = ours.double(), theirs.double()
+    return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
