@@ -14,7 +14,8 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 SHARED_GOLDENS = Path(os.environ.get("ARL2_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
 
 needs_shared_goldens = pytest.mark.skipif(
-    not SHARED_GOLDENS.is_dir(), reason="the full golden folders are not beside this clone (the packaged set still runs)"
+    not SHARED_GOLDENS.is_dir(),
+    reason="the full golden folders are not beside this clone (the packaged set still runs)",
 )
 
 

@@ -1,5 +1,7 @@
 """Pixels, frames, tokens, blocks."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_blocks_tile_the_clip(blocks, size, first):
     frames = first + (blocks - 1) * size
     parts = split_blocks(frames, size, first)
     assert parts[0] == FrameRange(0, first)
-    assert all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.stop == b.start for a, b in itertools.pairwise(parts))
     assert [len(part) for part in parts[1:]] == [size] * (blocks - 1)
     assert parts[-1].stop == frames
 

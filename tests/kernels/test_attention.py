@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import randn
 
 from arl2.attention.layout import ClipLayout
 from arl2.errors import ConfigError
@@ -15,6 +14,7 @@ from arl2.kernels.attention import QueryRange, range_attention, softmax_attentio
 from arl2.kernels.attention.naive import dense_mask
 from arl2.kernels.attention.ranges import merge
 from arl2.kernels.norm import l2_norm, layer_norm, rms_norm
+from support import randn
 
 
 def qkv(tokens: int, dtype: torch.dtype = torch.float64):
@@ -48,7 +48,9 @@ def test_ranges_equal_the_mask(backend, blocks, size, first, tokens, forcing, wi
     )
 
 
-@pytest.mark.parametrize(("forcing", "window", "sink"), [(False, None, 0), (True, None, 0), (True, 5, 1), (False, 3, 0)])
+@pytest.mark.parametrize(
+    ("forcing", "window", "sink"), [(False, None, 0), (True, None, 0), (True, 5, 1), (False, 3, 0)]
+)
 def test_flex_attention_equals_the_mask(forcing, window, sink):
     layout = ClipLayout(split_blocks(6, 2), 4, forcing)
     tensors = qkv(layout.clip_tokens * len(layout.copies()), torch.float32)
@@ -77,7 +79,12 @@ def test_a_window_drawn_by_hand():
 def test_teacher_forcing_drawn_by_hand():
     # Two blocks of one frame; columns are clean 0, clean 1, noisy 0, noisy 1.
     layout = ClipLayout(split_blocks(2, 1), 1, True)
-    assert dense_mask(layout.visible(None, 0), 4).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
+    assert dense_mask(layout.visible(None, 0), 4).int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 0],
+        [1, 0, 0, 1],
+    ]
     assert dense_mask(layout.own_block(), 4).int().tolist() == torch.eye(4, dtype=torch.int).tolist()
 
 
@@ -100,7 +107,9 @@ def test_unknown_backend_is_refused(run):
 
 def test_norms_by_their_formulas():
     x, weight = randn(4, 6), randn(6, seed=1)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-6), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight)
+    torch.testing.assert_close(
+        rms_norm(x, weight, 1e-6), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    )
     torch.testing.assert_close(l2_norm(x), x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt())
     centred = x - x.mean(-1, keepdim=True)
     plain = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()

@@ -1,15 +1,17 @@
 """The gated delta rule: every backend against the recurrence as written, outputs, states and gradients."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import relative
 from torch import Tensor
 
 from arl2.errors import ConfigError
 from arl2.kernels.delta_rule import BACKENDS, gated_delta_rule, gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
+from support import relative
 
 FAST = [backend for backend in BACKENDS if backend not in ("auto", "naive")]
 DECAYS = ("none", "mild", "strong", "mixed")
@@ -141,7 +143,7 @@ def test_any_split_gives_the_same_state(seed, cuts, decay):
     whole = gated_delta_state(**arguments)
     state = arguments.pop("initial_state")
     bounds = [0, *sorted(cuts), 150]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         part = {name: x[:, start:stop] for name, x in arguments.items()}
         state = gated_delta_state(**part, initial_state=state)
     torch.testing.assert_close(state, whole, rtol=1e-10, atol=1e-12)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import randn
 
 from arl2.kernels.rope import THETA, Rotation, rope_angles, split_pairs
+from support import randn
 
 
 @pytest.mark.parametrize("frame", [0, 1, 1023, 1024, 10_000_000])
@@ -22,7 +22,9 @@ def test_exact_at_any_frame(frame):
         assert abs(rotation.sin[0, 0, i].item() - mpmath.sin(angle)) < 2e-7
 
 
-@pytest.mark.parametrize(("head_dim", "expected"), [(128, (22, 21, 21)), (16, (4, 2, 2)), (2, (1, 0, 0)), (12, (2, 2, 2))])
+@pytest.mark.parametrize(
+    ("head_dim", "expected"), [(128, (22, 21, 21)), (16, (4, 2, 2)), (2, (1, 0, 0)), (12, (2, 2, 2))]
+)
 def test_pairs_are_shared_among_the_axes(head_dim, expected):
     assert split_pairs(head_dim) == expected
 
@@ -40,8 +42,12 @@ def test_tokens_are_in_raster_order():
 def test_turns_pairs_like_complex_numbers():
     x = randn(2, 6, 3, 12)
     angles = rope_angles([4], 2, 3, 12)
-    turned = torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    torch.testing.assert_close(Rotation(angles)(x), torch.view_as_real(turned).flatten(-2).float(), rtol=1e-5, atol=1e-6)
+    turned = (
+        torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)[:, None]
+    )
+    torch.testing.assert_close(
+        Rotation(angles)(x), torch.view_as_real(turned).flatten(-2).float(), rtol=1e-5, atol=1e-6
+    )
 
 
 @settings(deadline=None, max_examples=20)

@@ -21,9 +21,7 @@ def velocity_to_clean(
     return (noisy.double() - sigma * velocity.double()).to(noisy.dtype)
 
 
-def clean_to_velocity(
-    clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+def clean_to_velocity(clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """What the model is trained to predict: ``v = eps - x0``."""
     return noise - clean
 

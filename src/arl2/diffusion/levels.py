@@ -1,6 +1,7 @@
 """Noise levels: the shifted schedule a model was trained on, and the step lists that sample from it."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ class StepPlan:
 
     def __post_init__(self) -> None:
         for levels in (self.levels, self.first_block or self.levels):
-            if not levels or any(a <= b for a, b in zip(levels, levels[1:], strict=False)) or levels[-1] <= 0:
+            if not levels or any(a <= b for a, b in itertools.pairwise(levels)) or levels[-1] <= 0:
                 raise ConfigError(
                     f"Denoising levels must fall strictly and stay above 0, as in 1000 750 500 250; got {list(levels)}."
                 )

@@ -4,6 +4,7 @@ A sampler sees the model as ``predict(x, timestep) -> velocity`` and the noise a
 start, draw ``j`` the fresh noise of re-noising ``j - 1``), so it knows nothing of memory, prompts or seeds.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,7 +42,7 @@ def sample_euler(
 ) -> Float[Tensor, "batch channels frames height width"]:
     """Explicit Euler along the flow, from ``sigmas[0]`` (1: pure noise) to ``sigmas[-1]`` (0)."""
     x = noise(0)
-    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, following in itertools.pairwise(sigmas):
         velocity = predict(x, train_steps * sigma)
         x = (x.double() + (following - sigma) * velocity.double()).to(x.dtype)
     return x

@@ -149,7 +149,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         text: Float[Tensor, "prompts words text"] | PromptContext,
         *,
         run: Pass,
-    ) -> Float[Tensor, "batch channels frames height width"] | None:
+    ) -> Float[Tensor, "batch out_channels frames height width"] | None:
         """One pass.
 
         Args:

@@ -4,7 +4,7 @@ So a stream that is saved and resumed elsewhere, a fork, and an uninterrupted ru
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Where a rollout takes its noise from."""
 

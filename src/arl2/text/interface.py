@@ -1,0 +1,25 @@
+"""What every text part does, whatever model is inside."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@runtime_checkable
+class TextPart(Protocol):
+    """Turns prompts into the embeddings that a video model attends to."""
+
+    @property
+    def length(self) -> int:
+        """Words (or pieces of words) in every output; shorter prompts are filled up with zeros."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers for each word."""
+        ...
+
+    def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """Embeddings of the prompts, [prompts, length, width]; rows past a prompt's end are zero."""
+        ...

@@ -1,0 +1,56 @@
+"""Samplers on flows whose answer is known."""
+
+import itertools
+
+import pytest
+import torch
+
+from arl2.diffusion.flow import add_noise
+from arl2.diffusion.levels import NoiseSchedule
+from arl2.diffusion.samplers import sample_euler, sample_few_step, sample_unipc, solver_sigmas
+
+SHAPE = (1, 2, 1, 3, 3)
+TARGET = torch.linspace(-1, 1, 18).view(SHAPE)
+
+
+def noise(index: int) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(index))
+
+
+def towards_target(x: torch.Tensor, timestep: float) -> torch.Tensor:
+    """The exact flow when all data is one point: v = (x - x0) / sigma."""
+    return (x - TARGET) / (timestep / 1000)
+
+
+def test_solver_sigmas_fall_from_one_to_zero():
+    sigmas = solver_sigmas(50, 5.0)
+    assert (len(sigmas), sigmas[0], sigmas[-1]) == (51, 1.0, 0.0)
+    assert all(a > b for a, b in itertools.pairwise(sigmas))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 50])
+def test_euler_is_exact_on_a_straight_flow(steps):
+    found = sample_euler(towards_target, noise, sigmas=solver_sigmas(steps, 5.0), train_steps=1000)
+    torch.testing.assert_close(found, TARGET, rtol=1e-5, atol=1e-5)
+
+
+def test_unipc_is_exact_on_a_straight_flow():
+    found = sample_unipc(towards_target, noise, steps=10, shift=5.0, train_steps=1000)
+    torch.testing.assert_close(found, TARGET, rtol=1e-3, atol=1e-3)
+
+
+def test_few_step_renoises_with_its_own_draws():
+    seen = []
+
+    def predict(x: torch.Tensor, timestep: float) -> torch.Tensor:
+        seen.append((timestep, x.clone()))
+        return towards_target(x, timestep)
+
+    schedule = NoiseSchedule()
+    levels = schedule.warp([1000, 750, 500, 250])
+    found = sample_few_step(predict, noise, levels=levels, schedule=schedule)
+    torch.testing.assert_close(found, TARGET, rtol=1e-5, atol=1e-5)
+    assert tuple(t for t, _ in seen) == levels
+    for j, (timestep, x) in enumerate(seen):
+        expected = noise(0) if j == 0 else add_noise(TARGET, noise(j), timestep / 1000)
+        torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)

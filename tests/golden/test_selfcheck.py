@@ -1,0 +1,212 @@
+"""The published code's numbers: every tensor of every golden model, and that mistakes would show."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import arl2.attention.hybrid
+import arl2.attention.state_branch
+from arl2.attention.hybrid import HybridAttention
+from arl2.attention.memory import RecurrentState
+from arl2.attention.state_branch import StateBranch
+from arl2.errors import CheckpointError, ConfigError
+from arl2.evaluation.goldens import packaged_goldens
+from arl2.evaluation.selfcheck import selfcheck
+from arl2.kernels.norm import l2_norm
+from arl2.kernels.rope import Rotation
+from support import SHARED_GOLDENS, needs_shared_goldens
+
+CONTENT = {"chunkwise": 85, "framewise": 91}  # tensors compared
+
+
+def failures(folder, **options) -> list[str]:
+    return [check.name for check in selfcheck(folder, **options) if not check.passed]
+
+
+@pytest.mark.parametrize("round_trip", [False, True])
+def test_the_packaged_set(round_trip):
+    checks = list(selfcheck(packaged_goldens(), round_trip=round_trip))
+    assert len(checks) == 36
+    assert [check.name for check in checks if not check.passed] == []
+
+
+def test_the_packaged_set_is_small():
+    assert sum(file.stat().st_size for file in packaged_goldens().iterdir()) <= 2_000_000
+
+
+@needs_shared_goldens
+@pytest.mark.parametrize("room", CONTENT)
+@pytest.mark.parametrize("round_trip", [False, True])
+def test_all_five_models_of_every_folder(room, round_trip):
+    checks = list(selfcheck(SHARED_GOLDENS / room, round_trip=round_trip))
+    assert len(checks) == CONTENT[room]
+    assert [check.name for check in checks if not check.passed] == []
+    assert {check.limit for check in checks} == {1e-6, 2e-5}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_stay_within_their_limits(dtype):
+    assert failures(packaged_goldens(), dtype=dtype) == []
+
+
+def test_the_naive_kernel_gives_the_same_numbers():
+    assert failures(packaged_goldens(), backend="naive") == []
+
+
+def test_a_dtype_without_limits_is_refused():
+    with pytest.raises(ConfigError, match=r"no limits for torch\.int8"):
+        list(selfcheck(packaged_goldens(), dtype=torch.int8))
+
+
+# Mistakes that a port makes easily. Each must push some golden tensor over its limit.
+
+
+def not_carried(monkeypatch):
+    """The state forgets the previous block."""
+    update = StateBranch.update
+
+    def forgetful(self, x, raw_k, raw_v, shared, rotation, state):
+        return update(self, x, raw_k, raw_v, shared, rotation, torch.zeros_like(state))
+
+    monkeypatch.setattr(StateBranch, "update", forgetful)
+
+
+def noisy_queries_unrotated(monkeypatch):
+    """The published training path: the noisy half reads the state with queries that were not turned."""
+    read_all = HybridAttention._read_all_blocks
+    still = Rotation(torch.zeros(1, 1))  # turns nothing
+
+    def unrotated(self, x, raw, rotation, layout):
+        queries = self.state.queries
+
+        def half_turned(x, raw, shared, rotation):
+            turned = queries(x, raw, shared, rotation)
+            plain = queries(x, raw, shared, still)
+            return torch.cat([turned[:, : layout.clip_tokens], plain[:, layout.clip_tokens :]], dim=1)
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(self.state, "queries", half_turned)
+            return read_all(self, x, raw, rotation, layout)
+
+    monkeypatch.setattr(HybridAttention, "_read_all_blocks", unrotated)
+
+
+def decay_after_the_write(monkeypatch):
+    """S <- exp(g) (S + write) instead of exp(g) S + write."""
+
+    def late_decay(*, k, v, g, beta, initial_state):
+        state = initial_state
+        for t in range(k.shape[1]):
+            error = v[:, t] - torch.einsum("bhkv,bhk->bhv", state, k[:, t])
+            state = state + torch.einsum("bhk,bhv->bhkv", beta[:, t, :, None] * k[:, t], error)
+            state = state * g[:, t].exp()[..., None, None]
+        return state
+
+    monkeypatch.setattr(arl2.attention.state_branch, "gated_delta_state", late_decay)
+    monkeypatch.setattr(arl2.attention.hybrid, "gated_delta_state", late_decay)
+
+
+def low_rank_after_the_norm(monkeypatch):
+    """The low-rank change is added to the normed query instead of to the projection."""
+
+    def late_change(self, x, raw, shared, rotation):
+        normed = shared.norm_q(raw.q)
+        if "q" in self.changes:
+            normed = normed + self.changes["q"](x)
+        return l2_norm(rotation(torch.einsum("hoi,bthi->btho", self.phi_q, shared.split(normed))))
+
+    monkeypatch.setattr(StateBranch, "queries", late_change)
+
+
+def beta_not_doubled(monkeypatch):
+    """beta in (0, 1): no negative eigenvalues."""
+    writes = StateBranch.writes
+
+    def halved(self, *args):
+        k, v, g, beta = writes(self, *args)
+        return k, v, g, beta / 2
+
+    monkeypatch.setattr(StateBranch, "writes", halved)
+
+
+def read_after_the_write(monkeypatch):
+    """The clean pass attends to the state it has just written."""
+    stream = HybridAttention.stream
+
+    def eager(self, x, rotation, memory, access):
+        before = memory.frames
+        out = stream(self, x, rotation, memory, access)
+        return stream(self, x, rotation, memory, type(access).READ) if memory.frames != before else out
+
+    monkeypatch.setattr(HybridAttention, "stream", eager)
+
+
+def exact_gelu(monkeypatch):
+    """The erf form of GELU instead of the tanh form."""
+    gelu = F.gelu
+    monkeypatch.setattr(F, "gelu", lambda x, approximate="none": gelu(x))
+
+
+def state_in_half_precision(monkeypatch):
+    """The state kept in bfloat16."""
+    write = RecurrentState.write
+    monkeypatch.setattr(RecurrentState, "write", lambda self, s, frames: write(self, s.bfloat16().float(), frames))
+
+
+MISTAKES = [
+    not_carried,
+    noisy_queries_unrotated,
+    decay_after_the_write,
+    low_rank_after_the_norm,
+    beta_not_doubled,
+    read_after_the_write,
+    exact_gelu,
+    state_in_half_precision,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_planted_mistakes_are_caught(mistake, monkeypatch):
+    mistake(monkeypatch)
+    assert failures(packaged_goldens()) != []
+
+
+def copy_of_the_set(tmp_path):
+    folder = tmp_path / "goldens"
+    shutil.copytree(packaged_goldens(), folder)
+    return folder
+
+
+def test_a_changed_number_is_found(tmp_path):
+    folder = copy_of_the_set(tmp_path)
+    path = folder / "rollout_hybrid_lora.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["latents"][0, 3] += 1e-3
+    save_file(tensors, path, metadata)
+    assert failures(folder) == ["hybrid_lora/latents"]
+
+
+def test_nan_never_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(StateBranch, "read", lambda self, x, *a: torch.full((*x.shape[:2], 4, 16), float("nan")))
+    with pytest.raises(ValueError, match="not finite"):
+        list(selfcheck(packaged_goldens()))
+
+
+def test_folders_that_are_not_goldens(tmp_path):
+    with pytest.raises(CheckpointError, match="no golden folder"):
+        list(selfcheck(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="not a golden folder"):
+        list(selfcheck(tmp_path))
+    folder = copy_of_the_set(tmp_path)
+    (folder / "checkpoint_hybrid_lora.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"has no checkpoint_hybrid_lora\.pt beside it"):
+        list(selfcheck(folder))
+    folder = copy_of_the_set(tmp_path / "again")
+    (folder / "gated_delta_rule.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="not a whole golden file"):
+        list(selfcheck(folder))
