@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from arl2.checkpoints.load import load_transformer as load_transformer
     from arl2.model.transformer import CausalWanTransformer3DModel as CausalWanTransformer3DModel
     from arl2.rollout.generator import generate_blocks as generate_blocks
+    from arl2.rollout.pipeline import ARL2Pipeline as ARL2Pipeline
 
 _PUBLIC = {
+    "ARL2Pipeline": "arl2.rollout.pipeline",
     "CausalWanTransformer3DModel": "arl2.model.transformer",
     "generate_blocks": "arl2.rollout.generator",
     "load_transformer": "arl2.checkpoints.load",

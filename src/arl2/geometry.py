@@ -49,9 +49,7 @@ class FrameRange:
         return self.stop - self.start
 
 
-def split_blocks(
-    frames: int, block_frames: int, first_block_frames: int | None = None
-) -> tuple[FrameRange, ...]:
+def split_blocks(frames: int, block_frames: int, first_block_frames: int | None = None) -> tuple[FrameRange, ...]:
     """Cut ``frames`` latent frames into blocks of ``block_frames``; the first may be shorter.
 
     Args:
@@ -69,9 +67,7 @@ def split_blocks(
     if rest < 0 or rest % block_frames:
         below = first + max(0, rest // block_frames) * block_frames
         choices = [str(below)] if rest < 0 else [str(below), str(below + block_frames)]
-        shape = f"blocks of {block_frames}" + (
-            f" after a first one of {first}" if first != block_frames else ""
-        )
+        shape = f"blocks of {block_frames}" + (f" after a first one of {first}" if first != block_frames else "")
         raise GeometryError(f"{frames} latent frames do not fit {shape}; use {' or '.join(choices)}.")
     starts = [0, *range(first, frames, block_frames)]
     return tuple(FrameRange(a, b) for a, b in zip(starts, [*starts[1:], frames], strict=True))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.kernels.backends import announce, use_backends
 from arl2.kernels.delta_rule import BACKENDS, gated_delta_rule, gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
 from support import relative
@@ -198,3 +199,23 @@ def test_half_precision_inputs_keep_a_float32_state_near_the_truth_for_1000_bloc
 def test_unknown_backend_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"'fastest'.*naive, chunked"):
         gated_delta_state(**without_queries(case(0, 3)), backend="fastest")
+
+
+def test_a_backend_can_be_chosen_around_a_call():
+    arguments = without_queries(case(0, 70, dtype=torch.float32))
+    with use_backends(delta_rule="naive"):
+        assert gated_delta_state(**arguments).dtype == torch.float64  # the twin computes in float64
+        assert gated_delta_state(**arguments, backend="chunked").dtype == torch.float32
+    assert gated_delta_state(**arguments).dtype == torch.float32
+    with pytest.raises(ConfigError, match="'slow' of gated delta rule is not known"), use_backends(delta_rule="slow"):
+        pass
+
+
+def test_the_choice_is_logged_once(caplog):
+    announce.cache_clear()
+    with caplog.at_level("INFO", logger="arl2.kernels"):
+        for _ in range(3):
+            gated_delta_state(**without_queries(case(0, 3)))
+    assert [record.message for record in caplog.records] == [
+        "gated delta rule: backend chunked (the only fast one so far)"
+    ]

@@ -4,6 +4,7 @@ Memory is allocated once, owned by the caller, and counted in Python integers, s
 What is written is detached: gradients do not flow from one block's memory into another pass.
 """
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -75,8 +76,8 @@ class RecurrentState(LayerMemory):
         return (self.state,)
 
     def clone(self) -> "RecurrentState":
-        twin = object.__new__(RecurrentState)
-        twin.__dict__.update(self.__dict__, state=self.state.clone())
+        twin = copy.copy(self)
+        twin.state = self.state.clone()
         return twin
 
     @property
@@ -165,24 +166,28 @@ class KeyValueCache(LayerMemory):
         if tokens <= self._keys.shape[1]:
             return
         used = self.past * self.geometry.frame_tokens
-        for name in ("_keys", "_values"):
-            old: Tensor = self.__dict__[name]
-            grown = old.new_zeros(old.shape[0], max(tokens, 2 * old.shape[1]), *old.shape[2:])
-            grown[:, :used] = old[:, :used]
-            self.__dict__[name] = grown
+        room = max(tokens, 2 * self._keys.shape[1])
+        self._keys, self._values = _enlarged(self._keys, used, room), _enlarged(self._values, used, room)
 
     def valid(self) -> tuple[Tensor, ...]:
         stop = self.past * self.geometry.frame_tokens
         return self._keys[:, :stop], self._values[:, :stop]
 
     def clone(self) -> "KeyValueCache":
-        twin = object.__new__(KeyValueCache)
-        twin.__dict__.update(self.__dict__, _keys=self._keys.clone(), _values=self._values.clone())
+        twin = copy.copy(self)
+        twin._keys, twin._values = self._keys.clone(), self._values.clone()
         return twin
 
     @property
     def nbytes(self) -> int:
         return self._keys.nbytes + self._values.nbytes
+
+
+def _enlarged(old: Tensor, used: int, room: int) -> Tensor:
+    """A longer buffer that begins with the ``used`` tokens of ``old``."""
+    grown = old.new_zeros(old.shape[0], room, *old.shape[2:])
+    grown[:, :used] = old[:, :used]
+    return grown
 
 
 @dataclass

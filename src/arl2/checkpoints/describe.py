@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ class Description:
 
 
 def describe(
-    path: str | Path, *, branch: Branch = "auto", height: int = 480, width: int = 832, **settings: object
+    path: str | Path, *, branch: Branch = "auto", height: int = 480, width: int = 832, **settings: Any
 ) -> Description:
     """Describe a weights file or folder; reads every tensor once to find NaN and infinity.
 

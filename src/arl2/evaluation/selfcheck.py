@@ -14,6 +14,7 @@ from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.levels import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, read_goldens, relative_error
+from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
 from arl2.model.passes import DiffusionForcing, Stream, TeacherForcing
 from arl2.model.precision import cast_model
@@ -66,7 +67,7 @@ def selfcheck(
     Args:
         folder: layout of docs/goldens.md.
         device, dtype: to compute on and in.
-        backend: of the delta-rule kernel cases.
+        backend: of the delta rule, in the kernel cases and inside the models.
         round_trip: save each model with ``save_pretrained`` and load it back first.
 
     Yields:
@@ -74,10 +75,11 @@ def selfcheck(
 
     Raises:
         CheckpointError: a folder or file that cannot be read.
-        ConfigError: a dtype without limits.
+        ConfigError: a dtype without limits, or an unknown backend.
     """
     if dtype not in LIMITS:
         raise ConfigError(f"There are no limits for {dtype}; choose {', '.join(str(d) for d in LIMITS)}.")
+    check_backend(DELTA_RULE, backend)
     goldens = read_goldens(folder)
     yield from _check_schedule(goldens)
     yield from _check_delta_rule(goldens, device, dtype, backend)
@@ -85,8 +87,10 @@ def selfcheck(
         model = load_transformer(golden.checkpoint, dtype=dtype, device=device, **golden.settings())
         if round_trip:
             model = _saved_and_loaded(model, dtype).to(device)
-        yield from _check_rollout(golden, model)
-        yield from _check_parallel(golden, model)
+        with use_backends(delta_rule=backend):
+            # A list: what happens inside the `with` must not depend on who iterates, and when.
+            checks = [*_check_rollout(golden, model), *_check_parallel(golden, model)]
+        yield from checks
 
 
 def _check_schedule(goldens: GoldenFolder) -> Iterator[Check]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from arl2.attention.access import Access
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, GeometryError
-from arl2.geometry import FrameRange, split_blocks
+from arl2.geometry import FrameRange, split_blocks, token_grid
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
 from arl2.rollout.noise import NoiseSource
@@ -80,18 +80,17 @@ def generate_blocks(
         context_noise: timestep of the clean pass.
         memory, negative_memory: memory to go on with (allocated by ``model.allocate_memory``); new if None.
 
-    Yields:
-        :class:`Block`, the first one after the known frames.
+    Returns:
+        An iterator of :class:`Block`, the first one after the known frames. Nothing is computed before the first is
+        asked for, but what cannot be is refused at once.
 
     Raises:
         GeometryError: frames or latents that do not fit the block or the patch.
         ConfigError: guidance without a negative prompt, or embeddings that do not fit the model.
         MemoryMismatchError: memory of another model, batch or size.
     """
-    batch, device = text.shape[0], model.patch_embedding.weight.device
     streams = [_prompted(model, text, memory, height, width)]
-    guided = sampler.guidance_scale != 1.0
-    if guided:
+    if sampler.guidance_scale != 1.0:
         if negative_text is None:
             raise ConfigError(
                 f"Guidance scale {sampler.guidance_scale} needs a negative prompt; give one, or set the scale to 1."
@@ -99,29 +98,53 @@ def generate_blocks(
         streams.append(_prompted(model, negative_text, negative_memory, height, width))
     own = streams[0].memory
     if frames is not None:
-        split_blocks(frames, own.geometry.block_frames, first_block_frames)  # refuse before work begins
+        split_blocks(frames, own.geometry.block_frames, first_block_frames)
     if known is not None:
-        _commit_known(model, streams, known.to(device), first_block_frames, context_noise)
+        split_blocks(known.shape[2], own.geometry.block_frames, first_block_frames)
+        if own.frames:
+            raise GeometryError(
+                f"Known latents begin a stream, but this memory stands at frame {own.frames}; allocate a new one."
+            )
+    return _rollout(model, streams, noise, sampler, (height, width), frames, known, first_block_frames, context_noise)
 
-    for block in _blocks(own, first_block_frames, frames):
-        index, span = block
-        shape = (batch, model.config.in_channels, len(span), height, width)
 
-        def predict(x: Tensor, timestep: float) -> Tensor:
-            flows = [_read(model, x, timestep, stream) for stream in streams]
-            if not guided:
-                return flows[0]
-            return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+def _rollout(
+    model: CausalWanTransformer3DModel,
+    streams: list[Prompted],
+    noise: NoiseSource,
+    sampler: Sampler,
+    size: tuple[int, int],
+    frames: int | None,
+    known: Tensor | None,
+    first_block_frames: int | None,
+    context_noise: float,
+) -> Iterator[Block]:
+    own, device = streams[0].memory, model.patch_embedding.weight.device
+    if known is not None:
+        with torch.no_grad():
+            _commit_known(model, streams, known.to(device), first_block_frames, context_noise)
+
+    def predict(x: Tensor, timestep: float) -> Tensor:
+        flows = [_read(model, x, timestep, stream) for stream in streams]
+        if len(flows) == 1:
+            return flows[0]
+        return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+
+    for index, span in _blocks(own, first_block_frames, frames):
+        shape = (own.geometry.batch, model.config.in_channels, len(span), *size)
 
         def draw(draw_index: int, index: int = index, shape: tuple[int, ...] = shape) -> Tensor:
             return noise.draw(index, draw_index, shape).to(device)
 
-        started = time.perf_counter()
-        latents = sampler.sample(predict, draw, index)
-        denoised = time.perf_counter()
-        for stream in streams:
-            _commit(model, latents, context_noise, stream)
-        yield Block(index, span, latents, denoised - started, time.perf_counter() - denoised)
+        # Around the work and not around the yield: the caller's own grad mode is none of our business.
+        with torch.no_grad():
+            started = time.perf_counter()
+            latents = sampler.sample(predict, draw, index)
+            denoised = time.perf_counter()
+            for stream in streams:
+                _commit(model, latents, context_noise, stream)
+            committed = time.perf_counter()
+        yield Block(index, span, latents, denoised - started, committed - denoised)
 
 
 def _prompted(
@@ -129,6 +152,8 @@ def _prompted(
 ) -> Prompted:
     if memory is None:
         memory = model.allocate_memory(batch=text.shape[0], height=height, width=width)
+    grid = token_grid(height, width, tuple(model.config.patch_size))
+    memory.check(model.signature, text.shape[0], grid.rows, grid.columns, memory.geometry.block_frames)
     return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
 
 
@@ -151,12 +176,7 @@ def _commit_known(
     first_block_frames: int | None,
     context_noise: float,
 ) -> None:
-    memory = streams[0].memory
-    if memory.frames:
-        raise GeometryError(
-            f"Known latents begin a stream, but this memory stands at frame {memory.frames}; allocate a new one."
-        )
-    for span in split_blocks(known.shape[2], memory.geometry.block_frames, first_block_frames):
+    for span in split_blocks(known.shape[2], streams[0].memory.geometry.block_frames, first_block_frames):
         for stream in streams:
             _commit(model, known[:, :, span.start : span.stop], context_noise, stream)
 

@@ -1,17 +1,13 @@
 """Which implementation of softmax attention runs: ``auto`` takes the fastest that fits the tensors."""
 
-from typing import Literal, get_args
-
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.errors import ConfigError
 from arl2.kernels.attention import naive, sdpa
 from arl2.kernels.attention.ranges import Ranges
-from arl2.kernels.backend_log import announce
+from arl2.kernels.backends import ACCEPTED, ATTENTION, announce, asked_backend
 
-Backend = Literal["auto", "naive", "sdpa", "flex"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+BACKENDS = ACCEPTED[ATTENTION]
 
 
 def softmax_attention(
@@ -32,7 +28,8 @@ def softmax_attention(
     Raises:
         ConfigError: an unknown backend.
     """
-    run = naive.softmax_attention if _checked(backend) == "naive" else sdpa.softmax_attention
+    naively = asked_backend(ATTENTION, backend) == "naive"
+    run = naive.softmax_attention if naively else sdpa.softmax_attention
     return run(q=q, k=k, v=v, scale=scale)
 
 
@@ -56,9 +53,10 @@ def range_attention(
     Raises:
         ConfigError: an unknown backend.
     """
-    if _checked(backend) == "auto":
+    backend = asked_backend(ATTENTION, backend)
+    if backend == "auto":
         backend = "flex" if q.is_cuda else "sdpa"
-        announce("range attention", backend, "on CUDA" if q.is_cuda else "flex attention compiles on CUDA only")
+        announce(ATTENTION, backend, "on CUDA" if q.is_cuda else "flex attention compiles on CUDA only")
     if backend == "naive":
         return naive.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
     if backend == "flex":
@@ -66,11 +64,3 @@ def range_attention(
 
         return flex.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
     return sdpa.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
-
-
-def _checked(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"Backend {backend!r} of softmax attention is not known; choose one of {', '.join(BACKENDS)}."
-        )
-    return backend

@@ -1,16 +1,12 @@
 """Which implementation of the gated delta rule runs: ``auto`` takes the fastest that fits the tensors."""
 
-from typing import Literal, get_args
-
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.errors import ConfigError
-from arl2.kernels.backend_log import announce
+from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, asked_backend
 from arl2.kernels.delta_rule import chunked, naive
 
-Backend = Literal["auto", "naive", "chunked"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+BACKENDS = ACCEPTED[DELTA_RULE]
 
 
 def gated_delta_rule(
@@ -37,7 +33,7 @@ def gated_delta_rule(
         beta: write strength ``[B, T, H]``, in (0, 2).
         scale: of the outputs; ``K**-0.5`` if None.
         initial_state: ``[B, H, K, V]``; zeros if None.
-        backend: one of ``BACKENDS``.
+        backend: one of ``BACKENDS``; see :mod:`arl2.kernels.backends`.
 
     Returns:
         ``o [B, T, H, V]`` and the final state ``[B, H, K, V]``, the state in float32 or better.
@@ -67,10 +63,7 @@ def gated_delta_state(
 
 
 def _choose(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"Backend {backend!r} of the gated delta rule is not known; choose one of {', '.join(BACKENDS)}."
-        )
-    chosen = "chunked" if backend == "auto" else backend
-    announce("gated delta rule", chosen, "asked for" if backend != "auto" else "fastest here")
+    asked = asked_backend(DELTA_RULE, backend)
+    chosen = "chunked" if asked == "auto" else asked
+    announce(DELTA_RULE, chosen, "the only fast one so far" if asked == "auto" else "asked for")
     return chosen

@@ -1,0 +1,173 @@
+"""The work of ``arl2 generate``: batches of streams, each block written as soon as it is decoded."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arl2.cli.outputs import Output, OutputPlan, Pictures, side_by_side, write_manifest
+from arl2.cli.usage import LiveProgress, memory_words
+from arl2.geometry import split_blocks
+from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock, Window
+from arl2.training.interrupt import StopSignal
+from arl2.version import __version__
+from arl2.video.formats import VideoFileError
+from arl2.video.sheet import contact_sheet
+from arl2.video.writers import open_video
+
+# Prompts generated at once; seeds are each prompt's own, so videos do not depend on it.
+_BATCH = 16
+_SHEET_COLUMNS = 12
+# Small pictures are enlarged to about this many pixels a side.
+_SHOWN_SIDE, _SHEET_SIDE = 256, 128
+
+
+class Generation:
+    """One run: what is written, and what is kept for the sheet and the latents.
+
+    Args:
+        pipe: the model, on its device.
+        prompts: one video each; prompt ``i`` has seed ``seed + i``.
+        plan: where the videos go.
+        model: what the person called the model, for the files' metadata.
+        num_frames, steps, window: see ``ARL2Pipeline``.
+        scale: how much pixels are enlarged; None enlarges small pictures.
+        keep_pictures, keep_latents: whether ``write_sheet`` and ``write_latents`` will be called.
+    """
+
+    def __init__(
+        self,
+        pipe: ARL2Pipeline,
+        prompts: Sequence[str],
+        plan: OutputPlan,
+        *,
+        model: str,
+        num_frames: int,
+        seed: int,
+        steps: int | tuple[int, ...] | None,
+        window: Window,
+        scale: int | None,
+        keep_pictures: bool,
+        keep_latents: bool,
+    ) -> None:
+        self.pipe, self.prompts, self.plan = pipe, list(prompts), plan
+        self.model, self.num_frames, self.seed, self.steps, self.window = model, num_frames, seed, steps, window
+        self.frames = pipe.plan_frames(num_frames)
+        self.scale = scale or max(1, _SHOWN_SIDE // pipe.settings.height)
+        self.written: list[Path] = []
+        self.video_frames = 0
+        self._every = -(-num_frames // _SHEET_COLUMNS)
+        self._pictures: dict[int, list[Pictures]] | None = {} if keep_pictures else None
+        self._latents: dict[int, list[Tensor]] | None = {} if keep_latents else None
+
+    def check(self) -> None:
+        """Refuse what cannot be generated before any file is opened; errors as for ``ARL2Pipeline.stream``."""
+        for batch in self._batches():
+            self._stream(batch)
+
+    def run(self, stop: StopSignal, *, quiet: bool) -> None:
+        """All prompts, until the end, or until a stop is asked for and the current block is written."""
+        first = self.pipe.settings.first_block_frames
+        blocks = len(split_blocks(self.frames.latent_frames, self.pipe.block_frames, first))
+        batches = self._batches()
+        with LiveProgress("block", blocks * len(batches), quiet=quiet) as progress:
+            for number, batch in enumerate(batches):
+                if stop.asked:
+                    return
+                self._run_batch(batch, number * blocks, progress, stop)
+
+    def places(self) -> list[Path]:
+        """Where to look: the files, or the one folder that holds them."""
+        return self.written if self.plan.folder is None else [self.plan.folder]
+
+    def write_sheet(self, path: Path) -> None:
+        """A row of moments for each prompt."""
+        assert self._pictures is not None
+        clips = [(self.prompts[i], np.concatenate(pieces)) for i, pieces in sorted(self._pictures.items())]
+        contact_sheet(clips, every=1, scale=max(1, _SHEET_SIDE // self.pipe.settings.height), path=path)
+
+    def write_latents(self, path: Path) -> None:
+        """Tensors ``000``, ``001``, ... ``[C, F, h, w]``, one a prompt; the same bytes for the same settings."""
+        assert self._latents is not None
+        tensors = {f"{i:03d}": torch.cat(pieces, dim=1).contiguous() for i, pieces in self._latents.items()}
+        # One entry: several would be written in no fixed order.
+        facts = {"prompts": self.prompts, **self._shared_settings()}
+        save_file(tensors, path, metadata={"settings": json.dumps(facts, sort_keys=True)})
+
+    def _batches(self) -> list[range]:
+        count = len(self.prompts)
+        size = count if self.plan.side_by_side else _BATCH
+        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def _stream(self, batch: range) -> Iterator[VideoBlock]:
+        return self.pipe.stream(
+            [self.prompts[i] for i in batch],
+            num_frames=self.num_frames,
+            seed=[self.seed + i for i in batch],
+            steps=self.steps,
+            window=self.window,
+        )
+
+    def _run_batch(self, batch: range, blocks_before: int, progress: LiveProgress, stop: StopSignal) -> None:
+        outputs = [output for output in self.plan.outputs if output.prompts[0] in batch]
+        started, frames_before = time.perf_counter(), self.video_frames
+        try:
+            with ExitStack() as stack:
+                writers = [stack.enter_context(self._open(output)) for output in outputs]
+                for block in self._stream(batch):
+                    pictures = {prompt: block.pixels(i) for i, prompt in enumerate(batch)}
+                    for output, writer in zip(outputs, writers, strict=True):
+                        writer.write(side_by_side([pictures[prompt] for prompt in output.prompts]))
+                    self._keep(batch, block, pictures)
+                    self.video_frames += len(batch) * block.video.shape[2]
+                    speed = (self.video_frames - frames_before) / (time.perf_counter() - started)
+                    said = f"{speed:.0f} video frames/s  {memory_words()}"
+                    progress.show(blocks_before + block.index + 1, said)
+                    if stop.asked:
+                        break
+        except OSError as error:
+            raise VideoFileError(f"Writing failed ({error}); is there room on the disk?") from error
+        self.written += [output.path for output in outputs]
+        if self.plan.folder is not None:
+            write_manifest(self.plan.folder, [{"file": one.path.name, **self._settings(one)} for one in outputs])
+
+    def _open(self, output: Output) -> Any:
+        fps = self.pipe.settings.fps
+        return open_video(output.path, fps=fps, scale=self.scale, settings=self._settings(output))
+
+    def _keep(self, batch: range, block: VideoBlock, pictures: dict[int, Pictures]) -> None:
+        """Few pictures for the sheet, and latents, a sixteenth of the pixels, if they are asked for."""
+        if self._pictures is not None:
+            first = -block.first_video_frame % self._every
+            for prompt, video in pictures.items():
+                self._pictures.setdefault(prompt, []).append(video[first :: self._every])
+        if self._latents is not None:
+            for prompt, latents in zip(batch, block.latents.cpu(), strict=True):
+                self._latents.setdefault(prompt, []).append(latents)
+
+    def _settings(self, output: Output) -> dict[str, Any]:
+        """What made a file, for its metadata."""
+        asked = [self.prompts[i] for i in output.prompts]
+        of_file = {"prompt": asked[0]} if len(asked) == 1 else {"prompts": asked}
+        return {**of_file, **self._shared_settings(), "seed": self.seed + output.prompts[0]}
+
+    def _shared_settings(self) -> dict[str, Any]:
+        settings = self.pipe.settings
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "num_frames": self.num_frames,
+            "levels": self.pipe.settings.sampler(self.steps).plan.levels,
+            "window": settings.window if self.window == "settings" else self.window,
+            "height": settings.height,
+            "width": settings.width,
+            "fps": settings.fps,
+            "arl2": __version__,
+        }

@@ -1,0 +1,118 @@
+"""What ``arl2 shapes score`` prints: the figures as plain values, and the tables made of them."""
+
+import argparse
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from arl2.cli.devices import checked_device
+from arl2.cli.usage import LiveProgress
+from arl2.evaluation.shapes_folder import find_videos, score_folder
+from arl2.evaluation.shapes_occlusion import KNOWN_BLOCKS, score_occluded
+from arl2.evaluation.shapes_score import READ_FRAMES, Steadiness, score_codec, score_model, score_truth
+from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.shapes.scoring import Share
+
+# Longer clips of the memory test end so many video frames after a moving wall has passed.
+_AFTER_MOVING_WALL = 32
+
+
+def folder_report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Scores of a folder."""
+    with LiveProgress("video", len(find_videos(arguments.folder)), quiet=arguments.json) as progress:
+        result = score_folder(arguments.folder, on_progress=progress.show)
+    return {
+        "of": str(arguments.folder),
+        "videos": len(result.asked),
+        "scores": {"as asked": _plain(result.shares)},
+        "figures": _steadiness(result.steadiness),
+    }
+
+
+def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Scores of a model over the fixed prompts of a seed, beside those of true renders of the same scenes."""
+    device = checked_device(arguments.device)
+    pipe = ARL2Pipeline.from_pretrained(arguments.model)
+    if device != "cpu":
+        pipe.to(device)
+    sampled = {"steps": arguments.steps, "window": arguments.window}
+    fixed: dict[str, Any] = {
+        "prompts": arguments.prompts,
+        "seed": arguments.seed,
+        "num_frames": arguments.frames,
+    }
+    with LiveProgress("video", arguments.prompts, quiet=arguments.json) as progress:
+        model = score_model(pipe, **fixed, **sampled, on_progress=progress.show)
+    with LiveProgress("true render", arguments.prompts, quiet=arguments.json) as progress:
+        truth = score_truth(**fixed, fps=pipe.settings.fps, on_progress=progress.show)
+    scores = {"as asked": _plain(model.shares), "true renders": _plain(truth.shares)}
+    if model.last_second is not None and truth.last_second is not None:
+        scores["last second"] = _plain({"colour": model.last_second})
+        scores["last second, true renders"] = _plain({"colour": truth.last_second})
+    if arguments.occlusion is not None:
+        known = pipe.codec.frames_of(0, KNOWN_BLOCKS * pipe.block_frames)
+        needed = known + arguments.occlusion + _AFTER_MOVING_WALL if arguments.walls == "moving" else 0
+        with LiveProgress("occlusion", arguments.prompts, quiet=arguments.json) as progress:
+            kept = score_occluded(
+                pipe,
+                clips=arguments.prompts,
+                seed=arguments.seed,
+                hidden=arguments.occlusion,
+                num_frames=max(READ_FRAMES, needed),
+                walls=arguments.walls,
+                **sampled,
+                on_progress=progress.show,
+            )
+        name = f"kept through {arguments.occlusion} hidden"
+        scores[name], scores[f"{name}, true renders"] = _plain(kept.model), _plain(kept.truth)
+    codec = score_codec(pipe.codec, device=device)
+    true_figures = {f"{name}, true renders": value for name, value in _steadiness(truth.steadiness).items()}
+    return {
+        "of": arguments.model,
+        **fixed,
+        "levels": list(pipe.settings.sampler(arguments.steps).plan.levels),
+        "window": pipe.settings.window if arguments.window == "settings" else arguments.window,
+        "scores": scores,
+        "figures": {
+            "codec PSNR, dB": codec.psnr,
+            "codec PSNR of differences, dB": codec.difference_psnr,
+            **_steadiness(model.steadiness),
+            **true_figures,
+        },
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The figures as tables."""
+    console = Console(highlight=False)
+    facts = [f"{name} {value}" for name, value in report.items() if name not in ("of", "scores", "figures")]
+    console.print(f"[bold]{report['of']}[/]: {', '.join(facts)}", soft_wrap=True)
+    shares = Table(box=None, pad_edge=False)
+    for heading in ("", "attribute"):
+        shares.add_column(heading)
+    for heading in ("share", "95 % interval", "of"):
+        shares.add_column(heading, justify="right")
+    for group, values in report["scores"].items():
+        for number, (attribute, one) in enumerate(values.items()):
+            share = "unknown" if one["share"] is None else f"{one['share']:.1%}"
+            interval = f"{one['low']:.1%} to {one['high']:.1%}"
+            shares.add_row(group if number == 0 else "", attribute, share, interval, str(one["of"]))
+    console.print(shares)
+    for name, value in report["figures"].items():
+        console.print(f"{name}: {'unknown' if value is None else f'{value:.4g}'}")
+
+
+def _plain(shares: dict[str, Share]) -> dict[str, dict[str, Any]]:
+    plain = {}
+    for name, share in shares.items():
+        low, high = share.interval
+        value = share.value if share.of else None
+        plain[name] = {"share": value, "low": low, "high": high, "hits": share.hits, "of": share.of}
+    return plain
+
+
+def _steadiness(steadiness: Steadiness) -> dict[str, float | None]:
+    figures = {"flicker": steadiness.flicker, "stutter": steadiness.stutter}
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}

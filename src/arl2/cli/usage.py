@@ -1,0 +1,68 @@
+"""What a command took: time, video frames a second, memory; shown while it works and at the end."""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def peak_memory() -> int | None:
+    """Most bytes of memory this process has held so far; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, others kilobytes
+
+
+def memory_words() -> str:
+    """Peak memory for people, of the GPU too if one was used."""
+    import torch
+
+    peak = peak_memory()
+    words = "memory unknown" if peak is None else f"{peak / 1e6:,.0f} MB"
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        words += f" + {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB GPU"
+    return words
+
+
+class LiveProgress:
+    """One live line on a terminal's standard error: what is done, speed, memory, time left. Nothing elsewhere.
+
+    Args:
+        what: what is counted, such as "block".
+        total: how many there will be.
+        quiet: show nothing.
+    """
+
+    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._what, self._total = what, total
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=total, said="")
+
+    def __enter__(self) -> "LiveProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, said: str = "") -> None:
+        """Set the count and what stands beside the bar."""
+        self._progress.update(
+            self._task, completed=done, description=f"{self._what} {done} of {self._total}", said=said
+        )

@@ -1,0 +1,34 @@
+"""Option values that several commands read the same way; no torch."""
+
+import argparse
+from typing import Literal
+
+
+def whole_from_one(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} came; give a whole number from 1")
+    return value
+
+
+def whole_from_zero(text: str) -> int:
+    """A whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} came; give a whole number from 0")
+    return value
+
+
+def steps(text: str) -> int | tuple[int, ...]:
+    """``4`` is a number of steps, ``1000,500`` a list of them (``1000,`` a list of one)."""
+    if "," not in text:
+        return whole_from_one(text)
+    return tuple(int(word) for word in text.split(",") if word.strip())
+
+
+def window(text: str) -> int | Literal["settings"] | None:
+    """Latent frames, ``full`` for the whole past, or ``settings`` for the model's own."""
+    if text == "settings":
+        return "settings"
+    return None if text == "full" else whole_from_one(text)

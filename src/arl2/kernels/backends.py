@@ -1,0 +1,68 @@
+"""Which backend a kernel uses: asked for in the call, else in a ``with use_backends(...)``, else the best that fits.
+
+The choice is announced once in the log, with why a better one was refused.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from arl2.errors import ConfigError
+
+logger = logging.getLogger("arl2.kernels")
+
+DELTA_RULE, ATTENTION = "gated delta rule", "softmax attention"
+ACCEPTED = {
+    DELTA_RULE: ("auto", "naive", "chunked"),
+    ATTENTION: ("auto", "naive", "sdpa", "flex"),
+}
+
+# A switch of the calling context, so that models and layers need not hand it down.
+_asked: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", default=None)
+
+
+@contextmanager
+def use_backends(*, delta_rule: str = "auto", attention: str = "auto") -> Iterator[None]:
+    """Within the ``with``, kernels called with ``backend="auto"`` use these.
+
+    Raises:
+        ConfigError: an unknown backend.
+    """
+    asked = {DELTA_RULE: check_backend(DELTA_RULE, delta_rule), ATTENTION: check_backend(ATTENTION, attention)}
+    token = _asked.set(asked)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked_backend(operation: str, backend: str) -> str:
+    """The backend asked for in the call or around it; ``"auto"`` if none was.
+
+    Raises:
+        ConfigError: an unknown backend.
+    """
+    if check_backend(operation, backend) != "auto":
+        return backend
+    return (_asked.get() or {}).get(operation, "auto")
+
+
+def check_backend(operation: str, backend: str) -> str:
+    """``backend`` if the operation has it.
+
+    Raises:
+        ConfigError: it has not; the message lists those there are.
+    """
+    if backend not in ACCEPTED[operation]:
+        raise ConfigError(
+            f"Backend {backend!r} of {operation} is not known; choose one of {', '.join(ACCEPTED[operation])}."
+        )
+    return backend
+
+
+@functools.cache
+def announce(operation: str, chosen: str, reason: str) -> None:
+    """Log ``operation`` -> ``chosen`` the first time this combination is met in the process."""
+    logger.info("%s: backend %s (%s)", operation, chosen, reason)

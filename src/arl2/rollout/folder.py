@@ -1,0 +1,145 @@
+"""The folder of a pipeline: ``transformer/``, ``codec/``, ``text/`` and ``generation.json``.
+
+Which class a codec or a text part is, a folder says by a name, and the tables here say what the name means. So a
+folder cannot make the loader import anything else, and rooms above this one are reached by name alone, when used.
+"""
+
+import importlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from arl2.checkpoints.load import load_transformer
+from arl2.errors import Arl2Error, CheckpointError
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.settings import GenerationSettings, read_json, settings_from_mapping
+from arl2.text.interface import TextPart
+from arl2.video.codec import VideoCodec
+
+EMBEDDED = {"shapes": "arl2.shapes"}
+"""Models that ship with the package: the package whose ``weights`` folder holds them."""
+
+CODECS = {
+    "GroupCodec": "arl2.video.group_codec:GroupCodec",
+    "TinyCodec": "arl2.video.tiny_codec:TinyCodec",
+}
+TEXT_PARTS = {
+    "words": "arl2.text.words:WordText",
+    "shapes": "arl2.shapes.text:ShapesText",
+}
+
+TRANSFORMER, CODEC, TEXT, GENERATION = "transformer", "codec", "text", "generation.json"
+_MODEL_FILES = ("config.json", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a folder holds, loaded."""
+
+    transformer: CausalWanTransformer3DModel
+    codec: VideoCodec
+    text: TextPart
+    settings: GenerationSettings
+
+
+def pipeline_folder(name: str | Path) -> Path:
+    """The folder of an embedded model, or of a path.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if isinstance(name, str) and name in EMBEDDED:
+        return Path(str(files(EMBEDDED[name]))) / "weights"
+    folder = Path(name)
+    if not folder.is_dir():
+        known = ", ".join(f"'{one}'" for one in EMBEDDED)
+        raise CheckpointError(f"There is no model '{name}'; give {known} or a folder that save_pretrained wrote.")
+    return folder
+
+
+def load_parts(folder: Path, *, dtype: torch.dtype) -> Parts:
+    """Load a folder, strictly: every file there, every tensor there and none besides.
+
+    Args:
+        folder: as ``save_parts`` writes it.
+        dtype: of transformer and codec.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, or of an unknown class.
+        ConfigError: ``generation.json`` has an unknown setting.
+    """
+    _require_files(folder)
+    generation = read_json(folder / GENERATION)
+    text_name = generation.pop("text", None)
+    settings = settings_from_mapping(generation, where=GENERATION)
+    codec_name = read_json(folder / CODEC / "config.json").get("_class_name")
+    codec_class = _named(CODECS, codec_name, f"{CODEC}/config.json names the codec")
+    text_class = _named(TEXT_PARTS, text_name, f"{GENERATION} names the text part")
+    transformer = load_transformer(folder / TRANSFORMER, dtype=dtype)
+    try:
+        codec, report = codec_class.from_pretrained(
+            folder / CODEC, torch_dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+        text = text_class.from_pretrained(folder / TEXT)
+    except Arl2Error:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise CheckpointError(f"'{folder}' holds a damaged codec or text part ({reason}); copy it anew.") from error
+    unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if unfit:
+        raise CheckpointError(
+            f"'{folder / CODEC}' is not exactly one {codec_name}: {len(unfit)} tensors are missing or besides, "
+            f"first {unfit[0]}."
+        )
+    return Parts(transformer, codec.eval(), text, settings)
+
+
+def save_parts(parts: Parts, folder: Path) -> None:
+    """Write what ``load_parts`` reads.
+
+    Raises:
+        CheckpointError: a codec or a text part of a class that the tables do not name.
+    """
+    codec_name, text_name = _name_of(CODECS, parts.codec), _name_of(TEXT_PARTS, parts.text)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts.transformer.save_pretrained(folder / TRANSFORMER)
+    # The protocols say how a part is used; that it can be saved is known of the classes in the tables.
+    savable: dict[str, Any] = {CODEC: parts.codec, TEXT: parts.text}
+    for part, saved in savable.items():
+        saved.save_pretrained(folder / part)
+    assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
+    generation = {"text": text_name, **parts.settings.to_mapping()}
+    (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
+
+
+def _require_files(folder: Path) -> None:
+    needed = (GENERATION, f"{TEXT}/*", *(f"{part}/{one}" for part in (TRANSFORMER, CODEC) for one in _MODEL_FILES))
+    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+    if missing:
+        raise CheckpointError(
+            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
+        )
+
+
+def _named(table: dict[str, str], name: object, said: str) -> Any:
+    """The class that a table gives a name."""
+    if not isinstance(name, str) or name not in table:
+        raise CheckpointError(f"{said} {name!r}, which is not known; known are {', '.join(table)}.")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _name_of(table: dict[str, str], part: object) -> str:
+    place = f"{type(part).__module__}:{type(part).__qualname__}"
+    for name, known in table.items():
+        if known == place:
+            return name
+    raise CheckpointError(
+        f"A {type(part).__name__} cannot be saved with a pipeline; it must be one of {', '.join(table.values())}."
+    )

@@ -1,0 +1,383 @@
+"""Prompt to video: text part, rollout and codec behind a call as diffusers users know it, and as a stream of blocks."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from arl2.attention.memory import Memory
+from arl2.errors import ConfigError, GeometryError
+from arl2.geometry import FrameRange, split_blocks
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.folder import Parts, load_parts, pipeline_folder, save_parts
+from arl2.rollout.frames import FramePlan, plan_frames
+from arl2.rollout.generator import Block, generate_blocks
+from arl2.rollout.noise import SeededNoise
+from arl2.rollout.samplers import FewStep
+from arl2.rollout.settings import GenerationSettings
+from arl2.text.interface import TextPart
+from arl2.video.codec import VideoCodec
+from arl2.video.pixels import to_bytes
+
+logger = logging.getLogger(__name__)
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+Window = int | Literal["settings"] | None
+Seeds = int | Sequence[int] | None
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class VideoBlock:
+    """One block, denoised and decoded.
+
+    Attributes:
+        index: number of the block, from 0 at the start of the stream.
+        frames: its latent frames, counted from the start of the stream.
+        latents: ``[B, C, F, h, w]``.
+        first_video_frame: number of its first video frame.
+        video: RGB in [-1, 1], not clamped, ``[B, 3, video frames, height, width]``.
+        denoise_seconds, commit_seconds, decode_seconds: host time of each part; 0 denoising for known latents.
+    """
+
+    index: int
+    frames: FrameRange
+    latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+    first_video_frame: int
+    video: Float[Tensor, "batch 3 video_frames height width"]
+    denoise_seconds: float
+    commit_seconds: float
+    decode_seconds: float
+
+    def pixels(self, sample: int = 0) -> UInt8[np.ndarray, "video_frames height width 3"]:
+        """Video frames of one sample as bytes, ready for a writer."""
+        return to_bytes(self.video[sample])
+
+
+@dataclass
+class ARL2PipelineOutput(BaseOutput):
+    """What a call gives.
+
+    Attributes:
+        frames: videos: for "pil" a list of PIL images a prompt; for "np" ``[B, frames, height, width, 3]`` and for
+            "pt" ``[B, frames, 3, height, width]``, both in [0, 1]; for "latent" ``[B, C, latent frames, h, w]``.
+        notes: sentences about what differs from what was asked, such as a rounded number of frames.
+    """
+
+    frames: Any
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A call, checked, its prompts embedded."""
+
+    text: Tensor
+    noise: SeededNoise
+    sampler: FewStep
+    plan: FramePlan | None
+    height: int
+    width: int
+    memory: Memory
+    known: Tensor | None
+
+
+class ARL2Pipeline(DiffusionPipeline):
+    """Generates video from prompts, block by block.
+
+    Args:
+        transformer: predicts the flow.
+        codec: latents to pixels.
+        text: prompts to embeddings.
+        settings: how to sample; None: as the published chunkwise students.
+    """
+
+    def __init__(
+        self,
+        transformer: CausalWanTransformer3DModel,
+        codec: VideoCodec,
+        text: TextPart,
+        settings: GenerationSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, codec=codec, text=text)
+        self.settings = settings or GenerationSettings()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, torch_dtype: torch.dtype = torch.float32
+    ) -> "ARL2Pipeline":
+        """Load the embedded model (``"shapes"``) or a folder that ``save_pretrained`` wrote. Touches no network.
+
+        Args:
+            pretrained_model_name_or_path: name or folder.
+            torch_dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
+
+        Raises:
+            CheckpointError: no such model, or one that is not whole.
+            ConfigError: an unknown setting in ``generation.json``.
+        """
+        parts = load_parts(pipeline_folder(pretrained_model_name_or_path), dtype=torch_dtype)
+        return cls(parts.transformer, parts.codec, parts.text, parts.settings)
+
+    def save_pretrained(
+        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
+    ) -> None:
+        """Write transformer, codec, text part and settings into a folder; ``push_to_hub`` uploads the same.
+
+        Raises:
+            ConfigError: another file format than safetensors, or a variant, was asked.
+            CheckpointError: a part of a class that cannot be saved.
+        """
+        if not safe_serialization or variant is not None:
+            raise ConfigError("A pipeline is saved as safetensors without variants; leave these two arguments out.")
+        save_parts(Parts(self.transformer, self.codec, self.text, self.settings), Path(save_directory))
+
+    @property
+    def block_frames(self) -> int:
+        """Latent frames denoised together."""
+        return int(self.transformer.config.block_frames)
+
+    def plan_frames(self, num_frames: int) -> FramePlan:
+        """What is generated for so many video frames; raises ``GeometryError`` below 1."""
+        return plan_frames(
+            num_frames,
+            temporal_factor=self.codec.temporal_factor,
+            block_frames=self.block_frames,
+            first_block_frames=self.settings.first_block_frames,
+        )
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: Seeds = None,
+        generator: Generators = None,
+        num_inference_steps: int | None = None,
+        steps: int | Sequence[int] | None = None,
+        window: Window = "settings",
+        known: Float[Tensor, "batch channels known h w"] | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_block_end: Callable[["ARL2Pipeline", int, Block | VideoBlock], None] | None = None,
+    ) -> ARL2PipelineOutput | tuple[Any]:
+        """Generate whole videos.
+
+        Args:
+            prompt: one prompt or several; each gives one video, and none depends on the others.
+            num_frames: video frames, known ones included; None: as the settings say. A number that does not fill
+                whole blocks is rounded up for the work and the video cut to what was asked; ``notes`` says so.
+            height, width: of the picture in pixels; None: as the settings say.
+            seed: of the first prompt, the next ones have ``seed + 1`` and so on; or one for each. None is 0.
+            generator: instead of seeds, as in diffusers: seeds are drawn from it, or from one for each prompt.
+            num_inference_steps: denoising steps of a block, spread evenly, instead of the settings' own.
+            steps: the same; or a list, such as ``(1000, 500)``.
+            window: latent frames that softmax layers see; None the whole past, "settings" as these say.
+            known: latents that the videos start with, in whole blocks.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: false returns a tuple, as in diffusers.
+            callback_on_block_end: called as ``(pipeline, index, block)`` after every block.
+
+        Raises:
+            ConfigError: no prompt, arguments that exclude each other, or steps that cannot be.
+            GeometryError: a picture that fits neither codec nor patch, no frames, or known latents that do not fit.
+            MemoryMismatchError: a window too small for a block.
+            Arl2Error: a prompt that the text part refuses.
+        """
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ConfigError(f'output_type is {output_type!r}; use "pil", "np", "pt" or "latent".')
+        num_frames = self.settings.num_frames if num_frames is None else num_frames
+        request = self._request(
+            prompt, num_frames, height, width, seed, generator, num_inference_steps, steps, window, known
+        )
+        assert request.plan is not None
+        notes = () if request.plan.note is None else (request.plan.note,)
+        blocks: Iterator[Block | VideoBlock]
+        blocks = self._latent_blocks(request) if output_type == "latent" else self._video_blocks(request)
+        pieces = []
+        total = len(split_blocks(request.plan.latent_frames, self.block_frames, self.settings.first_block_frames))
+        with self.progress_bar(total=total) as bar:
+            for block in blocks:
+                pieces.append(block.video.float().cpu() if isinstance(block, VideoBlock) else block.latents)
+                if callback_on_block_end is not None:
+                    callback_on_block_end(self, block.index, block)
+                bar.update()
+        frames = torch.cat(pieces, dim=2)
+        result = frames if output_type == "latent" else _as_output(frames, output_type)
+        return ARL2PipelineOutput(frames=result, notes=notes) if return_dict else (result,)
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: Seeds = None,
+        generator: Generators = None,
+        num_inference_steps: int | None = None,
+        steps: int | Sequence[int] | None = None,
+        window: Window = "settings",
+        known: Float[Tensor, "batch channels known h w"] | None = None,
+    ) -> Iterator[VideoBlock]:
+        """Generate block by block, each decoded as soon as it is done, in memory that does not grow (with a window).
+
+        Arguments and errors as for the call, but ``num_frames=None`` goes on for ever. What is wrong with the
+        arguments is said at once, not at the first block. The blocks together are the video of the call: known
+        latents come first, decoded, and the last block is cut to what was asked.
+        """
+        return self._video_blocks(
+            self._request(prompt, num_frames, height, width, seed, generator, num_inference_steps, steps, window, known)
+        )
+
+    def _request(
+        self,
+        prompt: str | Sequence[str],
+        num_frames: int | None,
+        height: int | None,
+        width: int | None,
+        seed: Seeds,
+        generator: Generators,
+        num_inference_steps: int | None,
+        steps: int | Sequence[int] | None,
+        window: Window,
+        known: Tensor | None,
+    ) -> _Request:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ConfigError("The list of prompts is empty; give at least one.")
+        if num_inference_steps is not None and steps is not None:
+            raise ConfigError("Both num_inference_steps and steps came; give one of them.")
+        plan = None if num_frames is None else self.plan_frames(num_frames)
+        if plan is not None and plan.note is not None:
+            logger.info("%s", plan.note)
+        if known is not None:
+            self._check_known(known, len(prompts), plan)
+        with torch.no_grad():
+            text = self.text.encode(prompts)
+        latent_height = self._latent_side("height", height or self.settings.height, 1)
+        latent_width = self._latent_side("width", width or self.settings.width, 2)
+        memory = self.transformer.allocate_memory(
+            batch=len(prompts),
+            height=latent_height,
+            width=latent_width,
+            window=self.settings.window if window == "settings" else window,
+        )
+        return _Request(
+            text=text,
+            noise=SeededNoise(_seeds(seed, generator, len(prompts))),
+            sampler=self.settings.sampler(num_inference_steps if steps is None else steps),
+            plan=plan,
+            height=latent_height,
+            width=latent_width,
+            memory=memory,
+            known=known,
+        )
+
+    def _latent_side(self, name: str, pixels: int, axis: int) -> int:
+        factor = self.codec.spatial_factor
+        step = factor * int(self.transformer.config.patch_size[axis])
+        if pixels < step or pixels % step:
+            nearest = max(step, round(pixels / step) * step)
+            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
+        return pixels // factor
+
+    def _check_known(self, known: Tensor, batch: int, plan: FramePlan | None) -> None:
+        if known.shape[0] != batch:
+            raise GeometryError(f"Known latents of {known.shape[0]} videos came with {batch} prompts; give one each.")
+        split_blocks(known.shape[2], self.block_frames, self.settings.first_block_frames)
+        if plan is not None and known.shape[2] >= plan.latent_frames:
+            raise GeometryError(
+                f"{known.shape[2]} latent frames are known and {plan.latent_frames} asked in all; ask for more."
+            )
+
+    def _latent_blocks(self, request: _Request) -> Iterator[Block]:
+        first = self.settings.first_block_frames
+        if request.known is not None:
+            for index, span in enumerate(split_blocks(request.known.shape[2], self.block_frames, first)):
+                yield Block(index, span, request.known[:, :, span.start : span.stop], 0.0, 0.0)
+        yield from generate_blocks(
+            self.transformer,
+            request.text,
+            noise=request.noise,
+            sampler=request.sampler,
+            height=request.height,
+            width=request.width,
+            frames=None if request.plan is None else request.plan.latent_frames,
+            known=request.known,
+            first_block_frames=first,
+            context_noise=self.settings.context_noise,
+            memory=request.memory,
+        )
+
+    def _video_blocks(self, request: _Request) -> Iterator[VideoBlock]:
+        cache, begun = self.codec.new_cache("decoder"), 0
+        for block in self._latent_blocks(request):
+            started = time.perf_counter()
+            # Not around the yield: whoever takes the block may want gradients of their own.
+            with torch.no_grad():
+                video = self.codec.decode(self._for_codec(block.latents), cache)
+            if request.plan is not None:
+                video = video[:, :, : request.plan.asked - begun]
+            yield VideoBlock(
+                index=block.index,
+                frames=block.frames,
+                latents=block.latents,
+                first_video_frame=begun,
+                video=video,
+                denoise_seconds=block.denoise_seconds,
+                commit_seconds=block.commit_seconds,
+                decode_seconds=time.perf_counter() - started,
+            )
+            begun += video.shape[2]
+
+    def _for_codec(self, latents: Tensor) -> Tensor:
+        if not isinstance(self.codec, nn.Module):
+            return latents
+        parameter = next(self.codec.parameters())
+        return latents.to(device=parameter.device, dtype=parameter.dtype)
+
+
+def _seeds(seed: Seeds, generator: Generators, batch: int) -> list[int]:
+    """One seed a prompt."""
+    if seed is not None and generator is not None:
+        raise ConfigError("Both a seed and a generator came; give one of them.")
+    if generator is not None:
+        generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
+        drawn = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
+        return _one_each(drawn, batch, "generators")
+    if seed is None or isinstance(seed, int):
+        return list(SeededNoise.for_batch(_from_zero(seed or 0), batch).seeds)
+    return _one_each(list(seed), batch, "seeds")
+
+
+def _from_zero(seed: int) -> int:
+    if seed < 0:
+        raise ConfigError(f"The seed is {seed}; give a whole number from 0.")
+    return seed
+
+
+def _one_each(given: list[int], batch: int, what: str) -> list[int]:
+    if len(given) != batch:
+        raise ConfigError(f"{len(given)} {what} came for {batch} prompts; give one each.")
+    return given
+
+
+def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:
+    if kind == "pil":
+        return [[Image.fromarray(frame) for frame in to_bytes(clip)] for clip in video]
+    unit = ((video.clamp(-1, 1) + 1) / 2).transpose(1, 2)
+    return unit if kind == "pt" else unit.permute(0, 1, 3, 4, 2).numpy()

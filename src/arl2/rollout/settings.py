@@ -1,0 +1,127 @@
+"""How a model is sampled: levels, window, picture size and rate, saved as ``generation.json`` beside the weights."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.errors import CheckpointError, ConfigError
+from arl2.rollout.samplers import FewStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Settings of generation; the defaults are those of the published chunkwise students.
+
+    The size of a block is not among them: it belongs to the model (``block_frames`` of its config).
+
+    Attributes:
+        steps: denoising steps of a block, on the unshifted scale from 1000 down, as published configs list them.
+        first_block_steps: for the first block of a stream, where it differs.
+        warp_steps: map the steps onto the shifted schedule; otherwise they are timesteps already.
+        shift: of the noise schedule the model was trained on.
+        context_noise: timestep of the clean pass.
+        first_block_frames: latent frames of the first block, where it differs.
+        window: latent frames visible to softmax layers, current block included; None sees the whole past.
+        height, width: of the picture, in pixels.
+        num_frames: video frames, unless a call says otherwise.
+        fps: video frames a second.
+    """
+
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_block_steps: tuple[int, ...] | None = None
+    warp_steps: bool = True
+    shift: float = 5.0
+    context_noise: float = 0.0
+    first_block_frames: int | None = None
+    window: int | None = None
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    fps: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("first_block_frames", "window", "height", "width", "num_frames", "fps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; give a whole number from 1.")
+        self.sampler()  # refuses levels and shifts that cannot be
+
+    def sampler(self, steps: int | Sequence[int] | None = None) -> FewStep:
+        """The sampler of these settings.
+
+        Args:
+            steps: instead of the settings' own, for every block: a step list, or a number of steps, spread evenly.
+
+        Raises:
+            ConfigError: no steps, or steps that do not fall from at most 1000 to above 0.
+        """
+        schedule = NoiseSchedule(shift=self.shift)
+        first_block_steps = self.first_block_steps
+        if steps is None:
+            chosen: Sequence[int] = self.steps
+        else:
+            chosen, first_block_steps = _step_list(steps, schedule.train_steps), None
+        return FewStep(
+            StepPlan.from_steps(chosen, first_block_steps, schedule=schedule, warp=self.warp_steps), schedule
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        return json.loads(json.dumps({field.name: getattr(self, field.name) for field in fields(self)}))
+
+
+def _step_list(steps: int | Sequence[int], train_steps: int) -> Sequence[int]:
+    if not isinstance(steps, int):
+        return steps
+    if not 1 <= steps <= train_steps:
+        raise ConfigError(f"{steps} denoising steps were asked; give 1 to {train_steps}, or a list such as 1000 500.")
+    return [round(train_steps * (steps - i) / steps) for i in range(steps)]
+
+
+def settings_from_mapping(values: Mapping[str, Any], *, where: str) -> GenerationSettings:
+    """Strict: a name that does not exist, or a value of another type, is an error that names ``where`` it came from.
+
+    Raises:
+        ConfigError: as said, or values that cannot be.
+    """
+    kinds = get_type_hints(GenerationSettings)
+    ready: dict[str, Any] = {}
+    for name, given in values.items():
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"accepted are {', '.join(kinds)}."
+            raise ConfigError(f"{where}: unknown setting '{name}'; {hint}")
+        value: Any = tuple(given) if isinstance(given, list) else given
+        if not _is_of(value, kinds[name]):
+            raise ConfigError(f"{where}: the setting '{name}' does not take {json.dumps(value)}.")
+        ready[name] = float(value) if kinds[name] is float else value
+    return GenerationSettings(**ready)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_of(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(one, arguments[0]) for one in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The names and values of a JSON file of a pipeline's folder.
+
+    Raises:
+        CheckpointError: no such file, or one that does not hold names and values.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' cannot be read ({error}); give the folder of a whole pipeline.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"'{path}' holds {type(values).__name__}; it must hold names and values.")
+    return values

@@ -1,0 +1,148 @@
+"""Checkpoints of a run: safetensors and JSON in a folder each, written so that a crash leaves the last one whole."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from arl2.errors import CheckpointError
+from arl2.training.ema import WeightAverage
+
+_NAME = re.compile(r"step-(\d{9})")
+_TENSORS, _FACTS = "state.safetensors", "run.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands: ``step`` optimizer steps done in ``minutes`` of training, under ``config``.
+
+    ``unlogged`` are the sums of what is logged since ``logged_step``, so that log lines too go on as if never cut.
+    """
+
+    step: int
+    minutes: float
+    config: Mapping[str, Any]
+    logged_step: int
+    unlogged: Mapping[str, float]
+
+
+def save_checkpoint(
+    folder: Path,
+    state: RunState,
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+) -> Path:
+    """Write ``folder/step-NNNNNNNNN`` and delete all but the newest ``keep``.
+
+    The files are written and flushed under a temporary name, and the folder is renamed as the last act.
+    """
+    tensors = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{key}/{name}"] = value
+
+    final = folder / checkpoint_name(state.step)
+    partial = folder / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial / _TENSORS)
+    (partial / _FACTS).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+    for path in (partial / _TENSORS, partial / _FACTS, partial):
+        _flush(path)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _flush(folder)
+    for old in checkpoints_in(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after ``step`` steps."""
+    return f"step-{step:09d}"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def read_state(checkpoint: Path) -> RunState:
+    """What a checkpoint says about its run; raises ``CheckpointError`` when it cannot be read."""
+    try:
+        facts = json.loads((checkpoint / _FACTS).read_text(encoding="utf-8"))
+        return RunState(
+            int(facts["step"]),
+            float(facts["minutes"]),
+            dict(facts["config"]),
+            int(facts["logged_step"]),
+            {str(name): float(value) for name, value in facts["unlogged"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"The checkpoint '{checkpoint}' cannot be read ({error}); delete it to go on from the one before."
+        ) from error
+
+
+@torch.no_grad()
+def load_checkpoint(
+    checkpoint: Path,
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+) -> RunState:
+    """Put a checkpoint back into weights, average and optimizer, in place.
+
+    Raises:
+        CheckpointError: when it cannot be read, or names or shapes differ from what trains now.
+    """
+    state = read_state(checkpoint)
+    try:
+        tensors = load_file(checkpoint / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The checkpoint '{checkpoint}' cannot be read ({error}); delete it to go on from the one before."
+        ) from error
+    taken = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
+    taken |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+    held = {name: x for name, x in tensors.items() if not name.startswith("optimizer/")}
+    differing = sorted(taken.keys() ^ held.keys()) or sorted(n for n in taken if taken[n].shape != held[n].shape)
+    if differing:
+        raise CheckpointError(
+            f"The checkpoint '{checkpoint}' does not fit what trains now, first at '{differing[0]}' "
+            f"({len(differing)} tensors in all); use the settings it was made with, or another run folder."
+        )
+    for name, target in taken.items():
+        target.copy_(tensors[name])
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "optimizer":
+            key, _, parameter_name = rest.partition("/")
+            parameter = parameters[parameter_name]
+            # AdamW counts steps on the CPU wherever the parameter is.
+            place = torch.device("cpu") if key == "step" else parameter.device
+            optimizer.state[parameter][key] = tensor.to(place)
+    return state
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

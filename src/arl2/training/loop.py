@@ -1,0 +1,365 @@
+"""The one training loop: codec, teacher and students go through it, on one process or several."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from arl2.errors import ConfigError, NonFiniteError
+from arl2.training.checkpoint import (
+    RunState,
+    checkpoint_name,
+    checkpoints_in,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from arl2.training.config import config_differences
+from arl2.training.ema import WeightAverage
+from arl2.training.interrupt import StopSignal
+from arl2.training.processes import Processes
+from arl2.training.progress import Progress, Reporter
+from arl2.training.schedule import learning_rate_factor
+from arl2.training.task import Batch, ParameterGroup, Task
+
+# Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
+_HARMLESS = {"checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "tensorboard"}
+
+Reason = Literal["finished", "time is up", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Settings of the loop. The run's length is ``steps``, or ``max_minutes`` of training when ``steps`` is None.
+
+    Attributes:
+        seed: of every batch.
+        steps: length in optimizer steps; the learning rate then follows steps, and a run that is killed and resumed
+            gives the same bits as one that was not.
+        max_minutes: with ``steps``: stop this time after so long, to be resumed. Without: the length of the whole
+            run, resumed parts included; the learning rate follows the clock.
+        learning_rate: peak, after ``warmup_steps``; it falls along a cosine to ``final_learning_rate`` times it.
+        batches_per_step: batches whose gradients are averaged in a step, shared out over all processes.
+        gradient_clip: largest norm of all gradients together.
+        average_decay: of the running average of the weights that is evaluated and exported.
+        checkpoint_every, evaluate_every, log_every: in steps.
+        keep_checkpoints: how many of the newest checkpoints stay.
+        tensorboard: also write a TensorBoard log.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    max_minutes: float | None = None
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.01
+    warmup_steps: int = 100
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    batches_per_step: int = 1
+    gradient_clip: float = 1.0
+    average_decay: float = 0.999
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    evaluate_every: int = 1000
+    log_every: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.max_minutes is None:
+            raise ConfigError("A run needs a length: give steps or max_minutes.")
+        counts = ("batches_per_step", "checkpoint_every", "keep_checkpoints", "evaluate_every", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"average_decay is {self.average_decay}; give a number from 0 to just below 1.")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a call of ``train`` ended."""
+
+    reason: Reason
+    step: int
+    minutes: float
+    scores: Mapping[str, float]
+    checkpoint: Path
+    export: Path
+
+
+def train(
+    task: Task,
+    config: LoopConfig,
+    folder: Path,
+    *,
+    run_config: Mapping[str, Any],
+    accept_changes: bool = False,
+    processes: Processes | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """Train until the run's length, the time limit or Ctrl-C; go on where ``folder`` stands if it holds a run.
+
+    Args:
+        task: what trains.
+        config: settings of the loop.
+        folder: of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``export/``.
+        run_config: every setting of the run, plain; kept beside the run and compared when it is resumed.
+        accept_changes: resume even though settings that matter differ.
+        processes: from ``joined_processes()``; None: this one alone.
+        console: where progress goes; None: standard error of the first process.
+
+    Raises:
+        ConfigError: when the run in ``folder`` was made with other settings: the message lists them.
+        NonFiniteError: when the loss or a gradient is NaN or infinite; nothing is saved after that.
+        CheckpointError: when the newest checkpoint does not fit or cannot be read.
+    """
+    processes = processes or Processes()
+    if config.batches_per_step % processes.count:
+        raise ConfigError(
+            f"batches_per_step = {config.batches_per_step} cannot be shared out evenly over {processes.count} "
+            "processes; make it a multiple."
+        )
+    console = console or Console(stderr=True, quiet=not processes.is_first)
+    run = _Run(task, config, folder, dict(run_config), processes, console)
+    run.resume(accept_changes)
+    reporter = Reporter(
+        folder if processes.is_first else None,
+        console=console,
+        from_step=run.step,
+        tensorboard=config.tensorboard,
+    )
+    with reporter, StopSignal() as stop:
+        return run.until_done(reporter, stop)
+
+
+class _Run:
+    """A run in progress: what is saved in a checkpoint, plus the clock and the sums since the last log line."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        folder: Path,
+        run_config: dict[str, Any],
+        processes: Processes,
+        console: Console,
+    ) -> None:
+        self.task, self.config, self.folder, self.processes = task, config, folder, processes
+        self.run_config, self.console = run_config, console
+        groups = list(task.parameter_groups())
+        self.parameters = _by_name(groups)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": list(group.parameters.values()),
+                    "weight_decay": group.weight_decay,
+                    "scale": group.learning_rate_scale,
+                }
+                for group in groups
+            ],
+            lr=config.learning_rate,
+            betas=config.adam_betas,
+        )
+        self.average = WeightAverage(self.parameters, config.average_decay)
+        self.step = 0
+        self.minutes_before = 0.0
+        self.started = time.monotonic()
+        self.last_checkpoint: Path | None = None
+        self.scores: dict[str, float] | None = None
+        self.window = _Window(0, self.started)
+        self.done_before = 0.0
+        self.agreed_minutes = 0.0
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training, earlier parts of the run included."""
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is over, 0 to 1."""
+        if self.config.steps is not None:
+            return self.step / max(self.config.steps, 1)
+        return self.agreed_minutes / max(self.config.max_minutes or 0.0, 1e-9)
+
+    def resume(self, accept_changes: bool) -> None:
+        """Load the newest checkpoint of the folder, if there is one."""
+        saved = checkpoints_in(self.folder / "checkpoints")
+        if saved:
+            self._check_config(read_state(saved[-1]).config, accept_changes)
+            state = load_checkpoint(
+                saved[-1], parameters=self.parameters, average=self.average, optimizer=self.optimizer
+            )
+            self.step, self.minutes_before, self.last_checkpoint = state.step, state.minutes, saved[-1]
+            self.window = _Window(state.logged_step, self.started)
+            self.window.sums = {name: torch.tensor(value) for name, value in state.unlogged.items()}
+        self.agreed_minutes = self.minutes_before
+        self.done_before = self.done
+        if self.processes.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.json").write_text(json.dumps(self.run_config, indent=1) + "\n", encoding="utf-8")
+        self.processes.wait()
+
+    def until_done(self, reporter: Reporter, stop: StopSignal) -> RunResult:
+        """Steps until the end; then a last checkpoint, evaluation and export."""
+        if self.step:
+            reporter.say(f"Going on from step {self.step} ({self.minutes_before:.1f} minutes of training).")
+        while (reason := self._reason_to_stop(stop)) is None:
+            self._one_step()
+            self.scores = None
+            if self.step % self.config.evaluate_every == 0:
+                self._evaluate()
+            if self.scores or self.step % self.config.log_every == 0:
+                reporter.show(self._progress())
+            if self.step % self.config.checkpoint_every == 0:
+                self._save()
+        self._save()
+        if self.scores is None:
+            self._evaluate()
+            reporter.show(self._progress())
+        reporter.say(f"Stopped at step {self.step}: {reason}.")
+        checkpoint = self.folder / "checkpoints" / checkpoint_name(self.step)
+        return RunResult(reason, self.step, self.minutes, self.scores or {}, checkpoint, self.folder / "export")
+
+    def _reason_to_stop(self, stop: StopSignal) -> Reason | None:
+        """Agreed between processes, whose clocks and signals differ."""
+        here, total, asked = self.minutes - self.minutes_before, self.minutes, float(stop.asked)
+        here, total, asked = self.processes.largest(here, total, asked)
+        self.agreed_minutes = total
+        limit = self.config.max_minutes
+        if self.config.steps is not None and self.step >= self.config.steps:
+            return "finished"
+        if self.config.steps is None and limit is not None and total >= limit:
+            return "finished"
+        if asked:
+            return "interrupted"
+        if limit is not None and here >= limit:
+            return "time is up"
+        return None
+
+    def _one_step(self) -> None:
+        config = self.config
+        factor = learning_rate_factor(
+            self.step, self.done, warmup_steps=config.warmup_steps, final=config.final_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * group["scale"] * factor
+        self.optimizer.zero_grad()
+        share = 1 / config.batches_per_step
+        total, window = 0.0, self.window
+        for slot in range(self.processes.rank, config.batches_per_step, self.processes.count):
+            loss = self.task.loss(Batch.keyed(config.seed, self.step, slot, config.batches_per_step))
+            (loss.value * share).backward()
+            total += loss.value.item() * share
+            window.samples += loss.samples * self.processes.count
+            # The loss is summed over processes; the other logs stay those of this process, free of communication.
+            for name, value in loss.logs.items():
+                window.add(name, value.detach() * share * self.processes.count)
+        self.processes.sum_gradients(self.parameters.values())
+        (total,) = self.processes.sum(total)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.gradient_clip)
+        self._check_finite(total, norm.item())
+        self.optimizer.step()
+        self.step += 1
+        self.average.update(self.step)
+        window.add("loss", torch.tensor(total))
+        window.add("gradient_norm", norm)
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        broken = [
+            name
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of all gradients is {norm}"
+        where = f", first in the gradient of '{broken[0]}'" if broken else ""
+        good = f"the last good checkpoint is '{self.last_checkpoint}'" if self.last_checkpoint else "none was saved"
+        raise NonFiniteError(f"The {what} at step {self.step}{where}; {good}: resume it with a lower learning rate.")
+
+    def _save(self) -> None:
+        name = checkpoint_name(self.step)
+        if self.processes.is_first and (self.last_checkpoint is None or self.last_checkpoint.name != name):
+            self.last_checkpoint = save_checkpoint(
+                self.folder / "checkpoints",
+                self._state(),
+                parameters=self.parameters,
+                average=self.average,
+                optimizer=self.optimizer,
+                keep=self.config.keep_checkpoints,
+            )
+        self.processes.wait()
+
+    def _state(self) -> RunState:
+        unlogged = {name: value.item() for name, value in self.window.sums.items()}
+        return RunState(self.step, self.minutes, self.run_config, self.window.step, unlogged)
+
+    def _evaluate(self) -> None:
+        """Scores and export of the averaged weights; the other processes wait."""
+        self.scores = {}
+        if self.processes.is_first:
+            with self.average.applied():
+                self.scores = dict(self.task.evaluate())
+                self.task.export(self.folder / "export")
+        self.processes.wait()
+
+    def _progress(self) -> Progress:
+        """What happened since the last log line; a new window begins."""
+        now, done, window = time.monotonic(), self.done, self.window
+        share_a_second = (done - self.done_before) / max(now - self.started, 1e-9)
+        self.window = _Window(self.step, now)
+        return Progress(
+            step=self.step,
+            minutes=self.minutes,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            samples_per_second=window.samples / max(now - window.since, 1e-9),
+            seconds_left=(1 - done) / share_a_second if share_a_second > 0 else None,
+            logs={name: value.item() / max(self.step - window.step, 1) for name, value in window.sums.items()},
+            scores=self.scores or {},
+        )
+
+    def _check_config(self, before: Mapping[str, Any], accept_changes: bool) -> None:
+        lines = config_differences(before, self.run_config)
+        harmless = _HARMLESS | ({"max_minutes"} if self.config.steps is not None else set())
+        serious = [line for line in lines if line.partition(":")[0].rpartition(".")[2] not in harmless]
+        if serious and not accept_changes:
+            raise ConfigError(
+                f"The run in '{self.folder}' was made with other settings ({'; '.join(serious)}); use another "
+                "folder, or accept the changes."
+            )
+        for line in lines:
+            self.console.print(f"Changed since the run began: {line}", markup=False, highlight=False)
+
+
+@dataclass
+class _Window:
+    """Sums between two log lines; values stay on their device until they are read."""
+
+    step: int
+    since: float
+    samples: int = 0
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        """Add to the sum of that name."""
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+def _by_name(groups: Sequence[ParameterGroup]) -> dict[str, nn.Parameter]:
+    """All parameters that train, by name; raises ``ConfigError`` when there is none or a name comes twice."""
+    parameters: dict[str, nn.Parameter] = {}
+    for group in groups:
+        for name, parameter in group.parameters.items():
+            if name in parameters:
+                raise ConfigError(f"The task names two parameters '{name}'; every name must be unique.")
+            parameters[name] = parameter
+    if not parameters:
+        raise ConfigError("Nothing trains: the task has no parameters; unfreeze some.")
+    return parameters

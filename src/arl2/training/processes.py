@@ -1,0 +1,69 @@
+"""One process or several (``torchrun``): who does which batches, and how gradients become one."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together; alone, every method does nothing."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up gradients over processes; a parameter without gradient counts as zero."""
+        if self.count == 1:
+            return
+        held = list(parameters)
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held])
+        dist.all_reduce(flat)
+        for parameter, gradient in zip(held, flat.split([p.numel() for p in held]), strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value, added up over processes."""
+        return self._reduced(values, dist.ReduceOp.SUM if self.count > 1 else None)
+
+    def largest(self, *values: float) -> list[float]:
+        """Each value's largest over processes: how they agree on the clock and on stopping."""
+        return self._reduced(values, dist.ReduceOp.MAX if self.count > 1 else None)
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def _reduced(self, values: tuple[float, ...], operation: "dist.ReduceOp.RedOpType | None") -> list[float]:
+        if operation is None:
+            return list(values)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        held = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(held, operation)
+        return held.tolist()
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """The group that ``torchrun`` started (nccl with GPUs, gloo without), or this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,81 @@
+"""What the training loop asks of whatever trains: a codec, a teacher, a student."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which batch to make. All randomness comes from ``generator``, which (seed, step, slot) alone decide.
+
+    Attributes:
+        step: optimizer step, from 0.
+        slot: which of the step's ``slots`` batches; with several processes each takes some of the slots.
+        slots: batches whose gradients are averaged in one step, over all processes.
+        generator: fresh, on the CPU.
+    """
+
+    step: int
+    slot: int
+    slots: int
+    generator: torch.Generator
+
+    @classmethod
+    def keyed(cls, seed: int, step: int, slot: int, slots: int) -> "Batch":
+        """The batch of that key, with its generator."""
+        key = hashlib.sha256(f"{seed}/{step}/{slot}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+        return cls(step, slot, slots, generator)
+
+    @property
+    def index(self) -> int:
+        """Position in a stream of batches: for data that is read in order."""
+        return self.step * self.slots + self.slot
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise, how many samples it is the mean of, and scalars to log.
+
+    Logs are averaged between log lines, over the batches of the first process.
+    """
+
+    value: Float[Tensor, ""]
+    samples: int
+    logs: Mapping[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that train, by a name that is unique in the task and stays the same from run to run."""
+
+    parameters: Mapping[str, nn.Parameter]
+    learning_rate_scale: float = 1.0
+    weight_decay: float = 0.0
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One thing to train. The loop owns optimizer, average, checkpoints and logs; the task owns models and data."""
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """What trains; asked once, before the first step."""
+        ...
+
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of one batch, differentiable. It must not draw from any other source of randomness."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Scores (or none), asked with the averaged weights in place: every ``evaluate_every`` steps and at the end."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write what people load, with the averaged weights in place, into ``folder`` (made by the task)."""
+        ...

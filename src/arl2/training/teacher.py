@@ -1,0 +1,245 @@
+"""The teacher task: the causal Wan transformer learns the shapes world by flow matching with teacher forcing."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from arl2.diffusion.flow import add_noise, clean_to_velocity
+from arl2.diffusion.levels import shift_sigma
+from arl2.errors import ConfigError
+from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.generator import generate_blocks
+from arl2.rollout.noise import SeededNoise
+from arl2.rollout.settings import GenerationSettings
+from arl2.shapes.captions import PARAPHRASES, captions_of
+from arl2.shapes.oracle import read
+from arl2.shapes.palette import WORLD_SIZE
+from arl2.shapes.request import requests_of
+from arl2.shapes.scoring import score_readings
+from arl2.shapes.text import ShapesText
+from arl2.shapes.world import Scenes, sample_scenes
+from arl2.training.latents import encoded_clips
+from arl2.training.loop import LoopConfig
+from arl2.training.start import start_run_from_words
+from arl2.training.task import Batch, Loss, ParameterGroup
+from arl2.video.group_codec import GroupCodec
+
+# Prompts of evaluation come from a seed that no training run uses.
+_HELD_OUT_SEED = 2**40 + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherModelConfig:
+    """Sizes of the transformer: see ``CausalWanTransformer3DModel``. The defaults have 1.3 M parameters."""
+
+    layer_plan: str = "SSSS"
+    num_attention_heads: int = 4
+    attention_head_dim: int = 32
+    ffn_dim: int = 384
+    freq_dim: int = 64
+    text_dim: int = 64
+    text_len: int = 16
+    block_frames: int = 3
+    window: int | None = 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Settings of a teacher run.
+
+    Attributes:
+        codec: folder of the codec; its encoder and statistics must not change afterwards.
+        latents: folder in which encoded clips are kept, shared by runs.
+        start_from: folder of an earlier run's export to go on from; its sizes then replace ``model``.
+        clips: encoded clips to learn from; ``clip_frames`` latent frames each.
+        data_seed: of the scenes.
+        lengths: latent frames of a training clip; each batch draws one of them. A single block first (48 tokens, where
+            shapes are learnt), longer ones later.
+        batch_frames: latent frames in a batch: so many clips as fit.
+        shift: of the noise levels, in training and in sampling.
+        content_weight: extra weight of the loss where a latent differs from its clip's background.
+        steps, first_block_steps: of the sampler in evaluation, and what is exported with the model.
+        evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
+    """
+
+    loop: LoopConfig
+    codec: str
+    latents: str = "runs/latents"
+    model: TeacherModelConfig = field(default_factory=TeacherModelConfig)
+    start_from: str | None = None
+    clips: int = 8192
+    clip_frames: int = 27
+    data_seed: int = 1
+    lengths: tuple[int, ...] = (3,)
+    batch_frames: int = 192
+    shift: float = 3.0
+    content_weight: float = 2.0
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_block_steps: tuple[int, ...] | None = None
+    evaluation_clips: int = 24
+    evaluation_frames: int = 9
+
+    def __post_init__(self) -> None:
+        if not self.lengths or any(n % self.model.block_frames or n > self.clip_frames for n in self.lengths):
+            raise ConfigError(
+                f"lengths are {list(self.lengths)}; each must be whole blocks of {self.model.block_frames} frames "
+                f"and at most clip_frames = {self.clip_frames}."
+            )
+        if self.batch_frames < max(self.lengths):
+            raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+
+
+class TeacherTask:
+    """Trains a transformer and its text encoder; implements ``arl2.training.task.Task``."""
+
+    def __init__(self, config: TeacherConfig, *, device: torch.device | str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.codec = GroupCodec.from_pretrained(config.codec, torch_dtype=torch.float32).eval()
+        if config.start_from is None:
+            torch.manual_seed(config.loop.seed)  # modules draw their first weights from the global generator
+            self.model = _fresh_model(config)
+            self.text = ShapesText.build(width=config.model.text_dim, seed=config.loop.seed)
+        else:
+            folder = Path(config.start_from)
+            self.model = CausalWanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+            self.text = ShapesText.from_pretrained(folder / "text")
+            self.text.words.encoder.float()
+        self.model.to(self.device).train()
+        self.text.words.encoder.to(self.device).train()
+        console = Console(stderr=True)
+        self.latents = encoded_clips(
+            self.codec,
+            Path(config.latents),
+            clips=config.clips,
+            frames=config.clip_frames,
+            seed=config.data_seed,
+            say=lambda line: console.print(line, highlight=False),
+        )
+        self.scenes = sample_scenes(config.clips, seed=config.data_seed)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Transformer and text encoder; matrices decay, the rest does not."""
+        named = {f"transformer.{n}": p for n, p in self.model.named_parameters()}
+        named |= {f"text.{n}": p for n, p in self.text.words.encoder.named_parameters()}
+        matrices = {n: p for n, p in named.items() if p.dim() > 1 and n.startswith("transformer.layers")}
+        rest = {n: p for n, p in named.items() if n not in matrices}
+        return [ParameterGroup(matrices, weight_decay=0.01), ParameterGroup(rest)]
+
+    def loss(self, batch: Batch) -> Loss:
+        """Mean square error of the flow, one noise level a block, earlier blocks given clean."""
+        config, draw = self.config, batch.generator
+        frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
+        count = config.batch_frames // frames
+        chosen = torch.randint(len(self.latents), (count,), generator=draw)
+        clean, from_start = self._cut(chosen, frames, draw)
+        text = self._embed(chosen, draw)
+
+        size = config.model.block_frames
+        sigma = shift_sigma(torch.rand(count, frames // size, generator=draw), config.shift).repeat_interleave(size, 1)
+        noise = torch.randn(clean.shape, generator=draw).to(self.device)
+        noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
+        timestep = (1000 * sigma).to(self.device)
+        run = DiffusionForcing() if frames == size else TeacherForcing(clean)
+        flow = self.model(noisy, timestep, text, run=run)
+        assert flow is not None
+
+        error = (flow - clean_to_velocity(clean, noise)).square().mean(1)
+        weight = 1 + config.content_weight * _differs_from_background(clean)
+        # A clip cut from the middle begins with a block whose past is missing: it is context, not a target.
+        weight[:, :size] *= from_start[:, None, None, None].to(weight)
+        value = (weight * error).sum() / weight.sum()
+        return Loss(value, count, {"flow": error.detach().mean()})
+
+    @torch.no_grad()
+    def evaluate(self) -> Mapping[str, float]:
+        """What the oracle says of rollouts of held-out prompts."""
+        config = self.config
+        self.model.eval()
+        scenes = sample_scenes(config.evaluation_clips, seed=_HELD_OUT_SEED)
+        text = self.text.encode_captions(captions_of(scenes))
+        _, _, _, height, width = self.latents.shape
+        sampler = self._generation().sampler()
+        blocks = generate_blocks(
+            self.model,
+            text,
+            noise=SeededNoise.for_batch(0, len(scenes)),
+            sampler=sampler,
+            height=height,
+            width=width,
+            frames=config.evaluation_frames,
+        )
+        latents = torch.cat([block.latents for block in blocks], dim=2).cpu()
+        readings = [read(self.codec.decode(clip[None])[0].clamp(-1, 1)) for clip in latents]
+        shares = score_readings(readings, requests_of(scenes))
+        self.model.train()
+        return {name: share.value for name, share in shares.items() if not math.isnan(share.value)}
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Half precision ``transformer`` and ``text`` folders, and how to sample from them."""
+        half = CausalWanTransformer3DModel.from_config(self.model.config)
+        half.load_state_dict(self.model.state_dict())
+        half.to(torch.float16).save_pretrained(folder / "transformer")
+        self.text.save_pretrained(folder / "text")
+        settings = {"text": "shapes", **self._generation().to_mapping()}
+        (folder / "generation.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def _generation(self) -> GenerationSettings:
+        config = self.config
+        return GenerationSettings(
+            steps=config.steps,
+            first_block_steps=config.first_block_steps,
+            shift=config.shift,
+            window=config.model.window,
+            height=WORLD_SIZE,
+            width=WORLD_SIZE,
+        )
+
+    def _cut(
+        self, chosen: Tensor, frames: int, draw: torch.Generator
+    ) -> tuple[Float[Tensor, "clips channels frames height width"], Tensor]:
+        """Clips of ``frames`` latent frames; half of the longer ones begin anywhere, so that a window can slide."""
+        spare = self.latents.shape[2] - frames
+        starts = torch.randint(spare + 1, (len(chosen),), generator=draw)
+        from_start = torch.rand(len(chosen), generator=draw) < 0.5
+        if frames == self.config.model.block_frames:
+            from_start = torch.ones_like(from_start)  # a single block without its past can only be the first
+        starts = starts.masked_fill(from_start, 0)
+        from_start = starts == 0
+        cut = [self.latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
+        return torch.stack(cut).float().to(self.device), from_start
+
+    def _embed(self, chosen: Tensor, draw: torch.Generator) -> Float[Tensor, "clips words width"]:
+        scenes: Scenes = self.scenes.select(chosen)
+        paraphrases = torch.randint(PARAPHRASES, (len(chosen),), generator=draw).tolist()
+        return self.text.encode_captions(captions_of(scenes, paraphrases))
+
+
+def _fresh_model(config: TeacherConfig) -> CausalWanTransformer3DModel:
+    """Seeded weights with a silent head, so that training starts from the mean and not from noise."""
+    sizes = vars(config.model)
+    model = CausalWanTransformer3DModel(**sizes)
+    with torch.no_grad():
+        model.head.proj.weight.zero_()
+        model.head.proj.bias.zero_()
+    return model
+
+
+def _differs_from_background(
+    clean: Float[Tensor, "clips channels frames height width"],
+) -> Float[Tensor, "clips frames height width"]:
+    """1 where a latent is far from its clip's median (object, wall, edges), 0 on the plain background."""
+    median = clean.flatten(2).median(-1).values[..., None, None, None]
+    return ((clean - median).square().mean(1) > 0.15).float()
+
+
+if __name__ == "__main__":
+    start_run_from_words(TeacherConfig, lambda config, device: TeacherTask(config, device=device))

@@ -1,0 +1,1 @@
+"""Pixels: codecs between video and latents, and reading and writing video files."""

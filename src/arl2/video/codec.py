@@ -1,0 +1,123 @@
+"""What every video codec of arl2 offers: pixels to latents and back, whole clips or block by block."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.errors import GeometryError, MemoryMismatchError
+
+Side = Literal["encoder", "decoder"]
+
+Video = Float[Tensor, "batch 3 frames height width"]
+Latents = Float[Tensor, "batch channels latent_frames latent_height latent_width"]
+
+
+@dataclass
+class CodecCache:
+    """What one direction of a codec remembers of a stream; made by ``VideoCodec.new_cache``, kept by the caller.
+
+    Its size does not depend on how much of the stream has passed. ``clone`` forks a stream; ``to_tensors`` and
+    ``from_tensors`` save one.
+    """
+
+    side: Side
+    latent_frames: int = 0
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def clone(self) -> "CodecCache":
+        """An independent copy: going on with one does not change the other."""
+        return CodecCache(self.side, self.latent_frames, {name: x.clone() for name, x in self.features.items()})
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, ready for safetensors."""
+        return {"latent_frames": torch.tensor(self.latent_frames), **self.features}
+
+    @classmethod
+    def from_tensors(cls, side: Side, tensors: dict[str, Tensor]) -> "CodecCache":
+        """The inverse of ``to_tensors``; raises ``MemoryMismatchError`` if the counter is missing."""
+        if "latent_frames" not in tensors:
+            raise MemoryMismatchError(
+                f"A saved codec cache needs the tensor 'latent_frames', but only {sorted(tensors)} came; "
+                "pass what CodecCache.to_tensors returned."
+            )
+        features = {name: x for name, x in tensors.items() if name != "latent_frames"}
+        return cls(side, int(tensors["latent_frames"]), features)
+
+    def require(self, side: Side) -> None:
+        """Raise ``MemoryMismatchError`` when this cache belongs to the other direction."""
+        if self.side != side:
+            raise MemoryMismatchError(
+                f"This cache belongs to the {self.side}, but the {side} was called; make one with new_cache('{side}')."
+            )
+
+
+@runtime_checkable
+class VideoCodec(Protocol):
+    """Pixels in [-1, 1] to normalised latents (about zero mean, unit variance a channel) and back.
+
+    The first latent frame of a stream stands for one video frame, every later one for ``temporal_factor``.
+    Without a cache a call is a whole clip; with one it goes on where the last call with that cache ended.
+    """
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        ...
+
+    @property
+    def spatial_factor(self) -> int:
+        """Video pixels a latent pixel stands for, along each side."""
+        ...
+
+    @property
+    def temporal_factor(self) -> int:
+        """Video frames a latent frame stands for, except the first of a stream, which stands for one."""
+        ...
+
+    def new_cache(self, side: Side = "decoder") -> CodecCache:
+        """An empty cache: the start of a stream."""
+        ...
+
+    def encode(self, video: Video, cache: CodecCache | None = None) -> Latents:
+        """Latents of the video frames given; as many video frames as make whole latent frames."""
+        ...
+
+    def decode(self, latents: Latents, cache: CodecCache | None = None) -> Video:
+        """Video frames of the latents given, not clamped."""
+        ...
+
+    def frames_of(self, first_frame: int, latent_frames: int) -> int:
+        """Video frames that ``latent_frames`` latent frames give when the first has index ``first_frame``."""
+        ...
+
+
+def video_frames_of(first_frame: int, latent_frames: int, temporal_factor: int) -> int:
+    """Video frames of a run of latent frames: ``temporal_factor`` each, but 1 for the first of the stream.
+
+    >>> video_frames_of(0, 3, temporal_factor=4), video_frames_of(3, 3, temporal_factor=4)
+    (9, 12)
+    """
+    if first_frame < 0 or latent_frames < 0:
+        raise GeometryError(
+            f"Frame counts are 0 or more, but first_frame={first_frame} and latent_frames={latent_frames} came."
+        )
+    missing = temporal_factor - 1 if first_frame == 0 and latent_frames > 0 else 0
+    return latent_frames * temporal_factor - missing
+
+
+def latent_frames_of(first_frame: int, video_frames: int, temporal_factor: int) -> int:
+    """Latent frames of a run of video frames; raises ``GeometryError`` when it ends inside a latent frame.
+
+    >>> latent_frames_of(0, 81, temporal_factor=4), latent_frames_of(3, 8, temporal_factor=4)
+    (21, 2)
+    """
+    whole = video_frames + (temporal_factor - 1 if first_frame == 0 else 0)
+    if video_frames < 1 or whole % temporal_factor:
+        form = f"1 + {temporal_factor} n" if first_frame == 0 else f"a multiple of {temporal_factor}"
+        raise GeometryError(
+            f"{video_frames} video frames came, but here their number must be {form}; cut or extend the clip."
+        )
+    return whole // temporal_factor

@@ -1,0 +1,142 @@
+"""The writer for formats that PyAV encodes: mp4, gif and webp."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.filter import Graph
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from arl2.errors import GeometryError
+from arl2.video.formats import Format
+from arl2.video.pixels import enlarge
+from arl2.video.writers import VideoWriter, require_same_size
+
+# Matrix and range are written into the stream: left out, players guess them from the picture's size.
+_BT601, _LIMITED_RANGE = 6, 1
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    codec: str
+    pixels: str
+    stream: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
+
+
+_RECIPES: dict[Format, _Recipe] = {
+    "mp4": _Recipe(
+        "libx264",
+        "yuv420p",
+        {"crf": "16", "preset": "medium"},
+        {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
+    ),
+    "gif": _Recipe("gif", "pal8"),
+    "webp": _Recipe("libwebp_anim", "bgra", {"quality": "90", "loop": "0"}, {"loop": "0"}),
+}
+
+
+class EncodedVideo(VideoWriter):
+    """Opens the file at the first frame, when the size is known; made by ``arl2.video.writers.open_video``."""
+
+    def __init__(self, path: Path, kind: Format, *, fps: int, scale: int, settings: Mapping[str, Any] | None) -> None:
+        self._path, self._kind, self._fps, self._scale = path, kind, fps, scale
+        self._comment = json.dumps(dict(settings)) if settings is not None else None
+        self._output: _Output | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._count = 0
+
+    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
+        for frame in enlarge(frames, self._scale):
+            if self._output is None:
+                self._shape, self._output = frame.shape, self._open(frame.shape[1], frame.shape[0])
+            require_same_size(frame.shape, self._shape or frame.shape)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
+            self._count += 1
+            self._output.encode(picture)
+
+    def close(self) -> None:
+        """Write what the encoder still holds, and the end of the file."""
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+    def _open(self, width: int, height: int) -> "_Output":
+        if self._kind == "mp4" and (width % 2 or height % 2):
+            raise GeometryError(
+                f"H.264 needs even sides, but the video is {width} x {height}; write a .gif or use an even scale."
+            )
+        recipe = _RECIPES[self._kind]
+        container = av.open(str(self._path.absolute()), "w", format=self._kind, options=recipe.container)
+        if self._comment is not None:
+            container.metadata["comment"] = self._comment
+        stream = cast(VideoStream, container.add_stream(recipe.codec, rate=self._fps, options=recipe.stream))
+        stream.width, stream.height, stream.pix_fmt = width, height, recipe.pixels
+        stream.time_base = Fraction(1, self._fps)
+        if self._kind != "mp4":
+            return _Output(container, stream, _palette_graph(width, height, self._fps) if self._kind == "gif" else None)
+        context = stream.codec_context
+        context.gop_size = self._fps
+        context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+        return _Output(container, stream)
+
+
+@dataclass
+class _Output:
+    """An open file, its one stream and, for gif, the filter that chooses colours."""
+
+    container: OutputContainer
+    stream: VideoStream
+    palette: Graph | None = None
+
+    def encode(self, picture: av.VideoFrame) -> None:
+        """Put one RGB frame in."""
+        if self.palette is not None:
+            self.palette.push(picture)
+            self._drain(self.palette)
+        elif self.stream.pix_fmt == "yuv420p":
+            matched = picture.reformat(format="yuv420p", dst_colorspace=_BT601, dst_color_range=_LIMITED_RANGE)
+            self.container.mux(self.stream.encode(matched))
+        else:
+            self.container.mux(self.stream.encode(picture))
+
+    def close(self) -> None:
+        """Flush filter and encoder, and end the file."""
+        if self.palette is not None:
+            self.palette.push(None)
+            self._drain(self.palette)
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+    def _drain(self, palette: Graph) -> None:
+        while True:
+            try:
+                picture = palette.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            self.container.mux(self.stream.encode(cast(av.VideoFrame, picture)))
+
+
+def _palette_graph(width: int, height: int, fps: int) -> Graph:
+    """A filter that gives every frame its own best 256 colours, one frame at a time."""
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, fps))
+    split = graph.add("split")
+    generate = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    use = graph.add("paletteuse", "new=1:dither=none")
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(generate, 0, 0)
+    split.link_to(use, 1, 0)
+    generate.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph

@@ -1,0 +1,100 @@
+"""Video frames to a file as they come: mp4, gif, webp or a folder of PNGs, by the name of the output."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from arl2.errors import GeometryError
+from arl2.video.formats import check_writable
+from arl2.video.pixels import enlarge
+
+DEFAULT_FPS = 16
+
+
+class VideoWriter(ABC):
+    """Takes video frames as they come. Use it as a context: leaving it, by an error too, completes the file."""
+
+    @abstractmethod
+    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
+        """Append RGB frames, all of the size of the first; raises ``GeometryError`` for another size."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete the file. Closing twice does no harm."""
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_video(
+    path: Path | str, *, fps: int = DEFAULT_FPS, scale: int = 1, settings: Mapping[str, Any] | None = None
+) -> VideoWriter:
+    """A writer for ``path``, whose name says the format. Call it before the work: it checks that it can write.
+
+    Memory does not grow with the video for mp4, gif and PNGs. An animated webp keeps its frames, compressed, until
+    it is closed: the format puts its length first.
+
+    Args:
+        path: ``.mp4`` (H.264, in fragments of a second: what a killed run leaves can be played), ``.gif``,
+            ``.webp``, or a name without extension for a new folder of PNGs.
+        fps: video frames a second.
+        scale: whole number by which every pixel is enlarged.
+        settings: what made the video; kept as JSON in the mp4's comment or the folder's ``settings.json``. The
+            other formats have no place for it.
+
+    Raises:
+        VideoFileError: unknown extension, or a place that cannot be written to.
+        GeometryError: a scale or a frame rate below 1.
+    """
+    if scale < 1 or fps < 1:
+        raise GeometryError(f"scale={scale} and fps={fps} came, but both are whole numbers from 1.")
+    path = Path(path)
+    kind = check_writable(path)
+    if kind == "png folder":
+        return _PngFolder(path, fps, scale, settings)
+    # PyAV is loaded when a file needs it: importing arl2 stays light.
+    from arl2.video.encoded import EncodedVideo
+
+    return EncodedVideo(path, kind, fps=fps, scale=scale, settings=settings)
+
+
+class _PngFolder(VideoWriter):
+    """``00000.png``, ``00001.png``, ... and ``settings.json`` with the frame rate."""
+
+    def __init__(self, folder: Path, fps: int, scale: int, settings: Mapping[str, Any] | None) -> None:
+        self._folder, self._scale, self._count = folder, scale, 0
+        self._shape: tuple[int, ...] | None = None
+        folder.mkdir(exist_ok=True)
+        facts = {"fps": fps, "settings": dict(settings or {})}
+        (folder / "settings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
+        for frame in enlarge(frames, self._scale):
+            self._shape = self._shape or frame.shape
+            require_same_size(frame.shape, self._shape)
+            Image.fromarray(frame).save(self._folder / f"{self._count:05d}.png")
+            self._count += 1
+
+    def close(self) -> None:
+        """Nothing to do: every PNG is complete once written."""
+
+
+def require_same_size(came: tuple[int, ...], first: tuple[int, ...]) -> None:
+    """Raise ``GeometryError`` unless a frame has the size of the first."""
+    if came != first:
+        raise GeometryError(
+            f"A video frame of {came[1]} x {came[0]} came into a video of {first[1]} x {first[0]}; all frames of a "
+            "file have one size."
+        )

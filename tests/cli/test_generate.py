@@ -1,0 +1,183 @@
+"""``arl2 generate``: files with their settings, the same bytes for the same seed, and mistakes in one sentence."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arl2.cli import generation
+from arl2.cli.main import main
+from arl2.cli.outputs import file_name, side_by_side
+from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
+from arl2.video.reading import read_video, video_info
+from pipeline.stand_in import stand_in_folder
+
+PROMPT = "a red circle moves right on navy"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(stand_in_folder(tmp_path_factory.mktemp("model") / "stand-in"))
+
+
+@pytest.fixture
+def generate(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: main(["generate", "--model", model, *words])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a"])
+def test_every_format_is_the_streams_video(generate, name: str, capsys) -> None:
+    assert generate(PROMPT, "--frames", "20", "--output", name, "--scale", "2", "--seed", "7") == 0
+    video = read_video(Path(name))
+    assert video.shape == (20, 128, 128, 3)
+    out = capsys.readouterr().out
+    assert "20 video frames do not fill whole blocks: 21 are generated" in out
+    assert f"wrote {name}\n" in out
+    assert "peak memory" in out
+    if name in ("a.mp4", "a"):
+        settings = video_info(Path(name)).settings
+        assert settings["prompt"] == PROMPT
+        assert (settings["seed"], settings["num_frames"], settings["window"], settings["fps"]) == (7, 20, 9, 16)
+        assert settings["levels"] == [1000, 750]
+
+
+def test_default_name_and_scale(generate, tmp_path: Path) -> None:
+    prompt = "A RED ball / ../ moves right!"
+    assert generate(prompt, "--frames", "9", "--quiet") == 0
+    (written,) = tmp_path.iterdir()
+    assert written.name == file_name(0, prompt)
+    assert written.name.startswith("000-a-red-ball-moves-right-")
+    assert video_info(written).width == 256
+
+
+def test_same_seed_same_bytes(generate, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        words = ("--latents", f"{name}.safetensors", "--output", f"{name}.gif", "--quiet")
+        assert generate(PROMPT, "a blue square bounces", *words) == 0
+    one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (tmp_path / "one.gif").read_bytes() == (tmp_path / "two.gif").read_bytes()
+    assert generate(PROMPT, "--latents", "two.safetensors", "--output", "two.gif", "--seed", "1", "--quiet") == 0
+    assert one.read_bytes() != two.read_bytes()
+
+
+def test_several_prompts_side_by_side(generate, tmp_path: Path) -> None:
+    prompts = (PROMPT, "a blue square bounces", "a green triangle falls")
+    assert generate(*prompts, "--output", "all.mp4", "--frames", "9", "--scale", "1", "--quiet") == 0
+    info = video_info(tmp_path / "all.mp4")
+    assert (info.width, info.height) == (130, 130)
+    assert info.settings["prompts"] == list(prompts)
+
+
+def test_several_prompts_into_a_folder(generate, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(generation, "_BATCH", 2)
+    prompts = [PROMPT, "a blue square bounces", "a green triangle falls"]
+    words = ("--output", "out", "--frames", "9", "--sheet", "sheet.png", "--latents", "l.safetensors", "--quiet")
+    assert generate(*prompts, *words) == 0
+    entries = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [entry["prompt"] for entry in entries] == prompts
+    assert [entry["seed"] for entry in entries] == [0, 1, 2]
+    for entry in entries:
+        assert len(read_video(tmp_path / "out" / entry["file"])) == 9
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 3 * 64
+    # A second run into the folder adds to it.
+    assert generate("a cyan disc rises", PROMPT, *words) == 0
+    assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 5
+
+
+def test_ctrl_c_leaves_a_whole_file(generate, tmp_path: Path, monkeypatch, capsys) -> None:
+    pixels = VideoBlock.pixels
+
+    def interrupting(block: VideoBlock, sample: int = 0) -> np.ndarray:
+        if block.index == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return pixels(block, sample)
+
+    monkeypatch.setattr(VideoBlock, "pixels", interrupting)
+    words = ("--output", "cut.mp4", "--latents", "cut.safetensors", "--sheet", "cut.png", "--frames", "81")
+    assert generate(PROMPT, *words) == 130
+    assert len(read_video(tmp_path / "cut.mp4")) == 21
+    assert (tmp_path / "cut.safetensors").is_file()
+    assert (tmp_path / "cut.png").is_file()
+    assert "interrupted; what was done until then is whole in cut.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("",), "The prompt is empty"),
+        (("hello world",), "names no colour, shape, motion"),
+        (("red", "--output", "a.avi"), "accepted are .mp4, .gif, .webp"),
+        (("red", "--output", "file/a.mp4"), "cannot be made"),
+        (("red", "--output", "folder.mp4"), "is a folder"),
+        (("red", "--sheet", "a.jpg"), "must end in .png"),
+        (("red", "--latents", "file/a.safetensors"), "cannot be made"),
+        (("red", "--latents", "folder.safetensors"), "is a folder"),
+        (("red", "--window", "2"), "use at least 3"),
+        (("red", "--steps", "500,1000"), "must fall strictly"),
+        (("red", "--device", "cuda:77"), "cannot be used here"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_work(generate, tmp_path: Path, capsys, words, said: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "folder.safetensors").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert generate(*words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("arl2 generate: ")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [("--frames", "0"), ("--seed", "-1"), ("--steps", "x"), ("--window", "wide")])
+def test_numbers_that_are_none(generate, words: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        generate("red", *words)
+
+
+def test_a_model_that_is_not_there(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "red", "--model", "nothing"]) == 2
+    assert "There is no model 'nothing'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(generate, monkeypatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(generation.Generation, "_keep", full)
+    assert generate("red", "--output", "a.gif") == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_threads_do_not_change_latents(model: str) -> None:
+    import torch
+
+    pipe = ARL2Pipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    one = pipe(PROMPT, output_type="latent").frames
+    torch.set_num_threads(2)
+    try:
+        two = pipe(PROMPT, output_type="latent").frames
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
+
+
+def test_side_by_side_fills_rows() -> None:
+    videos = [np.full((2, 4, 4, 3), value, dtype=np.uint8) for value in (10, 20, 30)]
+    whole = side_by_side(videos)
+    assert whole.shape == (2, 10, 10, 3)
+    assert whole[0, 0, 9, 0] == 20
+    assert whole[0, 9, 0, 0] == 30
+    assert whole[0, 9, 9, 0] == whole[0, 5, 0, 0] == 255
+    assert side_by_side(videos[:1]) is videos[0]

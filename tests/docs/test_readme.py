@@ -1,0 +1,68 @@
+"""What the README shows is run: its commands exist, its Python works, its files are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from arl2.checkpoints import export_checkpoint
+from arl2.cli.main import build_parser, main
+from support import tiny_model
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def commands() -> list[list[str]]:
+    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    words = [shlex.split(line.removeprefix(".venv/bin/")) for line in lines if line]
+    return [line[1:] for line in words if line[0] == "arl2"]
+
+
+def test_every_command_parses():
+    assert len(commands()) >= 3
+    for words in commands():
+        build_parser().parse_args(words)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.M)
+    assert "test" in targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
+
+
+def test_inspect_and_selfcheck_run_as_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    export_checkpoint(tiny_model("HS"), tmp_path / "model.pt")
+    assert main(["inspect", "model.pt"]) == 0
+    assert "HS  1 of 2 hybrid" in capsys.readouterr().out
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    code = next(block for block in blocks("python") if "load_transformer" in block)
+    export_checkpoint(tiny_model("HS", block_frames=3, text_len=512), tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    small = code.replace("height=60, width=104", "height=4, width=6")
+    assert small != code
+    exec(compile(small, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"0 {torch.Size([1, 3, 3, 4, 6])}"
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_the_file_map_names_what_is_there():
+    listing = next(block for block in re.findall(r"```\n(.*?)```", README, flags=re.S) if "src/arl2/" in block)
+    for room in re.findall(r"^  (\w+)/", listing, flags=re.M):
+        assert (ROOT / "src" / "arl2" / room).is_dir(), room

@@ -1,0 +1,91 @@
+"""Settings: unknown names and wrong types are errors that teach."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from arl2.errors import ConfigError
+from arl2.training.config import (
+    config_differences,
+    config_from_mapping,
+    config_to_mapping,
+    read_config_values,
+    with_overrides,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    steps: int
+    inner: Inner = field(default_factory=Inner)
+    kind: Literal["small", "large"] = "small"
+    folder: str | None = None
+    fast: bool = False
+    pair: tuple[float, float] = (0.0, 1.0)
+
+
+def test_values_become_a_config_and_back() -> None:
+    config = config_from_mapping(Outer, {"steps": 3, "inner": {"rate": 1, "sizes": [4]}, "pair": [1, 2.5]})
+    assert config == Outer(steps=3, inner=Inner(rate=1.0, sizes=(4,)), pair=(1.0, 2.5))
+    values = config_to_mapping(config)
+    assert values["kind"] == "small"
+    assert config_from_mapping(Outer, json.loads(json.dumps(values))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepps": 3}, "'stepps': did you mean 'steps'"),
+        ({"steps": 3, "inner": {"rates": 1}}, r"'inner\.rates': did you mean 'inner\.rate'"),
+        ({"zzz": 3}, "accepted are steps, inner"),
+        ({"steps": 3.0}, "'steps' takes a whole number, but 3.0 came"),
+        ({"steps": True}, "a whole number"),
+        ({"steps": 1, "fast": 1}, "true or false"),
+        ({"steps": 1, "kind": "tiny"}, 'one of "small", "large", but "tiny" came'),
+        ({"steps": 1, "folder": 5}, "takes text"),
+        ({"steps": 1, "inner": 5}, "named values"),
+        ({"steps": 1, "inner": {"sizes": [1, "a"]}}, r"'inner\.sizes' takes a whole number"),
+        ({"steps": 1, "pair": [1]}, "'pair' takes a list of a number"),
+    ],
+)
+def test_mistakes_are_named(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from_mapping(Outer, values)
+
+
+def test_overrides_are_json_or_text() -> None:
+    values = with_overrides({"inner": {"rate": 1}}, ["inner.sizes=[1,2]", "folder=runs/a", "steps=3", "new.x=null"])
+    assert values == {"inner": {"rate": 1, "sizes": [1, 2]}, "folder": "runs/a", "steps": 3, "new": {"x": None}}
+    for word in ("steps", "=3", "a..b=1"):
+        with pytest.raises(ConfigError, match="name=value"):
+            with_overrides({}, [word])
+    with pytest.raises(ConfigError, match="single value"):
+        with_overrides({"steps": 3}, ["steps.more=1"])
+
+
+def test_differences_name_nested_settings() -> None:
+    lines = config_differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4}, "e": 5})
+    assert lines == ["b.c: 2 -> 4", "b.d: 3 -> null", "e: null -> 5"]
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("steps = 3\n[inner]\nrate = 1.5\n")
+    assert read_config_values(tmp_path / "a.toml") == {"steps": 3, "inner": {"rate": 1.5}}
+    (tmp_path / "a.json").write_text('{"steps": 3}')
+    assert read_config_values(tmp_path / "a.json") == {"steps": 3}
+    (tmp_path / "b.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="holds list"):
+        read_config_values(tmp_path / "b.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config_values(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match=r"\.json or \.toml"):
+        read_config_values(tmp_path / "a.yaml")
