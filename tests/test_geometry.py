@@ -1,11 +1,13 @@
 """Pixels, frames, tokens, blocks."""
 
+import doctest
 import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import arl2.geometry
 from arl2.errors import GeometryError
 from arl2.geometry import FrameRange, latent_frames_of, split_blocks, token_grid, video_frames_of
 
@@ -47,12 +49,17 @@ def test_frames_that_do_not_fit_name_the_nearest_that_do(frames, size, first, sa
         split_blocks(frames, size, first)
 
 
-@given(st.integers(1, 10**6))
-def test_video_and_latent_frames_are_inverse(latent):
-    assert latent_frames_of(video_frames_of(latent, 4), 4) == latent
+def test_the_examples_in_the_docstrings():
+    results = doctest.testmod(arl2.geometry)
+    assert (results.failed, results.attempted) == (0, 2)
+
+
+@given(first=st.integers(0, 100), latent=st.integers(1, 10**6))
+def test_video_and_latent_frames_are_inverse(first, latent):
+    assert latent_frames_of(first, video_frames_of(first, latent, 4), 4) == latent
 
 
 def test_video_frames_that_are_no_whole_latent_frames():
-    assert latent_frames_of(81, 4) == 21
-    with pytest.raises(GeometryError, match="use 77 or 81"):
-        latent_frames_of(80, 4)
+    assert latent_frames_of(0, 81, 4) == 21
+    with pytest.raises(GeometryError, match=r"80 video frames came, but here their number must be 1 \+ 4 n"):
+        latent_frames_of(0, 80, 4)

@@ -73,22 +73,36 @@ def split_blocks(frames: int, block_frames: int, first_block_frames: int | None 
     return tuple(FrameRange(a, b) for a, b in zip(starts, [*starts[1:], frames], strict=True))
 
 
-def latent_frames_of(video_frames: int, temporal_stride: int) -> int:
-    """Latent frames of a video: the first latent frame is one video frame, later ones ``temporal_stride`` each.
+def video_frames_of(first_frame: int, latent_frames: int, temporal_factor: int) -> int:
+    """Video frames of a run of latent frames: ``temporal_factor`` each, but 1 for the first of the stream.
+
+    >>> video_frames_of(0, 3, temporal_factor=4), video_frames_of(3, 3, temporal_factor=4)
+    (9, 12)
 
     Raises:
-        GeometryError: the count is not ``1 + k * temporal_stride``.
+        GeometryError: a negative count.
     """
-    rest = video_frames - 1
-    if rest < 0 or rest % temporal_stride:
-        below = 1 + max(0, rest // temporal_stride) * temporal_stride
+    if first_frame < 0 or latent_frames < 0:
         raise GeometryError(
-            f"{video_frames} video frames are not 1 + a multiple of {temporal_stride}; "
-            f"use {below} or {below + temporal_stride}."
+            f"Frame counts are 0 or more, but first_frame={first_frame} and latent_frames={latent_frames} came."
         )
-    return 1 + rest // temporal_stride
+    missing = temporal_factor - 1 if first_frame == 0 and latent_frames > 0 else 0
+    return latent_frames * temporal_factor - missing
 
 
-def video_frames_of(latent_frames: int, temporal_stride: int) -> int:
-    """Video frames that ``latent_frames`` decode to, counted from the stream's start."""
-    return 1 + (latent_frames - 1) * temporal_stride
+def latent_frames_of(first_frame: int, video_frames: int, temporal_factor: int) -> int:
+    """Latent frames of a run of video frames that begins at latent frame ``first_frame``.
+
+    >>> latent_frames_of(0, 81, temporal_factor=4), latent_frames_of(3, 8, temporal_factor=4)
+    (21, 2)
+
+    Raises:
+        GeometryError: it ends inside a latent frame.
+    """
+    whole = video_frames + (temporal_factor - 1 if first_frame == 0 else 0)
+    if video_frames < 1 or whole % temporal_factor:
+        form = f"1 + {temporal_factor} n" if first_frame == 0 else f"a multiple of {temporal_factor}"
+        raise GeometryError(
+            f"{video_frames} video frames came, but here their number must be {form}; cut or extend the clip."
+        )
+    return whole // temporal_factor

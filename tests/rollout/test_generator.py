@@ -161,6 +161,9 @@ def test_what_it_refuses():
         rollout(model, memory=memory, known=randn(1, 3, 2, 4, 6))
     with pytest.raises(MemoryMismatchError, match="batch of 1"):
         rollout(model, seeds=(1, 2), memory=memory)
+    guided = MultiStep(steps=1)
+    with pytest.raises(MemoryMismatchError, match="at frame 2 but the negative prompt's at 0"):
+        rollout(model, sampler=guided, negative_text=TEXT, memory=memory)
     with pytest.raises(ConfigError, match="whole numbers from 0"):
         SeededNoise([-1])
     with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):

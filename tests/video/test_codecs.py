@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
-from arl2.video.codec import CodecCache, VideoCodec, latent_frames_of, video_frames_of
+from arl2.geometry import latent_frames_of, video_frames_of
+from arl2.video.codec import CodecCache, VideoCodec
 from arl2.video.group_codec import GroupCodec
 from arl2.video.tiny_codec import TinyCodec
 

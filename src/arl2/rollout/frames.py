@@ -51,4 +51,4 @@ def plan_frames(
     first = block_frames if first_block_frames is None else first_block_frames
     later_blocks = max(0, -(-(needed - first) // block_frames))
     latent_frames = first + later_blocks * block_frames
-    return FramePlan(num_frames, video_frames_of(latent_frames, temporal_factor), latent_frames)
+    return FramePlan(num_frames, video_frames_of(0, latent_frames, temporal_factor), latent_frames)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arl2.attention.access import Access
 from arl2.attention.memory import Memory
-from arl2.errors import ConfigError, GeometryError
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks, token_grid
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
@@ -97,6 +97,11 @@ def generate_blocks(
             )
         streams.append(_prompted(model, negative_text, negative_memory, height, width))
     own = streams[0].memory
+    if streams[-1].memory.frames != own.frames:
+        raise MemoryMismatchError(
+            f"The prompt's memory stands at frame {own.frames} but the negative prompt's at "
+            f"{streams[-1].memory.frames}; keep the two together."
+        )
     if frames is not None:
         split_blocks(frames, own.geometry.block_frames, first_block_frames)
     if known is not None:
@@ -154,7 +159,8 @@ def _prompted(
         memory = model.allocate_memory(batch=text.shape[0], height=height, width=width)
     grid = token_grid(height, width, tuple(model.config.patch_size))
     memory.check(model.signature, text.shape[0], grid.rows, grid.columns, memory.geometry.block_frames)
-    return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
+    with torch.no_grad():
+        return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
 
 
 def _blocks(memory: Memory, first_block_frames: int | None, frames: int | None) -> Iterator[tuple[int, FrameRange]]:

@@ -15,6 +15,7 @@ from arl2.diffusion.flow import add_noise, clean_to_velocity
 from arl2.diffusion.levels import shift_sigma
 from arl2.errors import ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
@@ -187,7 +188,7 @@ class TeacherTask:
         """Half precision ``transformer`` and ``text`` folders, and how to sample from them."""
         half = CausalWanTransformer3DModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
-        half.to(torch.float16).save_pretrained(folder / "transformer")
+        cast_model(half, torch.float16).save_pretrained(folder / "transformer")
         self.text.save_pretrained(folder / "text")
         settings = {"text": "shapes", **self._generation().to_mapping()}
         (folder / "generation.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

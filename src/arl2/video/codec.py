@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.errors import GeometryError, MemoryMismatchError
+from arl2.errors import MemoryMismatchError
 
 Side = Literal["encoder", "decoder"]
 
@@ -92,32 +92,3 @@ class VideoCodec(Protocol):
     def frames_of(self, first_frame: int, latent_frames: int) -> int:
         """Video frames that ``latent_frames`` latent frames give when the first has index ``first_frame``."""
         ...
-
-
-def video_frames_of(first_frame: int, latent_frames: int, temporal_factor: int) -> int:
-    """Video frames of a run of latent frames: ``temporal_factor`` each, but 1 for the first of the stream.
-
-    >>> video_frames_of(0, 3, temporal_factor=4), video_frames_of(3, 3, temporal_factor=4)
-    (9, 12)
-    """
-    if first_frame < 0 or latent_frames < 0:
-        raise GeometryError(
-            f"Frame counts are 0 or more, but first_frame={first_frame} and latent_frames={latent_frames} came."
-        )
-    missing = temporal_factor - 1 if first_frame == 0 and latent_frames > 0 else 0
-    return latent_frames * temporal_factor - missing
-
-
-def latent_frames_of(first_frame: int, video_frames: int, temporal_factor: int) -> int:
-    """Latent frames of a run of video frames; raises ``GeometryError`` when it ends inside a latent frame.
-
-    >>> latent_frames_of(0, 81, temporal_factor=4), latent_frames_of(3, 8, temporal_factor=4)
-    (21, 2)
-    """
-    whole = video_frames + (temporal_factor - 1 if first_frame == 0 else 0)
-    if video_frames < 1 or whole % temporal_factor:
-        form = f"1 + {temporal_factor} n" if first_frame == 0 else f"a multiple of {temporal_factor}"
-        raise GeometryError(
-            f"{video_frames} video frames came, but here their number must be {form}; cut or extend the clip."
-        )
-    return whole // temporal_factor

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arl2.video.codec import CodecCache, Latents, Side, Video, video_frames_of
+from arl2.geometry import video_frames_of
+from arl2.video.codec import CodecCache, Latents, Side, Video
 from arl2.video.streaming import LatentStatistics, require_channels, require_same_picture, whole_groups
 
 # Space is folded by 4 at once and then halved by one strided convolution.

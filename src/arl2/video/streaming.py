@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
-from arl2.video.codec import Latents, Video, latent_frames_of
+from arl2.geometry import latent_frames_of
+from arl2.video.codec import Latents, Video
 
 
 def whole_groups(video: Video, *, from_start: bool, spatial_factor: int, temporal_factor: int) -> Tensor:

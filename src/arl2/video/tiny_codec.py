@@ -15,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from arl2.errors import ConfigError
-from arl2.video.codec import CodecCache, Latents, Side, Video, video_frames_of
+from arl2.geometry import video_frames_of
+from arl2.video.codec import CodecCache, Latents, Side, Video
 from arl2.video.layers import MemoryLayer, MergeFrames, SoftClamp, SplitFrame, conv3x3
 from arl2.video.streaming import LatentStatistics, require_channels, require_same_picture, whole_groups
 
