@@ -1,13 +1,19 @@
-# `make test` needs nothing but Python 3.11+ and pip: it makes .venv and installs the tested set of versions.
+# Every target needs nothing but Python 3.11+ and pip: it makes .venv and installs the tested set of versions.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint types wheel check clean
+.PHONY: demo test lint types wheel check clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
+
+# Four prompts through the embedded model: demo.mp4 and its contact sheet demo.png.
+demo: $(BIN)/.installed
+	$(BIN)/arl2 generate "a red circle moves right on navy" "a green square moves up on white" \
+	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
+	  --output demo.mp4 --sheet demo.png
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest -q

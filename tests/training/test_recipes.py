@@ -1,0 +1,25 @@
+"""Every recipe is whole and strict: its settings are those of the code as it stands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arl2.training.codec import CodecConfig
+from arl2.training.config import config_from_mapping, config_to_mapping
+from arl2.training.teacher import TeacherConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KINDS = {"codec": CodecConfig, "teacher": TeacherConfig}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda p: p.stem)
+def test_a_recipe_says_every_setting(path):
+    kind = KINDS[path.stem.split("-")[1]]
+    values = json.loads(path.read_text())
+    assert config_to_mapping(config_from_mapping(kind, values)) == values
+
+
+def test_the_readme_of_the_recipes_names_each():
+    text = (RECIPES / "README.md").read_text()
+    assert all(path.name in text for path in RECIPES.glob("*.json"))
