@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from arl2.errors import GeometryError
 from arl2.video.formats import Format
 from arl2.video.pixels import enlarge
-from arl2.video.writers import VideoWriter, require_same_size
+from arl2.video.writing import VideoWriter, require_same_size
 
 # Matrix and range are written into the stream: left out, players guess them from the picture's size.
 _BT601, _LIMITED_RANGE = 6, 1

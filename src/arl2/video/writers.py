@@ -1,10 +1,8 @@
 """Video frames to a file as they come: mp4, gif, webp or a folder of PNGs, by the name of the output."""
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,28 +12,9 @@ from PIL import Image
 from arl2.errors import GeometryError
 from arl2.video.formats import check_writable
 from arl2.video.pixels import enlarge
+from arl2.video.writing import VideoWriter, require_same_size
 
 DEFAULT_FPS = 16
-
-
-class VideoWriter(ABC):
-    """Takes video frames as they come. Use it as a context: leaving it, by an error too, completes the file."""
-
-    @abstractmethod
-    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-        """Append RGB frames, all of the size of the first; raises ``GeometryError`` for another size."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Complete the file. Closing twice does no harm."""
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_video(
@@ -89,12 +68,3 @@ class _PngFolder(VideoWriter):
 
     def close(self) -> None:
         """Nothing to do: every PNG is complete once written."""
-
-
-def require_same_size(came: tuple[int, ...], first: tuple[int, ...]) -> None:
-    """Raise ``GeometryError`` unless a frame has the size of the first."""
-    if came != first:
-        raise GeometryError(
-            f"A video frame of {came[1]} x {came[0]} came into a video of {first[1]} x {first[0]}; all frames of a "
-            "file have one size."
-        )
