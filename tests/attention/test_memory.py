@@ -9,6 +9,7 @@ from arl2.attention.access import Access
 from arl2.attention.memory import KeyValueCache, MemoryGeometry, RecurrentState
 from arl2.errors import MemoryMismatchError
 from arl2.model.passes import Stream
+from arl2.model.precision import cast_model
 from support import randn, tiny_model
 
 
@@ -115,7 +116,7 @@ def pass_with(model, memory, *, batch=1, frames=2, height=4, width=6, access=Acc
 def test_memory_that_does_not_fit_is_refused():
     model = tiny_model("HS")
     memory = model.allocate_memory(batch=1, height=4, width=6)
-    with pytest.raises(MemoryMismatchError, match=r"plan HS.*not of plan SS.*allocate_memory"):
+    with pytest.raises(MemoryMismatchError, match=r"plan HS.*not of .*plan SS.*allocate_memory"):
         pass_with(tiny_model("SS"), memory)
     with pytest.raises(MemoryMismatchError, match=r"batch of 1 and frames of 2 x 3 tokens.*have 2 and 2 x 3"):
         pass_with(model, memory, batch=2)
@@ -126,6 +127,46 @@ def test_memory_that_does_not_fit_is_refused():
     pass_with(model, memory, access=Access.COMMIT)
     with pytest.raises(MemoryMismatchError, match=r"this one has 1 at frame 2"):
         pass_with(model, memory, frames=1)
+
+
+@pytest.mark.parametrize("plan", ["H", "HS", "S"])
+def test_gradients_of_a_read_survive_what_memory_does_next(plan):
+    """Self-forcing: a block is predicted with gradients, committed without, and the loss comes last."""
+    model = tiny_model(plan)
+    memory = model.allocate_memory(batch=1, height=4, width=6)
+    with torch.no_grad():
+        pass_with(model, memory, access=Access.COMMIT)
+    flow = pass_with(model, memory)
+    again = pass_with(model, memory)
+    with torch.no_grad():
+        pass_with(model, memory, access=Access.COMMIT)
+    (flow.square().mean() + again.square().mean()).backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if ".to_q." in name)
+
+
+def test_memory_of_another_dtype_or_rank_or_none_is_refused():
+    model = tiny_model("HS")
+    memory = model.allocate_memory(batch=1, height=4, width=6)
+    with pytest.raises(MemoryMismatchError, match=r"torch\.float32 on cpu, not of"):
+        pass_with(cast_model(tiny_model("HS"), torch.bfloat16), memory)
+    with pytest.raises(MemoryMismatchError, match="ranks 2 and 2"):
+        pass_with(tiny_model("HS", state_rank=1), memory)
+    with pytest.raises(MemoryMismatchError, match=r"NoneType and .* came; allocate memory"):
+        unchecked(Stream)(None, Access.READ, model)
+    with pytest.raises(MemoryMismatchError, match=r"'commit' came; .* say Access\.READ"):
+        unchecked(Stream)(memory, "commit", model)
+
+
+def unchecked(kind):
+    """A pass with fields of any type, as a user without a type checker can make one."""
+
+    def run(memory, access, model):
+        stream = object.__new__(kind)
+        object.__setattr__(stream, "memory", memory)
+        object.__setattr__(stream, "access", access)
+        return model(randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10), run=stream)
+
+    return run
 
 
 def test_a_clean_pass_that_broke_off_is_noticed():

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from arl2.checkpoints import export_checkpoint, load_transformer
 from arl2.checkpoints.describe import describe
 from arl2.checkpoints.layouts import Layout, to_original, translate
+from arl2.checkpoints.reading import read_weights
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing
 from support import randn, tiny_config, tiny_model
@@ -209,6 +210,44 @@ def test_broken_files(tmp_path):
         archive.writestr("readme", "hello")
     with pytest.raises(CheckpointError, match=r"archive\.pt"):
         load_transformer(tmp_path / "archive.pt")
+
+
+def test_files_of_old_torch_load(tmp_path):
+    model = tiny_model("SS")
+    torch.save({"generator": generator_of(model)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert same_model(model, load_transformer(tmp_path / "old.pt", **HEADS))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("model.patch_embedding.weight", torch.ones(0, 4, 1, 2, 2)),
+        ("model.head.head.bias", torch.ones(12).to_sparse()),
+        ("model.head.head.bias", torch.ones(12).to(torch.float8_e4m3fn)),
+        ("model.head.head.bias", torch.ones(12, dtype=torch.int64)),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path, name, tensor):
+    torch.save({"generator": {**generator_of(tiny_model("SS")), name: tensor}}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="weights are dense, not empty, and of float32"):
+        load_transformer(tmp_path / "model.pt", **HEADS)
+
+
+def test_names_that_are_no_names(tmp_path):
+    torch.save({5: torch.ones(1)}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"entries 5 but neither generator .* no dict of named tensors"):
+        load_transformer(tmp_path / "model.pt")
+
+
+def test_settings_that_cannot_be(tmp_path):
+    path = tmp_path / "model.pt"
+    export_checkpoint(tiny_model("HS"), path)
+    with pytest.raises(ConfigError, match="text_len is -5"):
+        load_transformer(path, text_len=-5)
+    with pytest.raises(CheckpointError, match="has 2 heads, but 7 were asked for"):
+        load_transformer(path, num_attention_heads=7)
+    with pytest.raises(CheckpointError, match="'emma' are not known; choose one of auto, ema, plain"):
+        read_weights(path, branch="emma")
 
 
 def test_paths_that_are_no_weights(tmp_path):

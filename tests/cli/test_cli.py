@@ -41,9 +41,10 @@ def test_selfcheck_of_a_folder_that_is_none(capsys, tmp_path):
     assert "Traceback" not in error
 
 
-def test_a_device_that_is_not_there(capsys):
-    assert main(["selfcheck", "--device", "cuda:77"]) == 2
-    assert "Device 'cuda:77' cannot be used here" in capsys.readouterr().err
+@pytest.mark.parametrize("device", ["cuda:77", "mps", "meta", "toaster"])
+def test_a_device_that_is_not_there(capsys, device):
+    assert main(["selfcheck", "--device", device]) == 2
+    assert f"Device '{device}' c" in capsys.readouterr().err
 
 
 def test_inspect_shows_what_a_file_is(capsys):
@@ -66,6 +67,15 @@ def test_inspect_of_broken_weights(capsys, tmp_path):
     assert main(["inspect", str(tmp_path / "nothing.pt")]) == 2
     assert main(["inspect", str(tmp_path / "model.pt"), "--heads", "2", "--height", "104"]) == 2
     assert "is not a multiple of the patch size" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "model.pt"), "--heads", "2", "--height", "481"]) == 2
+    assert "The height 481 is not a multiple of 8 pixels" in capsys.readouterr().err
+
+
+def test_inspect_of_names_that_look_like_markup(capsys, tmp_path):
+    path = tmp_path / "model[bold].pt"
+    export_checkpoint(tiny_model("SS"), path)
+    assert main(["inspect", str(path), "--heads", "2"]) == 0
+    assert "model[bold].pt" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_ctrl_c_is_no_traceback(capsys, monkeypatch):

@@ -53,21 +53,27 @@ def test_step_plans_of_the_published_students(steps, first, block, expected):
     assert plan.of_block(block) == expected
 
 
-@pytest.mark.parametrize("steps", [[], [500, 750], [1000, 1000], [-5]])
+@pytest.mark.parametrize("steps", [[], [500, 750], [1000, 1000], [-5], [math.nan], [math.inf]])
 def test_step_lists_that_cannot_be_are_refused(steps):
     with pytest.raises(ConfigError, match="fall strictly"):
         StepPlan.from_steps(steps, schedule=NoiseSchedule(), warp=False)
 
 
-@pytest.mark.parametrize("step", [1001, -1, 12.5])
+def test_levels_handed_out_are_the_callers_own():
+    NoiseSchedule(shift=7.0).sigmas().mul_(0)
+    assert NoiseSchedule(shift=7.0).sigma(1000.0) == 1.0
+
+
+@pytest.mark.parametrize("step", [1001, -1, 12.5, math.inf, math.nan])
 def test_a_step_that_cannot_be_warped_is_refused(step):
     with pytest.raises(ConfigError, match="whole number from 0 to 1000"):
         NoiseSchedule().warp([step])
 
 
 def test_a_schedule_that_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="shift > 0"):
-        NoiseSchedule(shift=0)
+    for shift in (0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="shift > 0"):
+            NoiseSchedule(shift=shift)
 
 
 def test_velocity_and_clean_sample_are_inverse():

@@ -9,6 +9,7 @@ import torch
 
 from arl2.checkpoints import export_checkpoint
 from arl2.cli.main import build_parser, main
+from arl2.evaluation.goldens import packaged_goldens
 from support import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,10 @@ def test_inspect_and_selfcheck_run_as_shown(tmp_path, monkeypatch, capsys):
     export_checkpoint(tiny_model("HS"), tmp_path / "model.pt")
     assert main(["inspect", "model.pt"]) == 0
     assert "HS  1 of 2 hybrid" in capsys.readouterr().out
+    assert ["selfcheck"] in commands()
+    assert main(["selfcheck"]) == 0
+    shown = next(words for words in commands() if "--goldens" in words)
+    assert main([str(packaged_goldens()) if word == "DIR" else word for word in shown]) == 0
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):

@@ -13,9 +13,9 @@ import arl2.attention.state_branch
 from arl2.attention.hybrid import HybridAttention
 from arl2.attention.memory import RecurrentState
 from arl2.attention.state_branch import StateBranch
-from arl2.errors import CheckpointError, ConfigError
-from arl2.evaluation.goldens import packaged_goldens
-from arl2.evaluation.selfcheck import selfcheck
+from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.evaluation.goldens import packaged_goldens, relative_error
+from arl2.evaluation.selfcheck import Check, selfcheck
 from arl2.kernels.norm import l2_norm
 from arl2.kernels.rope import Rotation
 from support import SHARED_GOLDENS, needs_shared_goldens
@@ -157,22 +157,28 @@ def state_in_half_precision(monkeypatch):
     monkeypatch.setattr(RecurrentState, "write", lambda self, s, frames: write(self, s.bfloat16().float(), frames))
 
 
-MISTAKES = [
-    not_carried,
-    noisy_queries_unrotated,
-    decay_after_the_write,
-    low_rank_after_the_norm,
-    beta_not_doubled,
-    read_after_the_write,
-    exact_gelu,
-    state_in_half_precision,
-]
+# Each mistake and a tensor that it must push over the limit.
+MISTAKES = {
+    not_carried: "hybrid_lora/state_after_block.1.layer.0",
+    noisy_queries_unrotated: "hybrid_lora/teacher_forcing.flow_pred",
+    decay_after_the_write: "hybrid_lora/state_after_block.0.layer.0",
+    low_rank_after_the_norm: "hybrid_lora/flow_pred_second_block_first_pass",
+    beta_not_doubled: "hybrid_lora/state_after_block.0.layer.0",
+    read_after_the_write: "hybrid_lora/state_after_block.1.layer.2",
+    exact_gelu: "softmax_window/latents",
+    state_in_half_precision: "hybrid_lora/state_after_block.0.layer.0",
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_planted_mistakes_are_caught(mistake, monkeypatch):
     mistake(monkeypatch)
-    assert failures(packaged_goldens()) != []
+    assert MISTAKES[mistake] in failures(packaged_goldens())
+
+
+def test_unrotated_noisy_queries_show_in_teacher_forcing_alone(monkeypatch):
+    noisy_queries_unrotated(monkeypatch)
+    assert all("teacher_forcing" in name for name in failures(packaged_goldens()))
 
 
 def copy_of_the_set(tmp_path):
@@ -191,10 +197,40 @@ def test_a_changed_number_is_found(tmp_path):
     assert failures(folder) == ["hybrid_lora/latents"]
 
 
-def test_nan_never_passes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_nan_never_passes(broken):
+    ours, golden = torch.ones(4), torch.ones(4)
+    ours[1] = broken
+    assert relative_error(ours, golden) == float("inf")
+    assert not Check("x", relative_error(ours, golden), 1e9).passed
+
+
+def test_weights_that_are_not_finite_stop_the_check(monkeypatch):
     monkeypatch.setattr(StateBranch, "read", lambda self, x, *a: torch.full((*x.shape[:2], 4, 16), float("nan")))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NonFiniteError, match="not finite"):
         list(selfcheck(packaged_goldens()))
+
+
+def without(path, *names):
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file({name: t for name, t in tensors.items() if name not in names}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "said"),
+    [
+        ("rollout_hybrid_lora", "noise", "lacks noise"),
+        ("rollout_hybrid_lora", "state_after_block.2.layer.0", r"lacks state_after_block\.2\.layer\.0"),
+        ("flow_match_schedule", "sigmas", "lacks sigmas"),
+        ("gated_delta_rule", "1.beta", r"case 1 of .* lacks beta"),
+    ],
+)
+def test_a_golden_tensor_that_is_missing_is_named(tmp_path, file, name, said):
+    folder = copy_of_the_set(tmp_path)
+    without(folder / f"{file}.safetensors", name)
+    with pytest.raises(CheckpointError, match=said):
+        list(selfcheck(folder))
 
 
 def test_folders_that_are_not_goldens(tmp_path):

@@ -7,6 +7,7 @@ from diffusers import WanTransformer3DModel
 from arl2.attention.access import Access
 from arl2.checkpoints import load_transformer
 from arl2.errors import ConfigError, GeometryError, NonFiniteError
+from arl2.model.config import check_config
 from arl2.model.passes import DiffusionForcing, Stream, TeacherForcing
 from arl2.model.precision import cast_model, parameter_count, parameter_dtype
 from arl2.model.presets import PRESETS, preset_config
@@ -143,6 +144,8 @@ def test_what_it_refuses():
         run(run=TeacherForcing(randn(1, 3, 4, 4, 6)))
     with pytest.raises(ConfigError, match="11 wide but this model takes 10"):
         run(text=randn(1, 5, 11))
+    with pytest.raises(GeometryError, match=r"frames \(1 or more\)"):
+        run(latents=(1, 3, 0, 4, 6), timesteps=(1, 0))
     with pytest.raises(ConfigError, match="2 prompts for a batch of 1"):
         run(text=randn(2, 5, 10))
 
@@ -155,12 +158,25 @@ def test_what_it_refuses():
         ({"patch_size": (2, 2, 2)}, r"\(frames\) 1"),
         ({"attention_head_dim": 7}, "must be even"),
         ({"ffn_rank_layers": "some"}, '"hybrid" or "all"'),
-        ({"window": 3, "sink": 3}, "more frames than its sink"),
+        ({"window": 3, "sink": 2}, "use at least 4, or None"),
+        ({"window": 1}, "use at least 2, or None"),
+        ({"sink": 1}, "no window to keep it in"),
+        ({"sink": -1}, "sink is -1; it must be a whole number from 0"),
+        ({"text_len": 0}, "text_len is 0; it must be a whole number from 1"),
+        ({"block_frames": 0}, "block_frames is 0"),
+        ({"state_rank": -1}, "state_rank is -1"),
     ],
 )
 def test_configs_that_cannot_be(changes, said):
     with pytest.raises(ConfigError, match=said):
         CausalWanTransformer3DModel(**{**tiny_config("HS"), **changes})
+
+
+@pytest.mark.parametrize("value", ["abc", 12.5, -5, True, None])
+def test_a_setting_of_another_type_is_refused(value):
+    """What JSON may hold; the type checker of these tests would stop it at the constructor."""
+    with pytest.raises(ConfigError, match=r"text_len is .*; it must be a whole number from 1"):
+        check_config({**tiny_model("HS").config, "text_len": value})
 
 
 def test_the_first_forward_finds_nan():
@@ -172,6 +188,37 @@ def test_the_first_forward_finds_nan():
         broken(latents, timestep, text, run=DiffusionForcing())
     with pytest.raises(NonFiniteError, match="The latents contain NaN"):
         tiny_model("HS")(latents * float("inf"), timestep, text, run=DiffusionForcing())
+
+
+WRITE_ONLY = ["state.A_log", "state.beta_proj.weight", "state.phi_k", "state.changes.v.A", "state.decay_proj.weight"]
+
+
+@pytest.mark.parametrize("name", WRITE_ONLY)
+def test_nan_in_weights_that_only_write_is_found_when_they_first_write(name):
+    model = tiny_model("HS")
+    with torch.no_grad():
+        model.layers[0].self_attention.get_parameter(name).view(-1)[0] = float("nan")
+    memory = model.allocate_memory(batch=1, height=4, width=6)
+    latents, timestep, text = randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10)
+    with torch.no_grad():
+        model(latents, timestep, text, run=Stream(memory, Access.READ))  # the state is empty: nothing shows yet
+        with pytest.raises(NonFiniteError, match=rf"first layers\.0\.self_attention\.{name}"):
+            model(latents, timestep, text, run=Stream(memory, Access.COMMIT))
+
+
+def test_inputs_that_are_not_finite_are_named():
+    latents, timestep, text = randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10)
+    with pytest.raises(NonFiniteError, match="The timesteps contain NaN"):
+        tiny_model("HS")(latents, timestep * float("nan"), text, run=DiffusionForcing())
+    with pytest.raises(NonFiniteError, match="The prompt embeddings contain NaN"):
+        tiny_model("HS")(latents, timestep, text * float("inf"), run=DiffusionForcing())
+
+
+def test_a_prompt_of_another_model_is_refused():
+    latents, timestep, text = randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10)
+    context = tiny_model("HS").prompt_context(text)
+    with pytest.raises(ConfigError, match=r"made by a model of plan HS, .* not of plan HSS"):
+        tiny_model("HSS")(latents, timestep, context, run=DiffusionForcing())
 
 
 def test_every_setting_of_the_config_has_an_effect():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.diffusion.levels import NoiseSchedule, StepPlan
-from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.rollout import FewStep, GivenNoise, MultiStep, SeededNoise, generate_blocks
 from support import randn, tiny_model
 
@@ -143,6 +143,20 @@ def test_guidance_follows_its_formula():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_negative_prompt_that_is_not_used_warns(caplog):
+    rollout(tiny_model("H"), frames=2, negative_text=TEXT)
+    assert "The negative prompt is not used" in caplog.text
+
+
+def test_refusals_come_before_the_first_block():
+    model = tiny_model("HS")
+    with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):
+        generate_blocks(model, TEXT, noise=SeededNoise([1, 2]), sampler=FEW, height=4, width=6)
+    given_noise = GivenNoise(randn(2, 3, 2, 4, 6), {}, 2)
+    with pytest.raises(ConfigError, match="noise given is for 2 samples, but the batch has 1"):
+        generate_blocks(model, TEXT, noise=given_noise, sampler=FEW, height=4, width=6)
+
+
 def test_what_it_refuses():
     model = tiny_model("HS")
     with pytest.raises(GeometryError, match="use 4 or 6"):
@@ -155,10 +169,20 @@ def test_what_it_refuses():
         rollout(model, text=randn(1, 6, 10))
     with pytest.raises(GeometryError, match=r"use 2 or 4"):
         rollout(model, known=randn(1, 3, 3, 4, 6))
+    with pytest.raises(GeometryError, match=r"known latents are \[1, 4, 2, 4, 6\]; .* needs \[1, 3, 2, 4, 6\]"):
+        rollout(model, known=randn(1, 4, 2, 4, 6))
+    with pytest.raises(GeometryError, match="6 of 4 frames are known already"):
+        rollout(model, frames=4, known=randn(1, 3, 6, 4, 6))
+    with pytest.raises(NonFiniteError, match="known latents contain NaN"):
+        rollout(model, known=randn(1, 3, 2, 4, 6) * float("nan"))
     memory = model.allocate_memory(batch=1, height=4, width=6)
     rollout(model, frames=2, memory=memory)
     with pytest.raises(GeometryError, match="Known latents begin a stream"):
         rollout(model, memory=memory, known=randn(1, 3, 2, 4, 6))
+    with pytest.raises(GeometryError, match="2 latent frames do not fit blocks of 2 after a first one of 1"):
+        rollout(model, frames=5, first_block_frames=1, memory=memory)
+    with pytest.raises(MemoryMismatchError, match="share one memory"):
+        rollout(model, sampler=MultiStep(steps=1), negative_text=TEXT, memory=memory, negative_memory=memory)
     with pytest.raises(MemoryMismatchError, match="batch of 1"):
         rollout(model, seeds=(1, 2), memory=memory)
     guided = MultiStep(steps=1)

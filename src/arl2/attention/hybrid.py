@@ -40,7 +40,7 @@ class HybridAttention(SelfAttention):
         raw = self.shared.project(x)
         q, k, v = self.shared.attention_inputs(raw)
         intra = softmax_attention(q=rotation(q), k=rotation(k), v=v)
-        inter = self.state.read(x, raw, self.shared, rotation, own.state)
+        inter = self.state.read(x, raw, self.shared, rotation, own.read())
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
         return self.shared.merge(intra + self._gate(x) * inter)
@@ -74,7 +74,7 @@ class HybridAttention(SelfAttention):
         return torch.sigmoid(self.gate_proj(x).float())[..., None]
 
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
-        state = self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.state)
+        state = self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.read())
         memory.write(state, x.shape[1] // memory.frame_tokens)
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:

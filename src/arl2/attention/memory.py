@@ -67,6 +67,10 @@ class RecurrentState(LayerMemory):
         )
         self.frames = 0
 
+    def read(self) -> Float[Tensor, "batch heads key value"]:
+        """The state. A copy while gradients are recorded: a later write in place would spoil what they need."""
+        return self.state.clone() if torch.is_grad_enabled() else self.state
+
     def write(self, state: Float[Tensor, "batch heads key value"], frames: int) -> None:
         """Replace the state by the one after a block of ``frames`` frames. In place: its address never changes."""
         self.state.copy_(state.detach())
@@ -128,7 +132,7 @@ class KeyValueCache(LayerMemory):
     ) -> tuple[Float[Tensor, "batch seen heads head"], Float[Tensor, "batch seen heads head"]]:
         """Keys and values of the past and of the current block; the past stays as it is."""
         start = self.past * self.geometry.frame_tokens
-        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
+        if torch.is_grad_enabled():
             # The spare room is overwritten by the next pass, which autograd could not bear: concatenate instead.
             return torch.cat([self._keys[:, :start], k], dim=1), torch.cat([self._values[:, :start], v], dim=1)
         stop = start + k.shape[1]

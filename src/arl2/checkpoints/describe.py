@@ -9,7 +9,8 @@ import torch
 
 from arl2.checkpoints.layouts import Layout, translate
 from arl2.checkpoints.load import build_transformer
-from arl2.checkpoints.reading import Branch, read_weights
+from arl2.checkpoints.reading import read_weights
+from arl2.errors import GeometryError
 from arl2.geometry import token_grid
 from arl2.model.cost import MemoryBytes, memory_bytes
 from arl2.model.precision import parameter_count, parameter_dtype
@@ -54,7 +55,7 @@ class Description:
 
 
 def describe(
-    path: str | Path, *, branch: Branch = "auto", height: int = 480, width: int = 832, **settings: Any
+    path: str | Path, *, branch: str = "auto", height: int = 480, width: int = 832, **settings: Any
 ) -> Description:
     """Describe a weights file or folder; reads every tensor once to find NaN and infinity.
 
@@ -69,6 +70,9 @@ def describe(
     model = build_transformer(file, **settings)
     layout = translate(file.tensors, str(file.path)).layout
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels < LATENT_STRIDE or pixels % LATENT_STRIDE:
+            raise GeometryError(f"The {name} {pixels} is not a multiple of {LATENT_STRIDE} pixels, one latent's size.")
     grid = token_grid(height // LATENT_STRIDE, width // LATENT_STRIDE, tuple(model.config.patch_size))
     named = dict(model.named_parameters())
     return Description(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arl2.checkpoints.layouts import Layout, translate
-from arl2.checkpoints.reading import Branch, WeightsFile, read_weights
+from arl2.checkpoints.reading import WeightsFile, read_weights
 from arl2.checkpoints.sizes import config_from_tensors
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.precision import parameter_dtype
@@ -18,7 +18,7 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 def load_transformer(
     path: str | Path,
     *,
-    weights: Branch = "auto",
+    weights: str = "auto",
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     **settings: Any,

@@ -5,9 +5,11 @@
 
 import json
 import pickle
+import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +20,7 @@ from arl2.errors import CheckpointError
 Branch = Literal["auto", "ema", "plain"]
 EMA, PLAIN = "generator_ema", "generator"
 SUFFIXES = (".pt", ".pth", ".safetensors")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class WeightsFile:
     unused: dict[str, int] = field(default_factory=dict)
 
 
-def read_weights(path: str | Path, *, branch: Branch = "auto") -> WeightsFile:
+def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
     """Read a ``.pt``, a ``.safetensors`` or a folder of either.
 
     Args:
@@ -51,6 +54,14 @@ def read_weights(path: str | Path, *, branch: Branch = "auto") -> WeightsFile:
         CheckpointError: nothing there, another kind of file, a broken one, or one that wants to run code.
     """
     path = Path(path)
+    if branch not in get_args(Branch):
+        raise CheckpointError(f"Weights {branch!r} are not known; choose one of {', '.join(get_args(Branch))}.")
+    file = _read(path, branch)
+    _check_tensors(file)
+    return file
+
+
+def _read(path: Path, branch: str) -> WeightsFile:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -108,16 +119,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a whole .safetensors file ({error}); download it again.") from error
 
 
-def _read_pt(path: Path, branch: Branch) -> WeightsFile:
+def _read_pt(path: Path, branch: str) -> WeightsFile:
     content = _unpickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict of tensors.")
     config = _read_config(path.parent)
     branches = [name for name in (EMA, PLAIN) if isinstance(content.get(name), dict)]
     if not branches:
-        if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        if not content or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items()):
             raise CheckpointError(
-                f"{path} has entries {_few(content)} but neither {PLAIN} nor {EMA}, and is no plain dict of tensors."
+                f"{path} has entries {_few(content)} but neither {PLAIN} nor {EMA}, and is no dict of named tensors."
             )
         return WeightsFile(path, content, config=config)
     wanted = {"auto": branches[0], "ema": EMA, "plain": PLAIN}[branch]
@@ -131,9 +142,25 @@ def _read_pt(path: Path, branch: Branch) -> WeightsFile:
     return WeightsFile(path, tensors, wanted, config, unused)
 
 
+def _check_tensors(file: WeightsFile) -> None:
+    """Only dense tensors of numbers we compute with may go further: what comes after relies on it."""
+    for name, tensor in file.tensors.items():
+        if tensor.layout is not torch.strided or tensor.dtype not in DTYPES or not tensor.numel():
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise CheckpointError(
+                f"{file.path}: {name} is {list(tensor.shape)} {tensor.dtype}, {tensor.layout}; weights are dense, "
+                f"not empty, and of {kinds}."
+            )
+
+
 def _unpickle(path: Path) -> Any:
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path} is empty, so not a whole .pt file; download it again.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about old pickles: what matters becomes an error below
+            # Files of torch before 1.6 are no zip archives and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} would run code when read, which is never allowed; ask for .safetensors or plain tensors."

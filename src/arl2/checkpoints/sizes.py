@@ -91,6 +91,10 @@ def _heads(decays: dict[int, Tensor], told: dict[str, Any], width: int, where: s
         heads = counts.pop()
         if counts or heads == 0 or width % heads:
             raise CheckpointError(f"{where}: the A_log tensors do not agree on a number of heads for width {width}.")
+        if told.get("num_attention_heads", heads) != heads:
+            raise CheckpointError(
+                f"{where} has {heads} heads, but {told['num_attention_heads']} were asked for; leave the number out."
+            )
         return heads
     heads = told.get("num_attention_heads", width // DEFAULT_HEAD_DIM)
     if not isinstance(heads, int) or heads < 1 or width % heads:

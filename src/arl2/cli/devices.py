@@ -11,9 +11,12 @@ def checked_device(name: str) -> str:
     Raises:
         ConfigError: an unknown device, or one this machine does not have.
     """
+    if name == "meta":
+        raise ConfigError("Device 'meta' computes nothing; try cpu.")
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Rotations and noise levels are computed in float64, which some devices (mps) do not have.
+        torch.zeros(1, device=name, dtype=torch.float64)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise ConfigError(f"Device {name!r} cannot be used here ({reason}); try cpu.") from error
     return name

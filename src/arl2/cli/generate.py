@@ -41,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--scale", type=words.whole_from_one, help="enlarge every pixel (default: 4 for 64-pixel frames, 1 for large)"
     )
     parser.add_argument("--latents", type=Path, metavar="SAFETENSORS", help="also the latents, exactly")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.set_defaults(run=run)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _table(found: "Description") -> Table:
     config = found.config
-    table = Table(title=str(found.path), show_header=False, title_justify="left", box=None)
+    table = Table(title=escape(str(found.path)), show_header=False, title_justify="left", box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     plan = found.plan
@@ -51,7 +52,7 @@ def _table(found: "Description") -> Table:
     table.add_row("layout", found.layout.value)
     table.add_row("weights", found.branch or "one set")
     for name, count in found.unused.items():
-        table.add_row("", f"[dim]not used to generate: {name} ({count} tensors)[/]")
+        table.add_row("", f"[dim]not used to generate: {escape(name)} ({count} tensors)[/]")
     table.add_row("layers", f"{_strip(plan)}  {hybrid} of {len(plan)} hybrid ({100 * hybrid / len(plan):.0f} %)")
     heads, head_dim = int(str(config["num_attention_heads"])), int(str(config["attention_head_dim"]))
     table.add_row("width", f"{heads * head_dim} = {heads} heads x {head_dim}; feed-forward {config['ffn_dim']}")
@@ -76,7 +77,8 @@ def _table(found: "Description") -> Table:
     )
     if found.not_finite:
         table.add_row(
-            "[red]broken", f"[red]{len(found.not_finite)} tensors with NaN or infinity, first {found.not_finite[0]}"
+            "[red]broken",
+            f"[red]{len(found.not_finite)} tensors with NaN or infinity, first {escape(found.not_finite[0])}",
         )
     else:
         table.add_row("health", "all weights finite")

@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "Exit code 1 if any is over its limit.",
     )
     parser.add_argument("--goldens", type=Path, metavar="DIR", help="golden folder (default: the packaged set)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="to compute in (default: float32)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="of the delta-rule kernel (default: auto)")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,14 +31,14 @@ class NoiseSchedule:
     train_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.shift <= 0 or self.train_steps < 1:
+        if not 0 < self.shift < math.inf or self.train_steps < 1:
             raise ConfigError(
                 f"A noise schedule needs shift > 0 and train_steps >= 1; got {self.shift} and {self.train_steps}."
             )
 
     def sigmas(self) -> Float[Tensor, " levels"]:
-        """All ``sigma_j``, float64, from 1 downwards (0 is not among them)."""
-        return _sigmas(self.shift, self.train_steps)
+        """All ``sigma_j``, float64, from 1 downwards (0 is not among them). The caller's own copy."""
+        return _sigmas(self.shift, self.train_steps).clone()
 
     def timesteps(self) -> Float[Tensor, " levels"]:
         """All ``t_j = train_steps * sigma_j``, float64."""
@@ -63,7 +64,7 @@ class NoiseSchedule:
         """
         entries = [*self.timesteps().tolist(), 0.0]
         for step in steps:
-            if step != int(step) or not 0 <= step <= self.train_steps:
+            if not 0 <= step <= self.train_steps or step != int(step):
                 raise ConfigError(
                     f"Step {step} cannot be warped; a step is a whole number from 0 to {self.train_steps}."
                 )
@@ -97,7 +98,8 @@ class StepPlan:
 
     def __post_init__(self) -> None:
         for levels in (self.levels, self.first_block or self.levels):
-            if not levels or any(a <= b for a, b in itertools.pairwise(levels)) or levels[-1] <= 0:
+            falls = all(a > b for a, b in itertools.pairwise(levels))  # false for NaN, too
+            if not levels or not falls or not levels[-1] > 0 or levels[0] == math.inf:
                 raise ConfigError(
                     f"Denoising levels must fall strictly and stay above 0, as in 1000 750 500 250; got {list(levels)}."
                 )

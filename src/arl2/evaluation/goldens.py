@@ -12,6 +12,15 @@ from torch import Tensor
 
 from arl2.errors import CheckpointError
 
+SCHEDULE_TENSORS = ("sigmas", "timesteps", "training_weights", "warped_steps_1000_750_500_250")
+CASE_TENSORS = ("q", "k", "v", "g", "beta", "o", "final_state")
+ROLLOUT_TENSORS = (
+    *("noise", "prompt_embeds", "timesteps", "latents"),
+    *("flow_pred_first_pass", "flow_pred_second_block_first_pass"),
+    *("diffusion_forcing.timesteps", "diffusion_forcing.flow_pred"),
+    *("teacher_forcing.clean", "teacher_forcing.timesteps", "teacher_forcing.flow_pred"),
+)
+
 
 @dataclass(frozen=True)
 class RolloutGolden:
@@ -79,10 +88,13 @@ def read_goldens(folder: str | Path) -> GoldenFolder:
     if not rollouts:
         raise CheckpointError(f"{folder} has no rollout_*.safetensors; it is not a golden folder.")
     schedule, _ = _read(folder / "flow_match_schedule.safetensors")
+    _require(folder / "flow_match_schedule.safetensors", schedule, SCHEDULE_TENSORS)
     cases: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _read(folder / "gated_delta_rule.safetensors")[0].items():
-        case, part = name.split(".", 1)
+        case, _, part = name.partition(".")
         cases.setdefault(case, {})[part] = tensor
+    for case, parts in cases.items():
+        _require(folder / "gated_delta_rule.safetensors", parts, CASE_TENSORS, f"case {case} of ")
     return GoldenFolder(folder, rollouts, schedule, cases)
 
 
@@ -92,8 +104,9 @@ def _read_rollout(path: Path) -> RolloutGolden:
     if not checkpoint.is_file():
         raise CheckpointError(f"{path} has no {checkpoint.name} beside it.")
     tensors, metadata = _read(path)
+    _require(path, tensors, ROLLOUT_TENSORS)
     try:
-        return RolloutGolden(
+        golden = RolloutGolden(
             name=name,
             checkpoint=checkpoint,
             tensors=tensors,
@@ -102,7 +115,9 @@ def _read_rollout(path: Path) -> RolloutGolden:
             timestep_shift=float(metadata["timestep_shift"]),
             lora_alpha=float(metadata["lora_alpha"]),
         )
-    except (KeyError, ValueError) as error:
+        golden.settings()  # its cfg names what the checkpoint does not tell
+        return golden
+    except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata lacks or garbles {error}.") from error
 
 
@@ -112,6 +127,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole golden file ({error}).") from error
+
+
+def _require(path: Path, tensors: dict[str, Tensor], names: tuple[str, ...], inside: str = "") -> None:
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise CheckpointError(f"{inside}{path} lacks {', '.join(missing)}; the golden file is not whole.")
 
 
 def relative_error(ours: Tensor, golden: Tensor) -> float:

@@ -12,7 +12,7 @@ from arl2.attention.access import Access
 from arl2.attention.memory import Memory, RecurrentState
 from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.levels import NoiseSchedule, StepPlan
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, read_goldens, relative_error
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
@@ -164,6 +164,8 @@ def _check_states(golden: RolloutGolden, memory: Memory, block: int, limit: floa
     for i, layer in enumerate(memory.layers):
         if isinstance(layer, RecurrentState):
             name = f"state_after_block.{block}.layer.{i}"
+            if name not in golden.tensors:
+                raise CheckpointError(f"The golden rollout {golden.name} lacks {name}; the golden file is not whole.")
             yield Check(f"{golden.name}/{name}", relative_error(layer.state, golden.tensors[name]), limit)
 
 

@@ -18,19 +18,26 @@ from arl2.attention.access import Access
 from arl2.attention.cross import TextKeyValues
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry
-from arl2.attention.plan import AttentionSpec, HybridSpec, SoftmaxSpec, parse_plan
-from arl2.errors import ConfigError, GeometryError, NonFiniteError
+from arl2.attention.plan import HybridSpec
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.geometry import split_blocks, token_grid
 from arl2.kernels.norm import layer_norm
 from arl2.kernels.rope import Rotation, rope_angles
+from arl2.model.config import check_config, layer_spec
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
 from arl2.model.layer import TransformerLayer
 from arl2.model.passes import DiffusionForcing, Pass, Stream, TeacherForcing
 
 
 class PromptContext(NamedTuple):
-    """A prompt as the layers see it: cross-attention keys and values of every layer, made once per prompt."""
+    """A prompt as the layers see it: cross-attention keys and values of every layer, made once per prompt.
 
+    Attributes:
+        owner: what the model that made it calls itself; another model refuses it.
+        layers: keys and values, one pair a layer.
+    """
+
+    owner: str
     layers: tuple[TextKeyValues, ...]
 
     @property
@@ -117,8 +124,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        check_config(self.config)
         width = num_attention_heads * attention_head_dim
-        _check_config(layer_plan, tuple(patch_size), attention_head_dim, freq_dim, ffn_rank_layers)
         state_alpha, ffn_alpha = (
             2.0 * rank if low_rank_alpha is None else float(low_rank_alpha) for rank in (state_rank, ffn_rank)
         )
@@ -128,7 +135,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self.text_embedder = TextEmbedder(text_dim, width)
         self.layers = nn.ModuleList(
             TransformerLayer(
-                _spec(letter, window, sink, state_rank, state_alpha),
+                layer_spec(letter, window, sink, state_rank, state_alpha),
                 width=width,
                 heads=num_attention_heads,
                 ffn_dim=ffn_dim,
@@ -140,7 +147,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
         self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
-        self._seen_finite = False
+        self._flow_was_finite = self._memory_was_finite = False
 
     def forward(
         self,
@@ -169,6 +176,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         """
         batch, rows, columns = self._check_latents(latents, timestep)
         prompt = text if isinstance(text, PromptContext) else self.prompt_context(text)
+        if prompt.owner != self.identity:
+            raise ConfigError(
+                f"This prompt context was made by a model of {prompt.owner}, not of {self.identity}; "
+                "make one with this model's prompt_context()."
+            )
         if prompt.batch != batch:
             raise ConfigError(f"Got {prompt.batch} prompts for a batch of {batch} latents; give one prompt a sample.")
         match run:
@@ -178,22 +190,30 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 flow = self._diffusion_forcing(latents, timestep, prompt, run, rows, columns)
             case TeacherForcing():
                 flow = self._teacher_forcing(latents, timestep, prompt, run, rows, columns)
-        if flow is not None and not self._seen_finite:
-            self._check_finite(flow, latents)
+        if flow is not None and not self._flow_was_finite:
+            self._flow_was_finite = self._check_finite([flow], latents, timestep, prompt)
+        if isinstance(run, Stream) and run.access is Access.COMMIT and not self._memory_was_finite:
+            written = [tensor for layer in run.memory.layers for tensor in layer.valid()]
+            self._memory_was_finite = self._check_finite(written, latents, timestep, prompt)
         return flow
 
     def _stream(
         self, latents: Tensor, timestep: Tensor, prompt: PromptContext, run: Stream, rows: int, columns: int
     ) -> Tensor | None:
         memory, frames = run.memory, latents.shape[2]
-        memory.check(self.signature, latents.shape[0], rows, columns, frames)
+        if not isinstance(memory, Memory) or not isinstance(run.access, Access):
+            raise MemoryMismatchError(
+                f"A stream needs memory and an access, but {type(memory).__name__} and {run.access!r} came; "
+                "allocate memory with allocate_memory() and say Access.READ or Access.COMMIT."
+            )
+        memory.check(self.identity, latents.shape[0], rows, columns, frames)
         x = self._embed(latents)
         time = self.time_embedder(timestep)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
         # A clean pass exists to write memory: past the last layer's memory there is nothing to compute.
         layers = self._stack
         through = len(layers) if run.access is Access.READ else len(layers) - 1
-        for layer, words, own in zip(layers[:through], prompt.layers, memory.layers, strict=False):
+        for layer, words, own in zip(layers[:through], prompt.layers[:through], memory.layers[:through], strict=True):
             x = layer.stream(x, time.layers, words, rotation, own, run.access)
         if run.access is Access.COMMIT:
             layers[-1].commit(x, time.layers, rotation, memory.layers[-1])
@@ -254,6 +274,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         Raises:
             ConfigError: embeddings of another width, or more rows than ``text_len``.
         """
+        if text.dim() != 3:
+            raise ConfigError(f"The prompt embeddings are {list(text.shape)}; batch, rows, width are needed.")
         _, words, text_dim = text.shape
         if text_dim != self.config.text_dim:
             raise ConfigError(
@@ -266,7 +288,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
-        return PromptContext(tuple(layer.cross_attention.remember(embedded) for layer in self._stack))
+        layers = tuple(layer.cross_attention.remember(embedded) for layer in self._stack)
+        return PromptContext(self.identity, layers)
 
     def allocate_memory(
         self,
@@ -293,7 +316,10 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         if window == "config":
             window = cast(int | None, self.config.window)
         sink = (self.config.sink if window is not None else 0) if sink is None else sink
-        geometry = MemoryGeometry(batch, grid.rows, grid.columns, block_frames or self.config.block_frames)
+        block_frames = self.config.block_frames if block_frames is None else block_frames
+        if batch < 1 or block_frames < 1:
+            raise MemoryMismatchError(f"Memory is for 1 or more streams and frames; got {batch} and {block_frames}.")
+        geometry = MemoryGeometry(batch, grid.rows, grid.columns, block_frames)
         layers = tuple(
             layer.self_attention.allocate_memory(
                 geometry,
@@ -304,13 +330,20 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
             for layer in self._stack
         )
-        return Memory(self.signature, geometry, layers)
+        return Memory(self.identity, geometry, layers)
 
     @property
     def signature(self) -> str:
-        """Plan and sizes: what memory must match."""
+        """Plan and sizes. Two models that differ in their weights alone have the same one."""
         c = self.config
-        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}"
+        ranks = f"ranks {c.state_rank} and {c.ffn_rank}"
+        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}"
+
+    @property
+    def identity(self) -> str:
+        """Signature, dtype and device: what memory and prompts in use must match."""
+        weight = self.patch_embedding.weight
+        return f"{self.signature}, {weight.dtype} on {weight.device}"
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -346,6 +379,10 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
 
     def _check_latents(self, latents: Tensor, timestep: Tensor) -> tuple[int, int, int]:
+        if latents.dim() != 5 or not latents.shape[2]:
+            raise GeometryError(
+                f"The latents are {list(latents.shape)}; batch, channels, frames (1 or more), height, width are needed."
+            )
         batch, channels, frames, height, width = latents.shape
         if channels != self.config.in_channels:
             raise GeometryError(
@@ -360,35 +397,24 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         grid = token_grid(height, width, tuple(self.config.patch_size))
         return batch, grid.rows, grid.columns
 
-    def _check_finite(self, flow: Tensor, latents: Tensor) -> None:
-        """On the first forward only: weights are not scanned at loading, and later passes must not wait."""
-        if not bool(torch.isfinite(flow).all()):
-            if not bool(torch.isfinite(latents).all()):
-                raise NonFiniteError("The latents contain NaN or infinity; check the noise or the encoded video.")
-            broken = [name for name, p in self.named_parameters() if not bool(torch.isfinite(p).all())]
-            if broken:
-                raise NonFiniteError(
-                    f"{len(broken)} weight tensors contain NaN or infinity, first {', '.join(broken[:3])}; "
-                    "load the checkpoint again from its source."
-                )
+    def _check_finite(self, results: list[Tensor], latents: Tensor, timestep: Tensor, prompt: PromptContext) -> bool:
+        """On the first flow and the first memory only: weights are not scanned at loading, later passes do not wait."""
+        if all(_is_finite(x) for x in results):
+            return True
+        broken = [name for name, parameter in self.named_parameters() if not _is_finite(parameter)]
+        if broken:
             raise NonFiniteError(
-                f"The prediction is not finite although weights and latents are; try float32 instead of "
-                f"{self.compute_dtype}."
+                f"{len(broken)} weight tensors contain NaN or infinity, first {', '.join(broken[:3])}; "
+                "load the checkpoint again from its source."
             )
-        self._seen_finite = True
+        for name, given in (("latents", latents), ("timesteps", timestep), ("prompt embeddings", prompt.layers[0].k)):
+            if not _is_finite(given):
+                raise NonFiniteError(f"The {name} contain NaN or infinity; check what they were made from.")
+        raise NonFiniteError(
+            f"A result is not finite although weights and inputs are: {self.compute_dtype} overflows here; "
+            "compute in float32 or float64."
+        )
 
 
-def _spec(letter: str, window: int | None, sink: int, rank: int, alpha: float) -> AttentionSpec:
-    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink)
-
-
-def _check_config(plan: str, patch: tuple[int, ...], head_dim: int, freq_dim: int, ffn_rank_layers: str) -> None:
-    parse_plan(plan, len(plan))
-    if not plan:
-        raise ConfigError("The layer plan is empty; it needs one letter a layer, H or S.")
-    if len(patch) != 3 or patch[0] != 1:
-        raise ConfigError(f"The patch size {list(patch)} must be three numbers, the first (frames) 1.")
-    if head_dim % 2 or freq_dim % 2:
-        raise ConfigError(f"Head size {head_dim} and freq_dim {freq_dim} must be even: rotations turn pairs.")
-    if ffn_rank_layers not in ("hybrid", "all"):
-        raise ConfigError(f'ffn_rank_layers is {ffn_rank_layers!r}; it must be "hybrid" or "all".')
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())

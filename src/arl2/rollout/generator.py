@@ -1,5 +1,6 @@
 """The rollout: read memory while a block is denoised, write it once when the block is done, hand the block out."""
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from arl2.attention.access import Access
 from arl2.attention.memory import Memory
-from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.geometry import FrameRange, split_blocks, token_grid
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
 from arl2.rollout.noise import NoiseSource
 from arl2.rollout.samplers import Sampler
+
+logger = logging.getLogger("arl2.rollout")
 
 
 @dataclass(frozen=True)
@@ -90,26 +93,31 @@ def generate_blocks(
         MemoryMismatchError: memory of another model, batch or size.
     """
     streams = [_prompted(model, text, memory, height, width)]
-    if sampler.guidance_scale != 1.0:
+    guided = sampler.guidance_scale != 1.0
+    if guided:
         if negative_text is None:
             raise ConfigError(
                 f"Guidance scale {sampler.guidance_scale} needs a negative prompt; give one, or set the scale to 1."
             )
         streams.append(_prompted(model, negative_text, negative_memory, height, width))
+    elif negative_text is not None:
+        logger.warning("The negative prompt is not used: this sampler does not guide (guidance scale 1).")
     own = streams[0].memory
+    if guided and streams[-1].memory is own:
+        raise MemoryMismatchError("The prompt and the negative prompt share one memory; allocate one for each.")
     if streams[-1].memory.frames != own.frames:
         raise MemoryMismatchError(
             f"The prompt's memory stands at frame {own.frames} but the negative prompt's at "
             f"{streams[-1].memory.frames}; keep the two together."
         )
+    block_frames = own.geometry.block_frames
+    if own.frames:
+        split_blocks(own.frames, block_frames, first_block_frames)  # a stream goes on with the blocks it began with
     if frames is not None:
-        split_blocks(frames, own.geometry.block_frames, first_block_frames)
+        split_blocks(frames, block_frames, first_block_frames)
     if known is not None:
-        split_blocks(known.shape[2], own.geometry.block_frames, first_block_frames)
-        if own.frames:
-            raise GeometryError(
-                f"Known latents begin a stream, but this memory stands at frame {own.frames}; allocate a new one."
-            )
+        _check_known(model, known, own, (height, width), frames, first_block_frames)
+    noise.check(text.shape[0])
     return _rollout(model, streams, noise, sampler, (height, width), frames, known, first_block_frames, context_noise)
 
 
@@ -152,13 +160,37 @@ def _rollout(
         yield Block(index, span, latents, denoised - started, committed - denoised)
 
 
+def _check_known(
+    model: CausalWanTransformer3DModel,
+    known: Tensor,
+    memory: Memory,
+    size: tuple[int, int],
+    frames: int | None,
+    first_block_frames: int | None,
+) -> None:
+    if memory.frames:
+        raise GeometryError(
+            f"Known latents begin a stream, but this memory stands at frame {memory.frames}; allocate a new one."
+        )
+    expected = [memory.geometry.batch, model.config.in_channels, known.shape[2], *size]
+    if list(known.shape) != expected:
+        raise GeometryError(f"The known latents are {list(known.shape)}; this stream needs {expected}.")
+    split_blocks(known.shape[2], memory.geometry.block_frames, first_block_frames)
+    if frames is not None and known.shape[2] >= frames:
+        raise GeometryError(
+            f"{known.shape[2]} of {frames} frames are known already, so there is nothing to generate; ask for more."
+        )
+    if not bool(torch.isfinite(known).all()):
+        raise NonFiniteError("The known latents contain NaN or infinity; check the encoded image or video.")
+
+
 def _prompted(
     model: CausalWanTransformer3DModel, text: Tensor, memory: Memory | None, height: int, width: int
 ) -> Prompted:
     if memory is None:
         memory = model.allocate_memory(batch=text.shape[0], height=height, width=width)
     grid = token_grid(height, width, tuple(model.config.patch_size))
-    memory.check(model.signature, text.shape[0], grid.rows, grid.columns, memory.geometry.block_frames)
+    memory.check(model.identity, text.shape[0], grid.rows, grid.columns, memory.geometry.block_frames)
     with torch.no_grad():
         return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
 

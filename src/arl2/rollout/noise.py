@@ -18,6 +18,10 @@ from arl2.errors import ConfigError, GeometryError
 class NoiseSource(Protocol):
     """Where a rollout takes its noise from."""
 
+    def check(self, batch: int) -> None:
+        """Refuse a batch that this source has no noise for; raises ``ConfigError``."""
+        ...
+
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]
     ) -> Float[Tensor, "batch channels frames height width"]:
@@ -48,11 +52,15 @@ class SeededNoise:
         """Seeds ``seed, seed + 1, ...`` for the samples of a batch."""
         return SeededNoise([(seed + i) % 2**64 for i in range(batch)])
 
+    def check(self, batch: int) -> None:
+        """One seed per sample, or ``ConfigError``."""
+        if batch != len(self.seeds):
+            raise ConfigError(f"Got {len(self.seeds)} seeds for a batch of {batch}; give one per sample.")
+
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]
     ) -> Float[Tensor, "batch channels frames height width"]:
-        if shape[0] != len(self.seeds):
-            raise ConfigError(f"Got {len(self.seeds)} seeds for a batch of {shape[0]}; give one per sample.")
+        self.check(shape[0])
         samples = []
         for seed in self.seeds:
             key = np.array([seed, block], dtype=np.uint64)
@@ -79,6 +87,11 @@ class GivenNoise:
         block_frames: int,
     ) -> None:
         self.start, self.renoise, self.block_frames = start, renoise, block_frames
+
+    def check(self, batch: int) -> None:
+        """Noise for as many samples, or ``ConfigError``."""
+        if batch != self.start.shape[0]:
+            raise ConfigError(f"The noise given is for {self.start.shape[0]} samples, but the batch has {batch}.")
 
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]

@@ -1,13 +1,15 @@
 """Which implementation of softmax attention runs: ``auto`` takes the fastest that fits the tensors."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from arl2.kernels.attention import naive, sdpa
-from arl2.kernels.attention.ranges import Ranges
+from arl2.kernels.attention.ranges import Ranges, is_block_diagonal
 from arl2.kernels.backends import ACCEPTED, ATTENTION, announce, asked_backend
 
 BACKENDS = ACCEPTED[ATTENTION]
+FLEX_LEAST_HEAD = 16  # what torch's compiled kernel accepts
 
 
 def softmax_attention(
@@ -29,6 +31,7 @@ def softmax_attention(
         ConfigError: an unknown backend.
     """
     naively = asked_backend(ATTENTION, backend) == "naive"
+    announce("full attention", "naive" if naively else "sdpa", "asked for" if naively else "torch picks its kernel")
     run = naive.softmax_attention if naively else sdpa.softmax_attention
     return run(q=q, k=k, v=v, scale=scale)
 
@@ -48,15 +51,15 @@ def range_attention(
         q, k, v: ``[B, T, H, D]``.
         ranges: cover all queries in order; see :class:`arl2.kernels.attention.ranges.QueryRange`.
         scale: of the scores; ``D**-0.5`` if None.
-        backend: one of ``BACKENDS``; ``auto`` is ``flex`` on CUDA and a loop of ``sdpa`` calls elsewhere.
+        backend: one of ``BACKENDS``; ``auto`` is ``flex`` on CUDA where it can run, a loop of ``sdpa`` calls elsewhere.
 
     Raises:
         ConfigError: an unknown backend.
     """
     backend = asked_backend(ATTENTION, backend)
     if backend == "auto":
-        backend = "flex" if q.is_cuda else "sdpa"
-        announce(ATTENTION, backend, "on CUDA" if q.is_cuda else "flex attention compiles on CUDA only")
+        backend, reason = _best(q, ranges)
+        announce(ATTENTION, backend, reason)
     if backend == "naive":
         return naive.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
     if backend == "flex":
@@ -64,3 +67,14 @@ def range_attention(
 
         return flex.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
     return sdpa.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
+
+
+def _best(q: Tensor, ranges: Ranges) -> tuple[str, str]:
+    """The fastest backend for these tensors, and why."""
+    if is_block_diagonal(ranges, q.shape[1]):
+        return "sdpa", "blocks that see themselves alone are one batched call"
+    if not q.is_cuda:
+        return "sdpa", "flex attention compiles on CUDA only"
+    if q.shape[-1] < FLEX_LEAST_HEAD or q.dtype == torch.float64:
+        return "sdpa", f"flex attention takes heads of {FLEX_LEAST_HEAD} or more and no float64"
+    return "flex", "on CUDA"

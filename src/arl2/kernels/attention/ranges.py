@@ -24,3 +24,11 @@ def merge(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         else:
             joined.append((start, stop))
     return tuple(joined)
+
+
+def is_block_diagonal(ranges: Ranges, tokens: int) -> bool:
+    """Every block sees itself alone and all blocks are of one size: then blocks are a batch, and no mask is needed."""
+    size = ranges[0].stop - ranges[0].start
+    return tokens == size * len(ranges) and all(
+        part.keys == ((part.start, part.stop),) and part.stop - part.start == size for part in ranges
+    )

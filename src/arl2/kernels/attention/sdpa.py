@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.kernels.attention.ranges import Ranges
+from arl2.kernels.attention.ranges import Ranges, is_block_diagonal
 
 
 def softmax_attention(
@@ -33,7 +33,7 @@ def range_attention(
     scale: float | None = None,
 ) -> Float[Tensor, "batch tokens heads value"]:
     """Attention in which each range of queries sees its ranges of keys alone."""
-    if _is_block_diagonal(ranges, q.shape[1]):
+    if is_block_diagonal(ranges, q.shape[1]):
         return _block_diagonal(q, k, v, len(ranges), scale)
     outputs = []
     for part in ranges:
@@ -41,14 +41,6 @@ def range_attention(
         seen_v = torch.cat([v[:, start:stop] for start, stop in part.keys], dim=1)
         outputs.append(softmax_attention(q=q[:, part.start : part.stop], k=seen_k, v=seen_v, scale=scale))
     return torch.cat(outputs, dim=1)
-
-
-def _is_block_diagonal(ranges: Ranges, tokens: int) -> bool:
-    """Every block sees itself alone and all blocks are of one size: then blocks are a batch."""
-    size = ranges[0].stop - ranges[0].start
-    return tokens == size * len(ranges) and all(
-        part.keys == ((part.start, part.stop),) and part.stop - part.start == size for part in ranges
-    )
 
 
 def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, blocks: int, scale: float | None) -> Tensor:

@@ -1,0 +1,47 @@
+"""What a configuration may hold, and a layer's part of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from arl2.attention.plan import AttentionSpec, HybridSpec, SoftmaxSpec, parse_plan
+from arl2.errors import ConfigError
+
+_WHOLE_NUMBERS = {
+    **dict.fromkeys(("num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "out_channels"), 1),
+    **dict.fromkeys(("freq_dim", "text_dim", "text_len", "block_frames"), 1),
+    **dict.fromkeys(("sink", "state_rank", "ffn_rank"), 0),
+}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what cannot be, in one sentence, before torch does in many."""
+    plan, patch = config["layer_plan"], config["patch_size"]
+    parse_plan(plan, len(plan))
+    if not plan:
+        raise ConfigError("The layer plan is empty; it needs one letter a layer, H or S.")
+    if len(patch) != 3 or patch[0] != 1:
+        raise ConfigError(f"The patch size {list(patch)} must be three numbers, the first (frames) 1.")
+    for name, least in _WHOLE_NUMBERS.items():
+        value = config[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least}.")
+    if config["attention_head_dim"] % 2 or config["freq_dim"] % 2:
+        raise ConfigError(
+            f"Head size {config['attention_head_dim']} and freq_dim {config['freq_dim']} must be even: "
+            "rotations turn pairs."
+        )
+    window, sink, block = config["window"], config["sink"], config["block_frames"]
+    if window is None and sink:
+        raise ConfigError(f"sink is {sink} but there is no window to keep it in; give a window, or sink 0.")
+    if window is not None and (not isinstance(window, int) or window < sink + block):
+        raise ConfigError(
+            f"A window of {window!r} frames cannot hold {sink} sink frames and a block of {block}; "
+            f"use at least {sink + block}, or None for the whole past."
+        )
+    if config["ffn_rank_layers"] not in ("hybrid", "all"):
+        raise ConfigError(f'ffn_rank_layers is {config["ffn_rank_layers"]!r}; it must be "hybrid" or "all".')
+
+
+def layer_spec(letter: str, window: int | None, sink: int, rank: int, alpha: float) -> AttentionSpec:
+    """The self-attention of a layer with that letter in the plan."""
+    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink)
