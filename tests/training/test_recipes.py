@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from arl2.errors import ConfigError
 from arl2.training.codec import CodecConfig
 from arl2.training.config import config_from_mapping, config_to_mapping
 from arl2.training.teacher import TeacherConfig
@@ -23,3 +24,8 @@ def test_a_recipe_says_every_setting(path):
 def test_the_readme_of_the_recipes_names_each():
     text = (RECIPES / "README.md").read_text()
     assert all(path.name in text for path in RECIPES.glob("*.json"))
+
+
+def test_a_setting_without_a_default_is_asked_for():
+    with pytest.raises(ConfigError, match="The setting 'codec' has no default; give codec=VALUE"):
+        config_from_mapping(TeacherConfig, {"loop": {"steps": 1}})

@@ -47,7 +47,7 @@ def _add_score(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "score",
         help="let the oracle score a folder of videos, or a model",
-        description="Print the share of videos that show what was asked, with 95 %% intervals (Wilson). A folder's "
+        description="Print the share of videos that show what was asked, with 95 % intervals (Wilson). A folder's "
         "prompts come from manifest.jsonl or the files' metadata; a model generates the fixed prompts of the seed.",
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of .mp4, .gif, .webp or PNG folders")
@@ -69,7 +69,7 @@ def _add_score(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         default="standing",
         help="of the memory test: standing as in the world (up to about 10 video frames), or moving for any length",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of tables")
     return parser
 

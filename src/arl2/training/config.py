@@ -5,7 +5,7 @@ import json
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,7 +18,8 @@ def config_from_mapping(kind: type[Config], values: Mapping[str, Any], *, inside
     """Build the dataclass ``kind`` (and dataclasses nested in it) from plain values.
 
     Raises:
-        ConfigError: for a name that ``kind`` does not have (the nearest one is named) or a value of another type.
+        ConfigError: for a name that ``kind`` does not have (the nearest one is named), one without a default that is
+            missing, or a value of another type.
     """
     types_by_name = get_type_hints(kind)
     accepted = [field.name for field in fields(kind)]  # type: ignore[arg-type]
@@ -27,6 +28,13 @@ def config_from_mapping(kind: type[Config], values: Mapping[str, Any], *, inside
             near = difflib.get_close_matches(name, accepted, n=1)
             hint = f"did you mean '{inside}{near[0]}'?" if near else f"accepted are {', '.join(accepted)}."
             raise ConfigError(f"Unknown setting '{inside}{name}': {hint}")
+    missing = [
+        field.name
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise ConfigError(f"The setting '{inside}{missing[0]}' has no default; give {inside}{missing[0]}=VALUE.")
     return kind(**{name: _convert(types_by_name[name], value, inside + name) for name, value in values.items()})
 
 
