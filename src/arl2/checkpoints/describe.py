@@ -67,8 +67,8 @@ def describe(
         CheckpointError, ConfigError, GeometryError: as ``load_transformer``, and for a picture that does not fit.
     """
     file = read_weights(path, branch=branch)
-    model = build_transformer(file, **settings)
-    layout = translate(file.tensors, str(file.path)).layout
+    translated = translate(file.tensors, str(file.path))
+    model = build_transformer(file, translated, **settings)
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
     for name, pixels in (("height", height), ("width", width)):
         if pixels < LATENT_STRIDE or pixels % LATENT_STRIDE:
@@ -77,7 +77,7 @@ def describe(
     named = dict(model.named_parameters())
     return Description(
         path=file.path,
-        layout=layout,
+        layout=translated.layout,
         branch=file.branch,
         unused=file.unused,
         config=config,

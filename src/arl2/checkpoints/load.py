@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arl2.checkpoints.layouts import Layout, translate
+from arl2.checkpoints.layouts import Layout, Translated, translate
 from arl2.checkpoints.reading import WeightsFile, read_weights
 from arl2.checkpoints.sizes import config_from_tensors
 from arl2.errors import CheckpointError, ConfigError
@@ -40,15 +40,20 @@ def load_transformer(
         CheckpointError: a file that is broken, of an unknown layout, or not exactly one model.
         ConfigError: a setting that is not accepted.
     """
-    return build_transformer(read_weights(path, branch=weights), dtype=dtype, device=device, **settings)
+    file = read_weights(path, branch=weights)
+    return build_transformer(file, translate(file.tensors, str(file.path)), dtype=dtype, device=device, **settings)
 
 
 def build_transformer(
-    file: WeightsFile, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", **settings: Any
+    file: WeightsFile,
+    translated: Translated,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    **settings: Any,
 ) -> CausalWanTransformer3DModel:
-    """As :func:`load_transformer`, from weights already read."""
+    """As :func:`load_transformer`, from weights already read and renamed."""
     where = str(file.path)
-    translated = translate(file.tensors, where)
     if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
         config = _native_config(file.config, settings, where)
     else:
