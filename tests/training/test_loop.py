@@ -19,6 +19,7 @@ from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.training.checkpoint import checkpoints_in
 from arl2.training.config import config_to_mapping
 from arl2.training.loop import LoopConfig, RunResult, train
+from arl2.training.optimizer import OptimizerName
 from arl2.training.progress import read_metrics
 from arl2.training.task import Batch
 
@@ -43,16 +44,19 @@ class Killed(BaseException):
     """As abrupt as a kill: the loop does not catch it."""
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("at", [(3, 0), (8, 1), (14, 0), (29, 1)])
-def test_killed_and_resumed_is_never_killed(tmp_path: Path, at: tuple[int, int]) -> None:
+def test_killed_and_resumed_is_never_killed(tmp_path: Path, at: tuple[int, int], optimizer: OptimizerName) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
+
     def kill(batch: Batch) -> None:
         if (batch.step, batch.slot) == at:
             raise Killed
 
-    whole = run(ToyTask(), tmp_path / "whole")
+    whole = run(ToyTask(), tmp_path / "whole", config)
     with pytest.raises(Killed):
-        run(ToyTask(before_loss=kill), tmp_path / "cut")
-    resumed = run(ToyTask(), tmp_path / "cut")
+        run(ToyTask(before_loss=kill), tmp_path / "cut", config)
+    resumed = run(ToyTask(), tmp_path / "cut", config)
     assert resumed.reason == whole.reason == "finished"
     assert resumed.step == whole.step == 30
     expected, got = state_of(whole), state_of(resumed)
@@ -280,3 +284,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_muon_moves_hidden_matrices_by_orthogonal_steps_and_nothing_else(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=1, warmup_steps=0, final_learning_rate=1.0, batches_per_step=1)
+    start, by_adam, by_muon = ToyTask(), ToyTask(), ToyTask()
+    run(by_adam, tmp_path / "adamw", config)
+    run(by_muon, tmp_path / "muon", replace(config, optimizer="muon"))
+    before, adam, muon = (dict(task.network.named_parameters()) for task in (start, by_adam, by_muon))
+    assert all(torch.equal(muon[name], adam[name]) for name in before if name.endswith("bias"))
+    step = muon["0.weight"] - before["0.weight"] * (1 - 0.1 * 2.5 * config.learning_rate)
+    values = torch.linalg.svdvals(step)
+    # Newton-Schulz in five rounds leaves singular values between about 0.7 and 1.2 of each other.
+    assert values.min() > 0.5 * values.max() > 0

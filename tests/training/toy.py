@@ -25,7 +25,7 @@ class ToyTask:
         named = dict(self.network.named_parameters())
         weights = {name: p for name, p in named.items() if p.ndim == 2}
         biases = {name: p for name, p in named.items() if p.ndim == 1}
-        return [ParameterGroup(weights, weight_decay=0.1), ParameterGroup(biases, learning_rate_scale=2.0)]
+        return [ParameterGroup(weights, weight_decay=0.1, hidden=True), ParameterGroup(biases, learning_rate_scale=2.0)]
 
     def loss(self, batch: Batch) -> Loss:
         self.before_loss(batch)

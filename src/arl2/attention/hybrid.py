@@ -30,8 +30,12 @@ class HybridAttention(SelfAttention):
         self.shared = Projections(width, heads, eps)
         self.state = StateBranch(width, heads, spec)
         self.gate_proj = nn.Linear(width, heads, bias=False)
-        nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5)
+        self.reset_gate()
         self.spec = spec
+
+    def reset_gate(self, generator: torch.Generator | None = None) -> None:
+        """The start of a conversion: small weights, so that the gate stands half open (spec 1, "Start values")."""
+        nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
 
     def stream(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access

@@ -16,6 +16,7 @@ from torch import nn
 
 from arl2.errors import CheckpointError
 from arl2.training.ema import WeightAverage
+from arl2.training.optimizer import Optimizers
 
 _NAME = re.compile(r"step-(\d{9})")
 _TENSORS, _FACTS = "state.safetensors", "run.json"
@@ -41,7 +42,7 @@ def save_checkpoint(
     *,
     parameters: Mapping[str, nn.Parameter],
     average: WeightAverage,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     keep: int,
 ) -> Path:
     """Write ``folder/step-NNNNNNNNN`` and delete all but the newest ``keep``.
@@ -51,7 +52,7 @@ def save_checkpoint(
     tensors = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
     for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
+        for key, value in optimizer.state_of(parameter).items():
             tensors[f"optimizer/{key}/{name}"] = value
 
     final = folder / checkpoint_name(state.step)
@@ -104,7 +105,7 @@ def load_checkpoint(
     *,
     parameters: Mapping[str, nn.Parameter],
     average: WeightAverage,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
 ) -> RunState:
     """Put a checkpoint back into weights, average and optimizer, in place.
 
@@ -136,7 +137,7 @@ def load_checkpoint(
             parameter = parameters[parameter_name]
             # AdamW counts steps on the CPU wherever the parameter is.
             place = torch.device("cpu") if key == "step" else parameter.device
-            optimizer.state[parameter][key] = tensor.to(place)
+            optimizer.state_of(parameter)[key] = tensor.to(place)
     return state
 
 

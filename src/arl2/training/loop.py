@@ -24,6 +24,7 @@ from arl2.training.checkpoint import (
 from arl2.training.config import config_differences
 from arl2.training.ema import WeightAverage
 from arl2.training.interrupt import StopSignal
+from arl2.training.optimizer import OptimizerName, Optimizers
 from arl2.training.processes import Processes
 from arl2.training.progress import Progress, Reporter
 from arl2.training.schedule import learning_rate_factor
@@ -46,6 +47,8 @@ class LoopConfig:
         max_minutes: with ``steps``: stop this time after so long, to be resumed. Without: the length of the whole
             run, resumed parts included; the learning rate follows the clock.
         learning_rate: peak, after ``warmup_steps``; it falls along a cosine to ``final_learning_rate`` times it.
+        optimizer: "adamw", or "muon" for matrices between hidden layers and AdamW for the rest.
+        adam_betas: of AdamW.
         batches_per_step: batches whose gradients are averaged in a step, shared out over all processes.
         gradient_clip: largest norm of all gradients together.
         average_decay: of the running average of the weights that is evaluated and exported.
@@ -60,6 +63,7 @@ class LoopConfig:
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.01
     warmup_steps: int = 100
+    optimizer: OptimizerName = "adamw"
     adam_betas: tuple[float, float] = (0.9, 0.99)
     batches_per_step: int = 1
     gradient_clip: float = 1.0
@@ -154,17 +158,8 @@ class _Run:
         self.run_config, self.console = run_config, console
         groups = list(task.parameter_groups())
         self.parameters = _by_name(groups)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": list(group.parameters.values()),
-                    "weight_decay": group.weight_decay,
-                    "scale": group.learning_rate_scale,
-                }
-                for group in groups
-            ],
-            lr=config.learning_rate,
-            betas=config.adam_betas,
+        self.optimizer = Optimizers(
+            groups, name=config.optimizer, learning_rate=config.learning_rate, adam_betas=config.adam_betas
         )
         self.average = WeightAverage(self.parameters, config.average_decay)
         self.step = 0
@@ -248,8 +243,7 @@ class _Run:
         factor = learning_rate_factor(
             self.step, self.done, warmup_steps=config.warmup_steps, final=config.final_learning_rate
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["scale"] * factor
+        self.optimizer.set_learning_rate(config.learning_rate * factor)
         self.optimizer.zero_grad()
         share = 1 / config.batches_per_step
         total, window = 0.0, self.window
@@ -318,7 +312,7 @@ class _Run:
         return Progress(
             step=self.step,
             minutes=self.minutes,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.optimizer.learning_rate,
             samples_per_second=window.samples / max(now - window.since, 1e-9),
             seconds_left=(1 - done) / share_a_second if share_a_second > 0 else None,
             logs={name: value.item() / max(self.step - window.step, 1) for name, value in window.sums.items()},

@@ -53,11 +53,15 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that train, by a name that is unique in the task and stays the same from run to run."""
+    """Parameters that train, by a name that is unique in the task and stays the same from run to run.
+
+    ``hidden`` groups hold nothing but matrices between hidden layers: what Muon is made for.
+    """
 
     parameters: Mapping[str, nn.Parameter]
     learning_rate_scale: float = 1.0
     weight_decay: float = 0.0
+    hidden: bool = False
 
 
 @runtime_checkable

@@ -61,11 +61,14 @@ class TeacherConfig:
         latents: folder in which encoded clips are kept, shared by runs.
         start_from: folder of an earlier run's export to go on from; its sizes then replace ``model``.
         clips: encoded clips to learn from; ``clip_frames`` latent frames each.
+        opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
+            go by, and wants many more examples than the blocks that follow.
         data_seed: of the scenes.
         lengths: latent frames of a training clip; each batch draws one of them. A single block first (48 tokens, where
             shapes are learnt), longer ones later.
         batch_frames: latent frames in a batch: so many clips as fit.
         shift: of the noise levels, in training and in sampling.
+        level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
         content_weight: extra weight of the loss where a latent differs from its clip's background.
         steps, first_block_steps: of the sampler in evaluation, and what is exported with the model.
         evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
@@ -78,10 +81,12 @@ class TeacherConfig:
     start_from: str | None = None
     clips: int = 8192
     clip_frames: int = 27
+    opening_clips: int = 0
     data_seed: int = 1
     lengths: tuple[int, ...] = (3,)
     batch_frames: int = 192
     shift: float = 3.0
+    level_share: float = 0.0
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
@@ -96,6 +101,8 @@ class TeacherConfig:
             )
         if self.batch_frames < max(self.lengths):
             raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+        if not 0 <= self.level_share <= 1:
+            raise ConfigError(f"level_share is {self.level_share}; give a share from 0 to 1.")
 
 
 class TeacherTask:
@@ -115,36 +122,37 @@ class TeacherTask:
             self.text.words.encoder.float()
         self.model.to(self.device).train()
         self.text.words.encoder.to(self.device).train()
-        console = Console(stderr=True)
-        self.latents = encoded_clips(
-            self.codec,
-            Path(config.latents),
-            clips=config.clips,
-            frames=config.clip_frames,
-            seed=config.data_seed,
-            say=lambda line: console.print(line, highlight=False),
-        )
-        self.scenes = sample_scenes(config.clips, seed=config.data_seed)
+        self.clips = self._clips(config.clips, config.clip_frames, config.data_seed)
+        self.openings = self.clips
+        if config.opening_clips:
+            self.openings = self._clips(config.opening_clips, config.model.block_frames, config.data_seed + 1)
+        levels = self._generation().sampler()
+        self.levels = torch.tensor([levels.schedule.sigma(t) for t in levels.plan.of_block(1)])
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Transformer and text encoder; matrices decay, the rest does not."""
         named = {f"transformer.{n}": p for n, p in self.model.named_parameters()}
         named |= {f"text.{n}": p for n, p in self.text.words.encoder.named_parameters()}
-        matrices = {n: p for n, p in named.items() if p.dim() > 1 and n.startswith("transformer.layers")}
+        matrices = {
+            n: p
+            for n, p in named.items()
+            if p.dim() == 2 and n.startswith("transformer.layers") and not n.endswith("modulation")
+        }
         rest = {n: p for n, p in named.items() if n not in matrices}
-        return [ParameterGroup(matrices, weight_decay=0.01), ParameterGroup(rest)]
+        return [ParameterGroup(matrices, weight_decay=0.01, hidden=True), ParameterGroup(rest)]
 
     def loss(self, batch: Batch) -> Loss:
         """Mean square error of the flow, one noise level a block, earlier blocks given clean."""
         config, draw = self.config, batch.generator
         frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
         count = config.batch_frames // frames
-        chosen = torch.randint(len(self.latents), (count,), generator=draw)
-        clean, from_start = self._cut(chosen, frames, draw)
-        text = self._embed(chosen, draw)
-
         size = config.model.block_frames
-        sigma = shift_sigma(torch.rand(count, frames // size, generator=draw), config.shift).repeat_interleave(size, 1)
+        source = self.openings if frames == size else self.clips
+        chosen = torch.randint(len(source.latents), (count,), generator=draw)
+        clean, from_start = self._cut(source.latents, chosen, frames, draw)
+        text = self._embed(source.scenes, chosen, draw)
+
+        sigma = self._noise_levels(count, frames // size, draw).repeat_interleave(size, 1)
         noise = torch.randn(clean.shape, generator=draw).to(self.device)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
         timestep = (1000 * sigma).to(self.device)
@@ -166,7 +174,7 @@ class TeacherTask:
         self.model.eval()
         scenes = sample_scenes(config.evaluation_clips, seed=_HELD_OUT_SEED)
         text = self.text.encode_captions(captions_of(scenes))
-        _, _, _, height, width = self.latents.shape
+        _, _, _, height, width = self.clips.latents.shape
         sampler = self._generation().sampler()
         blocks = generate_blocks(
             self.model,
@@ -204,24 +212,51 @@ class TeacherTask:
             width=WORLD_SIZE,
         )
 
+    def _clips(self, count: int, frames: int, seed: int) -> "_Clips":
+        console = Console(stderr=True)
+        latents = encoded_clips(
+            self.codec,
+            Path(self.config.latents),
+            clips=count,
+            frames=frames,
+            seed=seed,
+            say=lambda line: console.print(line, highlight=False),
+        )
+        return _Clips(latents, sample_scenes(count, seed=seed))
+
+    def _noise_levels(self, clips: int, blocks: int, draw: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        """One for every block: anywhere on the shifted schedule, or one of the sampler's own."""
+        anywhere = shift_sigma(torch.rand(clips, blocks, generator=draw), self.config.shift)
+        if not self.config.level_share:
+            return anywhere
+        own = self.levels[torch.randint(len(self.levels), (clips, blocks), generator=draw)]
+        return torch.where(torch.rand(clips, blocks, generator=draw) < self.config.level_share, own, anywhere)
+
     def _cut(
-        self, chosen: Tensor, frames: int, draw: torch.Generator
+        self, latents: Tensor, chosen: Tensor, frames: int, draw: torch.Generator
     ) -> tuple[Float[Tensor, "clips channels frames height width"], Tensor]:
         """Clips of ``frames`` latent frames; half of the longer ones begin anywhere, so that a window can slide."""
-        spare = self.latents.shape[2] - frames
+        spare = latents.shape[2] - frames
         starts = torch.randint(spare + 1, (len(chosen),), generator=draw)
         from_start = torch.rand(len(chosen), generator=draw) < 0.5
         if frames == self.config.model.block_frames:
             from_start = torch.ones_like(from_start)  # a single block without its past can only be the first
         starts = starts.masked_fill(from_start, 0)
         from_start = starts == 0
-        cut = [self.latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
+        cut = [latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
         return torch.stack(cut).float().to(self.device), from_start
 
-    def _embed(self, chosen: Tensor, draw: torch.Generator) -> Float[Tensor, "clips words width"]:
-        scenes: Scenes = self.scenes.select(chosen)
+    def _embed(self, scenes: Scenes, chosen: Tensor, draw: torch.Generator) -> Float[Tensor, "clips words width"]:
         paraphrases = torch.randint(PARAPHRASES, (len(chosen),), generator=draw).tolist()
-        return self.text.encode_captions(captions_of(scenes, paraphrases))
+        return self.text.encode_captions(captions_of(scenes.select(chosen), paraphrases))
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Encoded clips ``[clips, C, F, h, w]`` and the scenes they show."""
+
+    latents: Tensor
+    scenes: Scenes
 
 
 def _fresh_model(config: TeacherConfig) -> CausalWanTransformer3DModel:

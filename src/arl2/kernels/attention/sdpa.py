@@ -4,6 +4,8 @@ The loop over ranges is exact and does no masked work, so on a CPU, and for a ha
 as cheap as the visible keys allow.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -35,12 +37,30 @@ def range_attention(
     """Attention in which each range of queries sees its ranges of keys alone."""
     if is_block_diagonal(ranges, q.shape[1]):
         return _block_diagonal(q, k, v, len(ranges), scale)
+    # Cut once, at every edge: the gradient of a split is one concatenation, that of each slice a full-size sum.
+    edges = _edges(ranges, q.shape[1])
+    sizes = [stop - start for start, stop in itertools.pairwise(edges)]
+    place = {edge: i for i, edge in enumerate(edges)}
+    queries, keys, values = (x.split(sizes, dim=1) for x in (q, k, v))
     outputs = []
     for part in ranges:
-        seen_k = torch.cat([k[:, start:stop] for start, stop in part.keys], dim=1)
-        seen_v = torch.cat([v[:, start:stop] for start, stop in part.keys], dim=1)
-        outputs.append(softmax_attention(q=q[:, part.start : part.stop], k=seen_k, v=seen_v, scale=scale))
+        seen = [i for start, stop in part.keys for i in range(place[start], place[stop])]
+        own = range(place[part.start], place[part.stop])
+        outputs.append(
+            softmax_attention(
+                q=torch.cat([queries[i] for i in own], dim=1),
+                k=torch.cat([keys[i] for i in seen], dim=1),
+                v=torch.cat([values[i] for i in seen], dim=1),
+                scale=scale,
+            )
+        )
     return torch.cat(outputs, dim=1)
+
+
+def _edges(ranges: Ranges, tokens: int) -> list[int]:
+    """Every position where a range of queries or keys begins or ends, ascending."""
+    own = {edge for part in ranges for edge in (part.start, part.stop)}
+    return sorted(own | {edge for part in ranges for pair in part.keys for edge in pair} | {0, tokens})
 
 
 def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, blocks: int, scale: float | None) -> Tensor:

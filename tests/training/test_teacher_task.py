@@ -1,0 +1,91 @@
+"""The teacher task: what a batch is made of, and that what it exports is what a pipeline loads."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from arl2.errors import ConfigError
+from arl2.rollout.settings import read_json, settings_from_mapping
+from arl2.training.config import config_to_mapping
+from arl2.training.loop import LoopConfig, train
+from arl2.training.task import Batch
+from arl2.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
+
+CODEC = str(files("arl2.shapes") / "weights" / "codec")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("latents")
+
+
+def config(latents: Path) -> TeacherConfig:
+    sizes = TeacherModelConfig(layer_plan="SS", num_attention_heads=2, attention_head_dim=12, ffn_dim=48)
+    loop = LoopConfig(steps=3, warmup_steps=1, evaluate_every=100, optimizer="muon")
+    return TeacherConfig(
+        loop=loop,
+        codec=CODEC,
+        latents=str(latents),
+        model=sizes,
+        clips=16,
+        clip_frames=6,
+        lengths=(3, 6),
+        batch_frames=12,
+        evaluation_clips=2,
+        evaluation_frames=6,
+    )
+
+
+def test_a_batch_is_decided_by_its_key_alone(latents):
+    task = TeacherTask(config(latents))
+    first, again = (task.loss(Batch.keyed(0, 5, 0, 1)).value.item() for _ in range(2))
+    assert first == again != task.loss(Batch.keyed(0, 6, 0, 1)).value.item()
+
+
+def test_opening_clips_are_other_scenes_than_the_long_ones(latents):
+    task = TeacherTask(replace(config(latents), opening_clips=16))
+    assert task.openings.latents.shape[2] == 3
+    assert not torch.equal(task.openings.latents, task.clips.latents[:, :, :3])
+    plain = TeacherTask(config(latents))
+    assert plain.openings is plain.clips
+
+
+def test_level_share_one_trains_at_the_samplers_levels_alone(latents, monkeypatch):
+    task = TeacherTask(replace(config(latents), level_share=1.0))
+    seen: set[float] = set()
+    forward = task.model.forward
+
+    def watch(noisy, timestep, text, **options):
+        seen.update(timestep.flatten().tolist())
+        return forward(noisy, timestep, text, **options)
+
+    monkeypatch.setattr(task.model, "forward", watch)
+    for step in range(12):
+        task.loss(Batch.keyed(0, step, 0, 1))
+    assert seen == {1000.0, 900.0, 750.0, 500.0}  # 1000 750 500 250 under shift 3
+
+
+@pytest.mark.filterwarnings("ignore:There are modules")
+def test_it_trains_and_exports_what_a_pipeline_loads(latents, tmp_path):
+    settings = config(latents)
+    task = TeacherTask(settings)
+    result = train(
+        task, settings.loop, tmp_path / "run", run_config=config_to_mapping(settings), console=Console(quiet=True)
+    )
+    assert result.step == 3
+    again = TeacherTask(replace(settings, start_from=str(result.export)))
+    assert again.model.config.layer_plan == "SS"
+    generation = read_json(result.export / "generation.json")
+    assert generation.pop("text") == "shapes"
+    assert settings_from_mapping(generation, where="there").shift == 3.0
+
+
+def test_settings_that_cannot_be(latents):
+    with pytest.raises(ConfigError, match="level_share is 2"):
+        replace(config(latents), level_share=2.0)
+    with pytest.raises(ConfigError, match="whole blocks of 3"):
+        replace(config(latents), lengths=(4,))
