@@ -229,5 +229,5 @@ def test_settings_are_strict(values: dict) -> None:
 def test_settings_round_trip() -> None:
     settings = GenerationSettings(steps=(1000, 500), first_block_steps=(1000, 750, 500), shift=3, window=21)
     assert settings_from_mapping(settings.to_mapping(), where="test") == settings
-    assert len(settings.sampler().plan.of_block(0)) == 3
-    assert len(settings.sampler().plan.of_block(1)) == 2
+    assert len(settings.sampler().levels_of(0)) == 3
+    assert len(settings.sampler().levels_of(1)) == 2

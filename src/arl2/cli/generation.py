@@ -15,7 +15,8 @@ from torch import Tensor
 from arl2.cli.outputs import Output, OutputPlan, Pictures, side_by_side, write_manifest
 from arl2.cli.usage import LiveProgress, memory_words
 from arl2.geometry import split_blocks
-from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock, Window
+from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
+from arl2.rollout.request import Window
 from arl2.training.interrupt import StopSignal
 from arl2.version import __version__
 from arl2.video.formats import VideoFileError
@@ -164,7 +165,7 @@ class Generation:
             "model": self.model,
             "seed": self.seed,
             "num_frames": self.num_frames,
-            "levels": self.pipe.settings.sampler(self.steps).plan.levels,
+            "levels": self.pipe.settings.sampler(self.steps).levels_of(1),
             "window": settings.window if self.window == "settings" else self.window,
             "height": settings.height,
             "width": settings.width,

@@ -72,7 +72,7 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "of": arguments.model,
         **fixed,
-        "levels": list(pipe.settings.sampler(arguments.steps).plan.levels),
+        "levels": list(pipe.settings.sampler(arguments.steps).levels_of(1)),
         "window": pipe.settings.window if arguments.window == "settings" else arguments.window,
         "scores": scores,
         "figures": {

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from arl2.errors import Arl2Error
 from arl2.evaluation.shapes_score import BATCH, blocks_video
-from arl2.rollout.pipeline import ARL2Pipeline, Window
+from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.rollout.request import Window
 from arl2.shapes.captions import captions_of
 from arl2.shapes.curtain import MIN_LEAD, sample_occlusions
 from arl2.shapes.oracle import Reading, read_all

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import Arl2Error
-from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock, Window
+from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
+from arl2.rollout.request import Window
 from arl2.shapes.captions import captions_of
 from arl2.shapes.flicker import flicker, stutter
 from arl2.shapes.oracle import MIN_FRAMES, Reading, read, read_all

@@ -15,15 +15,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from arl2.attention.memory import Memory
-from arl2.errors import ConfigError, GeometryError
+from arl2.errors import ConfigError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.folder import Parts, load_parts, pipeline_folder, save_parts
 from arl2.rollout.frames import FramePlan, plan_frames
 from arl2.rollout.generator import Block, generate_blocks
-from arl2.rollout.noise import SeededNoise
-from arl2.rollout.samplers import FewStep
+from arl2.rollout.request import Ask, Generators, OnStepEnd, Request, Seeds, Window, make_request
 from arl2.rollout.settings import GenerationSettings
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
@@ -32,9 +30,6 @@ from arl2.video.pixels import to_bytes
 logger = logging.getLogger(__name__)
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-Window = int | Literal["settings"] | None
-Seeds = int | Sequence[int] | None
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -76,20 +71,6 @@ class ARL2PipelineOutput(BaseOutput):
 
     frames: Any
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A call, checked, its prompts embedded."""
-
-    text: Tensor
-    noise: SeededNoise
-    sampler: FewStep
-    plan: FramePlan | None
-    height: int
-    width: int
-    memory: Memory
-    known: Tensor | None
 
 
 class ARL2Pipeline(DiffusionPipeline):
@@ -159,7 +140,7 @@ class ARL2Pipeline(DiffusionPipeline):
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         num_frames: int | None = None,
         height: int | None = None,
@@ -169,7 +150,13 @@ class ARL2Pipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         steps: int | Sequence[int] | None = None,
         window: Window = "settings",
+        sink: int | None = None,
         known: Float[Tensor, "batch channels known h w"] | None = None,
+        negative_prompt: str | None = None,
+        guidance_scale: float | None = None,
+        prompt_embeds: Float[Tensor, "batch words width"] | None = None,
+        negative_prompt_embeds: Float[Tensor, "negatives words width"] | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_block_end: Callable[["ARL2Pipeline", int, Block | VideoBlock], None] | None = None,
@@ -186,7 +173,12 @@ class ARL2Pipeline(DiffusionPipeline):
             num_inference_steps: denoising steps of a block, spread evenly, instead of the settings' own.
             steps: the same; or a list, such as ``(1000, 500)``.
             window: latent frames that softmax layers see; None the whole past, "settings" as these say.
+            sink: first latent frames that the window never evicts; None: as the model's config says.
             known: latents that the videos start with, in whole blocks.
+            negative_prompt, guidance_scale: of multi-step models; None: as the settings say.
+            prompt_embeds, negative_prompt_embeds: what the text part would give, instead of prompts.
+            callback_on_step_end: called as ``(pipeline, step, timestep, {"latents": x, "block": i})`` after every
+                denoising pass; what it returns is not used.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: false returns a tuple, as in diffusers.
             callback_on_block_end: called as ``(pipeline, index, block)`` after every block.
@@ -200,9 +192,24 @@ class ARL2Pipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ConfigError(f'output_type is {output_type!r}; use "pil", "np", "pt" or "latent".')
         num_frames = self.settings.num_frames if num_frames is None else num_frames
-        request = self._request(
-            prompt, num_frames, height, width, seed, generator, num_inference_steps, steps, window, known
+        ask = Ask(
+            prompt=prompt,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            seed=seed,
+            generator=generator,
+            num_inference_steps=num_inference_steps,
+            steps=steps,
+            window=window,
+            sink=sink,
+            known=known,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
+        request = self._request(ask, callback_on_step_end)
         assert request.plan is not None
         notes = () if request.plan.note is None else (request.plan.note,)
         blocks: Iterator[Block | VideoBlock]
@@ -221,7 +228,7 @@ class ARL2Pipeline(DiffusionPipeline):
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         num_frames: int | None = None,
         height: int | None = None,
@@ -231,7 +238,13 @@ class ARL2Pipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         steps: int | Sequence[int] | None = None,
         window: Window = "settings",
+        sink: int | None = None,
         known: Float[Tensor, "batch channels known h w"] | None = None,
+        negative_prompt: str | None = None,
+        guidance_scale: float | None = None,
+        prompt_embeds: Float[Tensor, "batch words width"] | None = None,
+        negative_prompt_embeds: Float[Tensor, "negatives words width"] | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
     ) -> Iterator[VideoBlock]:
         """Generate block by block, each decoded as soon as it is done, in memory that does not grow (with a window).
 
@@ -239,72 +252,45 @@ class ARL2Pipeline(DiffusionPipeline):
         arguments is said at once, not at the first block. The blocks together are the video of the call: known
         latents come first, decoded, and the last block is cut to what was asked.
         """
-        return self._video_blocks(
-            self._request(prompt, num_frames, height, width, seed, generator, num_inference_steps, steps, window, known)
+        ask = Ask(
+            prompt=prompt,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            seed=seed,
+            generator=generator,
+            num_inference_steps=num_inference_steps,
+            steps=steps,
+            window=window,
+            sink=sink,
+            known=known,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
+        return self._video_blocks(self._request(ask, callback_on_step_end))
 
-    def _request(
-        self,
-        prompt: str | Sequence[str],
-        num_frames: int | None,
-        height: int | None,
-        width: int | None,
-        seed: Seeds,
-        generator: Generators,
-        num_inference_steps: int | None,
-        steps: int | Sequence[int] | None,
-        window: Window,
-        known: Tensor | None,
-    ) -> _Request:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise ConfigError("The list of prompts is empty; give at least one.")
-        if num_inference_steps is not None and steps is not None:
-            raise ConfigError("Both num_inference_steps and steps came; give one of them.")
-        plan = None if num_frames is None else self.plan_frames(num_frames)
+    def _request(self, ask: Ask, on_step_end: OnStepEnd | None) -> Request:
+        plan = None if ask.num_frames is None else self.plan_frames(ask.num_frames)
         if plan is not None and plan.note is not None:
             logger.info("%s", plan.note)
-        if known is not None:
-            self._check_known(known, len(prompts), plan)
-        with torch.no_grad():
-            text = self.text.encode(prompts)
-        latent_height = self._latent_side("height", height or self.settings.height, 1)
-        latent_width = self._latent_side("width", width or self.settings.width, 2)
-        memory = self.transformer.allocate_memory(
-            batch=len(prompts),
-            height=latent_height,
-            width=latent_width,
-            window=self.settings.window if window == "settings" else window,
-        )
-        return _Request(
-            text=text,
-            noise=SeededNoise(_seeds(seed, generator, len(prompts))),
-            sampler=self.settings.sampler(num_inference_steps if steps is None else steps),
+
+        def on_step(block: int, step: int, timestep: float, latents: Tensor) -> None:
+            assert on_step_end is not None
+            on_step_end(self, step, timestep, {"latents": latents, "block": block})
+
+        return make_request(
+            ask,
+            transformer=self.transformer,
+            codec=self.codec,
+            text=self.text,
+            settings=self.settings,
             plan=plan,
-            height=latent_height,
-            width=latent_width,
-            memory=memory,
-            known=known,
+            on_step=None if on_step_end is None else on_step,
         )
 
-    def _latent_side(self, name: str, pixels: int, axis: int) -> int:
-        factor = self.codec.spatial_factor
-        step = factor * int(self.transformer.config.patch_size[axis])
-        if pixels < step or pixels % step:
-            nearest = max(step, round(pixels / step) * step)
-            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
-        return pixels // factor
-
-    def _check_known(self, known: Tensor, batch: int, plan: FramePlan | None) -> None:
-        if known.shape[0] != batch:
-            raise GeometryError(f"Known latents of {known.shape[0]} videos came with {batch} prompts; give one each.")
-        split_blocks(known.shape[2], self.block_frames, self.settings.first_block_frames)
-        if plan is not None and known.shape[2] >= plan.latent_frames:
-            raise GeometryError(
-                f"{known.shape[2]} latent frames are known and {plan.latent_frames} asked in all; ask for more."
-            )
-
-    def _latent_blocks(self, request: _Request) -> Iterator[Block]:
+    def _latent_blocks(self, request: Request) -> Iterator[Block]:
         first = self.settings.first_block_frames
         if request.known is not None:
             for index, span in enumerate(split_blocks(request.known.shape[2], self.block_frames, first)):
@@ -312,6 +298,7 @@ class ARL2Pipeline(DiffusionPipeline):
         yield from generate_blocks(
             self.transformer,
             request.text,
+            negative_text=request.negative_text,
             noise=request.noise,
             sampler=request.sampler,
             height=request.height,
@@ -323,7 +310,7 @@ class ARL2Pipeline(DiffusionPipeline):
             memory=request.memory,
         )
 
-    def _video_blocks(self, request: _Request) -> Iterator[VideoBlock]:
+    def _video_blocks(self, request: Request) -> Iterator[VideoBlock]:
         cache, begun = self.codec.new_cache("decoder"), 0
         for block in self._latent_blocks(request):
             started = time.perf_counter()
@@ -349,31 +336,6 @@ class ARL2Pipeline(DiffusionPipeline):
             return latents
         parameter = next(self.codec.parameters())
         return latents.to(device=parameter.device, dtype=parameter.dtype)
-
-
-def _seeds(seed: Seeds, generator: Generators, batch: int) -> list[int]:
-    """One seed a prompt."""
-    if seed is not None and generator is not None:
-        raise ConfigError("Both a seed and a generator came; give one of them.")
-    if generator is not None:
-        generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
-        drawn = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
-        return _one_each(drawn, batch, "generators")
-    if seed is None or isinstance(seed, int):
-        return list(SeededNoise.for_batch(_from_zero(seed or 0), batch).seeds)
-    return _one_each(list(seed), batch, "seeds")
-
-
-def _from_zero(seed: int) -> int:
-    if seed < 0:
-        raise ConfigError(f"The seed is {seed}; give a whole number from 0.")
-    return seed
-
-
-def _one_each(given: list[int], batch: int, what: str) -> list[int]:
-    if len(given) != batch:
-        raise ConfigError(f"{len(given)} {what} came for {batch} prompts; give one each.")
-    return given
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

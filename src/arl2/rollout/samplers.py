@@ -1,5 +1,7 @@
 """How a block is denoised, as settings: few steps (distilled students) or many, with guidance."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,6 +26,10 @@ class FewStep:
     plan: StepPlan
     schedule: NoiseSchedule = PUBLISHED
     guidance_scale: ClassVar[float] = 1.0  # distilled students have their guidance inside
+
+    def levels_of(self, block: int) -> tuple[float, ...]:
+        """Timesteps of the denoising passes of a block."""
+        return tuple(self.plan.of_block(block))
 
     def sample(self, predict: Predict, noise: Noise, block: int) -> Tensor:
         """The clean block."""
@@ -53,6 +59,10 @@ class MultiStep:
                 f"got {self.steps} and {self.solver!r}."
             )
 
+    def levels_of(self, block: int) -> tuple[float, ...]:
+        """Timesteps of the denoising passes, the same for every block."""
+        return tuple(self.schedule.train_steps * sigma for sigma in solver_sigmas(self.steps, self.schedule.shift)[:-1])
+
     def sample(self, predict: Predict, noise: Noise, block: int) -> Tensor:
         """The clean block."""
         shift, train_steps = self.schedule.shift, self.schedule.train_steps
@@ -61,4 +71,34 @@ class MultiStep:
         return sample_euler(predict, noise, sigmas=solver_sigmas(self.steps, shift), train_steps=train_steps)
 
 
-Sampler = FewStep | MultiStep
+PlainSampler = FewStep | MultiStep
+
+# Called after every denoising pass with the block, the pass within it, the timestep and the noisy latents of the pass.
+OnStep = Callable[[int, int, float, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Another sampler, and someone who is told of every denoising pass."""
+
+    inner: PlainSampler
+    on_step: OnStep
+
+    @property
+    def guidance_scale(self) -> float:
+        """The inner sampler's."""
+        return self.inner.guidance_scale
+
+    def sample(self, predict: Predict, noise: Noise, block: int) -> Tensor:
+        """The clean block."""
+        passes = itertools.count()
+
+        def told(x: Tensor, timestep: float) -> Tensor:
+            velocity = predict(x, timestep)
+            self.on_step(block, next(passes), timestep, x)
+            return velocity
+
+        return self.inner.sample(told, noise, block)
+
+
+Sampler = PlainSampler | Watched

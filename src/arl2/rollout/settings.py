@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from arl2.diffusion.levels import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
-from arl2.rollout.samplers import FewStep
+from arl2.rollout.samplers import FewStep, MultiStep, PlainSampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,11 @@ class GenerationSettings:
         first_block_steps: for the first block of a stream, where it differs.
         warp_steps: map the steps onto the shifted schedule; otherwise they are timesteps already.
         shift: of the noise schedule the model was trained on.
+        solver: ``"few-step"``: predict and re-noise along ``steps`` (distilled students); ``"euler"`` or ``"unipc"``:
+            an ODE solver over ``solver_steps`` levels (models that are not distilled).
+        solver_steps: of an ODE solver, a block.
+        guidance_scale: of classifier-free guidance with an ODE solver; 1 is none.
+        negative_prompt: what guidance leads away from.
         context_noise: timestep of the clean pass.
         first_block_frames: latent frames of the first block, where it differs.
         window: latent frames visible to softmax layers, current block included; None sees the whole past.
@@ -36,6 +41,10 @@ class GenerationSettings:
     first_block_steps: tuple[int, ...] | None = None
     warp_steps: bool = True
     shift: float = 5.0
+    solver: Literal["few-step", "euler", "unipc"] = "few-step"
+    solver_steps: int = 50
+    guidance_scale: float = 1.0
+    negative_prompt: str = ""
     context_noise: float = 0.0
     first_block_frames: int | None = None
     window: int | None = None
@@ -49,18 +58,28 @@ class GenerationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; give a whole number from 1.")
+        if self.solver == "few-step" and self.guidance_scale != 1.0:
+            raise ConfigError(
+                f"guidance_scale is {self.guidance_scale} but few-step students have their guidance inside; "
+                'leave it at 1, or choose the solver "euler" or "unipc".'
+            )
         self.sampler()  # refuses levels and shifts that cannot be
 
-    def sampler(self, steps: int | Sequence[int] | None = None) -> FewStep:
+    def sampler(self, steps: int | Sequence[int] | None = None) -> PlainSampler:
         """The sampler of these settings.
 
         Args:
             steps: instead of the settings' own, for every block: a step list, or a number of steps, spread evenly.
 
         Raises:
-            ConfigError: no steps, or steps that do not fall from at most 1000 to above 0.
+            ConfigError: no steps, steps that do not fall from at most 1000 to above 0, or a list for an ODE solver.
         """
         schedule = NoiseSchedule(shift=self.shift)
+        if self.solver != "few-step":
+            count = self.solver_steps if steps is None else steps
+            if not isinstance(count, int):
+                raise ConfigError(f"The {self.solver} solver spreads its levels itself; give it a number of steps.")
+            return MultiStep(count, self.guidance_scale, schedule, self.solver)
         first_block_steps = self.first_block_steps
         if steps is None:
             chosen: Sequence[int] = self.steps
@@ -107,6 +126,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return any(_is_of(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_of(one, arguments[0]) for one in value)
     return type(value) in ((int, float) if kind is float else (kind,))

@@ -126,8 +126,7 @@ class TeacherTask:
         self.openings = self.clips
         if config.opening_clips:
             self.openings = self._clips(config.opening_clips, config.model.block_frames, config.data_seed + 1)
-        levels = self._generation().sampler()
-        self.levels = torch.tensor([levels.schedule.sigma(t) for t in levels.plan.of_block(1)])
+        self.levels = torch.tensor(self._generation().sampler().levels_of(1)) / 1000
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Transformer and text encoder; matrices decay, the rest does not."""

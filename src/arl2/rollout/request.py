@@ -1,0 +1,190 @@
+"""What a call of the pipeline asks for, and the same checked and embedded, ready for the rollout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.attention.memory import Memory
+from arl2.errors import ConfigError, GeometryError
+from arl2.geometry import split_blocks
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.frames import FramePlan
+from arl2.rollout.noise import SeededNoise
+from arl2.rollout.samplers import MultiStep, OnStep, Sampler, Watched
+from arl2.rollout.settings import GenerationSettings
+from arl2.text.interface import TextPart
+from arl2.video.codec import VideoCodec
+
+Window = int | Literal["settings"] | None
+Seeds = int | Sequence[int] | None
+Generators = torch.Generator | Sequence[torch.Generator] | None
+OnStepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """The arguments of ``ARL2Pipeline.__call__`` and ``stream``; see there."""
+
+    prompt: str | Sequence[str] | None
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    seed: Seeds
+    generator: Generators
+    num_inference_steps: int | None
+    steps: int | Sequence[int] | None
+    window: Window
+    sink: int | None
+    known: Tensor | None
+    negative_prompt: str | None
+    guidance_scale: float | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call, checked, its prompts embedded, its memory allocated."""
+
+    text: Float[Tensor, "batch words width"]
+    negative_text: Float[Tensor, "batch words width"] | None
+    noise: SeededNoise
+    sampler: Sampler
+    plan: FramePlan | None
+    height: int
+    width: int
+    memory: Memory
+    known: Float[Tensor, "batch channels known h w"] | None
+
+
+def make_request(
+    ask: Ask,
+    *,
+    transformer: CausalWanTransformer3DModel,
+    codec: VideoCodec,
+    text: TextPart,
+    settings: GenerationSettings,
+    plan: FramePlan | None,
+    on_step: OnStep | None,
+) -> Request:
+    """Check everything before the first pass; errors as said at ``ARL2Pipeline.__call__``."""
+    if ask.num_inference_steps is not None and ask.steps is not None:
+        raise ConfigError("Both num_inference_steps and steps came; give one of them.")
+    sampler = settings.sampler(ask.num_inference_steps if ask.steps is None else ask.steps)
+    if ask.guidance_scale is not None and ask.guidance_scale != sampler.guidance_scale:
+        if not isinstance(sampler, MultiStep):
+            raise ConfigError(
+                f"guidance_scale is {ask.guidance_scale}, but this model is a few-step student whose guidance is "
+                "inside; leave guidance_scale out."
+            )
+        sampler = replace(sampler, guidance_scale=ask.guidance_scale)
+    size = _LatentSize.of(ask, codec, transformer, settings)
+    with torch.no_grad():
+        embedded = _embedded(ask.prompt, ask.prompt_embeds, text, "prompt")
+        batch = embedded.shape[0]
+        negative = _negative(ask, sampler, text, settings, batch)
+    if ask.known is not None:
+        _check_known(ask.known, batch, plan, int(transformer.config.block_frames), settings.first_block_frames)
+    memory = transformer.allocate_memory(
+        batch=batch,
+        height=size.height,
+        width=size.width,
+        window=settings.window if ask.window == "settings" else ask.window,
+        sink=ask.sink,
+    )
+    return Request(
+        text=embedded,
+        negative_text=negative,
+        noise=SeededNoise(_seeds(ask.seed, ask.generator, batch)),
+        sampler=sampler if on_step is None else Watched(sampler, on_step),
+        plan=plan,
+        height=size.height,
+        width=size.width,
+        memory=memory,
+        known=ask.known,
+    )
+
+
+@dataclass(frozen=True)
+class _LatentSize:
+    height: int
+    width: int
+
+    @classmethod
+    def of(
+        cls, ask: Ask, codec: VideoCodec, transformer: CausalWanTransformer3DModel, settings: GenerationSettings
+    ) -> "_LatentSize":
+        def side(name: str, pixels: int, axis: int) -> int:
+            factor = codec.spatial_factor
+            step = factor * int(transformer.config.patch_size[axis])
+            if pixels < step or pixels % step:
+                nearest = max(step, round(pixels / step) * step)
+                raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
+            return pixels // factor
+
+        return cls(side("height", ask.height or settings.height, 1), side("width", ask.width or settings.width, 2))
+
+
+def _embedded(prompt: str | Sequence[str] | None, given: Tensor | None, text: TextPart, name: str) -> Tensor:
+    if (prompt is None) == (given is None):
+        raise ConfigError(f"Give either {name} or {name}_embeds, one of the two.")
+    if given is not None:
+        if given.dim() != 3 or not len(given):
+            raise ConfigError(f"{name}_embeds are {list(given.shape)}; batch (1 or more), rows, width are needed.")
+        return given
+    assert prompt is not None
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ConfigError("The list of prompts is empty; give at least one.")
+    return text.encode(prompts)
+
+
+def _negative(ask: Ask, sampler: Sampler, text: TextPart, settings: GenerationSettings, batch: int) -> Tensor | None:
+    if sampler.guidance_scale == 1.0:
+        if ask.negative_prompt is not None or ask.negative_prompt_embeds is not None:
+            raise ConfigError("A negative prompt came, but nothing guides here (guidance scale 1); leave it out.")
+        return None
+    prompt = ask.negative_prompt
+    if prompt is None and ask.negative_prompt_embeds is None:
+        prompt = settings.negative_prompt
+    one = _embedded(prompt, ask.negative_prompt_embeds, text, "negative_prompt")
+    return one.expand(batch, -1, -1) if len(one) == 1 else one
+
+
+def _check_known(known: Tensor, batch: int, plan: FramePlan | None, block_frames: int, first: int | None) -> None:
+    if known.shape[0] != batch:
+        raise GeometryError(f"Known latents of {known.shape[0]} videos came with {batch} prompts; give one each.")
+    split_blocks(known.shape[2], block_frames, first)
+    if plan is not None and known.shape[2] >= plan.latent_frames:
+        raise GeometryError(
+            f"{known.shape[2]} latent frames are known and {plan.latent_frames} asked in all; ask for more."
+        )
+
+
+def _seeds(seed: Seeds, generator: Generators, batch: int) -> list[int]:
+    """One seed a prompt."""
+    if seed is not None and generator is not None:
+        raise ConfigError("Both a seed and a generator came; give one of them.")
+    if generator is not None:
+        generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
+        drawn = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
+        return _one_each(drawn, batch, "generators")
+    if seed is None or isinstance(seed, int):
+        return list(SeededNoise.for_batch(_from_zero(seed or 0), batch).seeds)
+    return _one_each(list(seed), batch, "seeds")
+
+
+def _from_zero(seed: int) -> int:
+    if seed < 0:
+        raise ConfigError(f"The seed is {seed}; give a whole number from 0.")
+    return seed
+
+
+def _one_each(given: list[int], batch: int, what: str) -> list[int]:
+    if len(given) != batch:
+        raise ConfigError(f"{len(given)} {what} came for {batch} prompts; give one each.")
+    return given
