@@ -27,6 +27,7 @@ EMBEDDED = {"shapes": "arl2.shapes"}
 CODECS = {
     "GroupCodec": "arl2.video.group_codec:GroupCodec",
     "TinyCodec": "arl2.video.tiny_codec:TinyCodec",
+    "AutoencoderKLWan": "arl2.video.wan_codec:WanCodec",
 }
 TEXT_PARTS = {
     "words": "arl2.text.words:WordText",

@@ -27,6 +27,7 @@ from arl2.shapes.request import requests_of
 from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import Scenes, sample_scenes
+from arl2.training.coupling import object_places, paired_noise
 from arl2.training.latents import encoded_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.start import start_run_from_words
@@ -68,6 +69,8 @@ class TeacherConfig:
             shapes are learnt), longer ones later.
         batch_frames: latent frames in a batch: so many clips as fit.
         shift: of the noise levels, in training and in sampling.
+        paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
+            ``arl2.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
         level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
         content_weight: extra weight of the loss where a latent differs from its clip's background.
         steps, first_block_steps: of the sampler in evaluation, and what is exported with the model.
@@ -86,6 +89,7 @@ class TeacherConfig:
     lengths: tuple[int, ...] = (3,)
     batch_frames: int = 192
     shift: float = 3.0
+    paired_share: float = 0.0
     level_share: float = 0.0
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
@@ -101,8 +105,9 @@ class TeacherConfig:
             )
         if self.batch_frames < max(self.lengths):
             raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
-        if not 0 <= self.level_share <= 1:
-            raise ConfigError(f"level_share is {self.level_share}; give a share from 0 to 1.")
+        for name, share in (("level_share", self.level_share), ("paired_share", self.paired_share)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} is {share}; give a share from 0 to 1.")
 
 
 class TeacherTask:
@@ -151,8 +156,11 @@ class TeacherTask:
         clean, from_start = self._cut(source.latents, chosen, frames, draw)
         text = self._embed(source.scenes, chosen, draw)
 
-        sigma = self._noise_levels(count, frames // size, draw).repeat_interleave(size, 1)
-        noise = torch.randn(clean.shape, generator=draw).to(self.device)
+        levels = self._noise_levels(count, frames // size, draw)
+        noise = torch.randn(clean.shape, generator=draw)
+        if config.paired_share:
+            self._pair(noise, levels, source.scenes.select(chosen), from_start, draw)
+        noise, sigma = noise.to(self.device), levels.repeat_interleave(size, 1)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
         timestep = (1000 * sigma).to(self.device)
         run = DiffusionForcing() if frames == size else TeacherForcing(clean)
@@ -230,6 +238,14 @@ class TeacherTask:
             return anywhere
         own = self.levels[torch.randint(len(self.levels), (clips, blocks), generator=draw)]
         return torch.where(torch.rand(clips, blocks, generator=draw) < self.config.level_share, own, anywhere)
+
+    def _pair(self, noise: Tensor, levels: Tensor, scenes: Scenes, from_start: Tensor, draw: torch.Generator) -> None:
+        """Put a share of the opening blocks at pure noise, paired with their clips; in place."""
+        paired = from_start & (torch.rand(len(noise), generator=draw) < self.config.paired_share)
+        size, (height, width) = self.config.model.block_frames, noise.shape[-2:]
+        places = object_places(scenes.select(paired), height, width)
+        noise[paired, :, :size] = paired_noise(noise[paired, :, :size], places)
+        levels[paired, 0] = 1.0
 
     def _cut(
         self, latents: Tensor, chosen: Tensor, frames: int, draw: torch.Generator
