@@ -32,6 +32,7 @@ CODECS = {
 TEXT_PARTS = {
     "words": "arl2.text.words:WordText",
     "shapes": "arl2.shapes.text:ShapesText",
+    "umt5": "arl2.text.umt5:UMT5Text",
 }
 
 TRANSFORMER, CODEC, TEXT, GENERATION = "transformer", "codec", "text", "generation.json"

@@ -1,0 +1,125 @@
+"""Embeddings of prompts kept on disk, so that a prompt is encoded once and the encoder need not even be loaded."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from arl2.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_NAME = "embeddings"
+_DIGEST = "sha256"
+_HEADER_LIMIT = 4096  # bytes of a file besides its numbers
+
+
+def embedding_key(tokens: Sequence[int], *, encoder: str, dtype: torch.dtype) -> str:
+    """The name under which the embeddings of a prompt are kept: a SHA-256 in hexadecimal.
+
+    It is taken of the tokens that the encoder sees rather than of the text: a prompt cut at another length or split by
+    another tokenizer is another entry, and prompts that the encoder cannot tell apart are one.
+
+    Args:
+        tokens: ids, cut to the length of the text part.
+        encoder: fingerprint of the encoder.
+        dtype: of the embeddings.
+    """
+    return hashlib.sha256(json.dumps([_VERSION, encoder, str(dtype), list(tokens)]).encode()).hexdigest()
+
+
+class EmbeddingCache:
+    """A folder with a file for each prompt; it can be shared by processes, and deleted at any time.
+
+    A file holds the embeddings of the prompt's own tokens (no padding) and their SHA-256, and not the prompt. It is
+    written beside its place and moved there whole.
+
+    Args:
+        folder: made when the first file is written.
+
+    Raises:
+        ConfigError: the path is a file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"The embedding cache {self.folder} is a file; give a folder.")
+
+    def read(self, key: str, *, shape: tuple[int, int], dtype: torch.dtype) -> Float[Tensor, "tokens width"] | None:
+        """The embeddings of a key on the CPU, or None if there are none; a damaged file is none, with a warning.
+
+        Args:
+            key: as `embedding_key` makes it.
+            shape: tokens and width.
+            dtype: what the file must hold.
+        """
+        path = self._path(key)
+        try:
+            size = path.stat().st_size
+            if size > shape[0] * shape[1] * dtype.itemsize + _HEADER_LIMIT:
+                raise ValueError(f"{size} bytes are too many")
+            return _read(path, shape, dtype)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("The cached embeddings %s are damaged (%s); they are computed again.", path, error)
+            return None
+
+    def write(self, key: str, embeddings: Float[Tensor, "tokens width"]) -> None:
+        """Keep the embeddings of a key. A disk that does not take them is a warning: the caller has them already."""
+        path = self._path(key)
+        rows = embeddings.detach().cpu().contiguous()
+        content = save({_NAME: rows}, metadata={_DIGEST: _digest(rows)})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, content)
+        except OSError as error:
+            logger.warning("The embeddings of a prompt could not be kept in %s (%s).", self.folder, error)
+
+    def _path(self, key: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{64}", key):
+            raise ConfigError(f"The key {key!r} is no SHA-256 in hexadecimal; make it with embedding_key.")
+        return self.folder / f"{key}.safetensors"
+
+
+def _read(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata() or {}
+        if names != [_NAME]:
+            raise ValueError(f"it holds the tensors {names}")
+        # The copy does not lean on the file, which another process may replace.
+        rows: Tensor = file.get_tensor(_NAME).clone()
+    if tuple(rows.shape) != shape or rows.dtype != dtype:
+        raise ValueError(f"{list(rows.shape)} {rows.dtype} instead of {list(shape)} {dtype}")
+    if metadata.get(_DIGEST) != _digest(rows):
+        raise ValueError("its numbers are not those that were written")
+    return rows
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
