@@ -7,6 +7,7 @@ is a memory layer's look at its own previous input. So a stream needs one rememb
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -19,6 +20,8 @@ from arl2.geometry import video_frames_of
 from arl2.video.codec import CodecCache, Latents, Side, Video
 from arl2.video.layers import MemoryLayer, MergeFrames, SoftClamp, SplitFrame, conv3x3
 from arl2.video.streaming import LatentStatistics, require_channels, require_same_picture, whole_groups
+from arl2.video.tiny_layout import sizes_of_tensors, with_last_frames_alone
+from arl2.video.wan_weights import fill_exactly, read_tensors
 
 
 class TinyCodec(ModelMixin, ConfigMixin):
@@ -34,8 +37,7 @@ class TinyCodec(ModelMixin, ConfigMixin):
         latents_mean, latents_std: per channel, of the raw latents: what leaves ``encode`` is normalised by them.
             The published weights give normalised latents already: 0 and 1.
 
-    The defaults are the published sizes of ``taew2_1``, key names included. (Its published encoder was trained with
-    three video frames of look-ahead, which this causal one does not give it; its decoder is meant as here.)
+    The defaults are the published sizes of ``taew2_1``, key names included; ``from_published`` loads such a file.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -78,6 +80,30 @@ class TinyCodec(ModelMixin, ConfigMixin):
             layers += [nn.Upsample(scale_factor=float(space)), SplitFrame(before, time)]
             layers += [conv3x3(before, after, bias=False)]
         self.decoder = nn.Sequential(*layers, nn.ReLU(), conv3x3(decoder_widths[-1], pixels))
+
+    @classmethod
+    def from_published(cls, path: str | Path, *, torch_dtype: torch.dtype = torch.float32) -> "TinyCodec":
+        """Load a published file of the family, such as ``taew2_1.pth``; it is read with code disabled.
+
+        Decoding is what the published decoder does, to be clamped to [-1, 1] (it gives and clamps to [0, 1]). Encoding
+        is not: the published encoder makes latent frame ``i`` of the video frames ``4 i`` to ``4 i + 3`` (a clip's end
+        is filled up with its last frame), although it stands for ``4 i - 3`` to ``4 i``: it looks three video frames
+        ahead. This causal codec gives the same weights the frames that have come, so its latents are off by that shift
+        in time. Encode with ``arl2.video.wan_codec.WanCodec`` where that matters.
+
+        Args:
+            path: ``.pth`` or ``.safetensors``. The widths are read off the tensors.
+            torch_dtype: to compute in.
+
+        Raises:
+            CheckpointError: a file that is missing, damaged, or not exactly one codec of this layout.
+        """
+        tensors = read_tensors(Path(path))
+        sizes = sizes_of_tensors(tensors, str(path))
+        with torch.device("meta"):
+            codec = cls(**sizes)
+        fill_exactly(codec, with_last_frames_alone(tensors, codec.state_dict()), dtype=torch_dtype, where=str(path))
+        return codec.eval()
 
     @property
     def latent_channels(self) -> int:

@@ -1,0 +1,197 @@
+"""The Wan 2.1 VAE as a codec with streaming in both directions; the network itself is diffusers'."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from arl2.errors import GeometryError
+from arl2.geometry import latent_frames_of, video_frames_of
+from arl2.video.codec import CodecCache, Latents, Side, Video
+from arl2.video.streaming import LatentStatistics, require_channels
+from arl2.video.wan_layout import require_wan21, vae_of_file, vae_of_folder
+from arl2.video.wan_streaming import forget_gradients, next_latent_frame, slot_count
+
+
+class WanCodec(nn.Module):
+    """The codec; implements ``arl2.video.codec.VideoCodec``.
+
+    It works latent frame by latent frame, so any split of a stream gives the same bits. They are those of
+    ``AutoencoderKLWan``: of its ``decode`` of the raw latents (which clamps to [-1, 1]; this one does not) and of the
+    mode of its ``encode``. The 1 x 1 x 1 convolutions beside the network are the one thing that it computes for all
+    frames at once; where a backend sums differently then, as for a float32 latent of one pixel, the last bits differ.
+
+    Beyond what is returned, memory depends on batch and picture size alone. Gradients, where they are on, reach all
+    frames of one call and none of an earlier one.
+
+    Pixels and latents may come in any floating dtype. The network computes in the dtype of its weights, and so is what
+    it returns; the latent statistics are applied in float32.
+
+    Args:
+        vae: the network, with its weights. Its own tiling and slicing are not used.
+
+    Raises:
+        ConfigError: a VAE that is not of the Wan 2.1 kind.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        require_wan21(dict(vae.config), where="The config of this VAE")
+        self.vae = vae
+        self._statistics = LatentStatistics(self.latent_channels, vae.config.latents_mean, vae.config.latents_std)
+        self._slots: dict[Side, int] = {"encoder": slot_count(vae.encoder), "decoder": slot_count(vae.decoder)}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        torch_dtype: torch.dtype = torch.float32,
+        output_loading_info: bool = False,
+        local_files_only: Literal[True] = True,
+    ) -> Any:
+        """Load a folder in the layout of a diffusers pipeline's ``vae``, exactly: every tensor there and none besides.
+
+        Args:
+            folder: with ``config.json`` and one ``.safetensors`` file.
+            torch_dtype: to compute in.
+            output_loading_info: as in diffusers: also return a report of unfit tensors, which is empty.
+            local_files_only: as in diffusers; nothing is ever fetched.
+
+        Raises:
+            CheckpointError: a file that is missing, damaged, of another class, or not exactly one VAE.
+            ConfigError: sizes that no Wan 2.1 VAE has.
+        """
+        codec = cls(vae_of_folder(Path(folder), dtype=torch_dtype)).eval()
+        report: dict[str, list[str]] = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+        return (codec, report) if output_loading_info else codec
+
+    @classmethod
+    def from_published(cls, path: str | Path, *, torch_dtype: torch.dtype = torch.float32) -> "WanCodec":
+        """Load the single file of the first release, ``Wan2.1_VAE.pth``; it is read with code disabled.
+
+        Args:
+            path: ``.pth`` or ``.safetensors``, in the original key layout or in that of diffusers. The widths are read
+                off the tensors; the latent statistics are the published ones, which no file holds.
+            torch_dtype: to compute in.
+
+        Raises:
+            CheckpointError: a file that is missing, damaged, or not exactly one Wan 2.1 VAE.
+        """
+        return cls(vae_of_file(Path(path), dtype=torch_dtype)).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what ``from_pretrained`` reads; diffusers' own pipelines read it as well."""
+        self.vae.save_pretrained(folder)
+
+    @property
+    def config(self) -> Any:
+        """The VAE's own config: sizes and latent statistics."""
+        return self.vae.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of all that is returned."""
+        return self.vae.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vae.device
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.vae.config.z_dim
+
+    @property
+    def spatial_factor(self) -> int:
+        """Video pixels a latent pixel stands for, along each side."""
+        return 2 ** (len(self.vae.config.dim_mult) - 1)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Video frames a latent frame stands for, except the first of a stream, which stands for one."""
+        return 2 ** sum(self.vae.config.temperal_downsample)
+
+    def new_cache(self, side: Side = "decoder") -> CodecCache:
+        """An empty cache: the start of a stream."""
+        return CodecCache(side)
+
+    def frames_of(self, first_frame: int, latent_frames: int) -> int:
+        """Video frames of ``latent_frames`` latent frames, the first of which has index ``first_frame``."""
+        return video_frames_of(first_frame, latent_frames, self.temporal_factor)
+
+    def encode(self, video: Video, cache: CodecCache | None = None) -> Latents:
+        """Normalised latents: the mode of the posterior, less the mean, over the standard deviation of each channel.
+
+        Args:
+            video: values in [-1, 1]. The first call of a stream takes ``1 + temporal_factor * n`` video frames,
+                later ones a multiple of ``temporal_factor``; sides are multiples of ``spatial_factor``.
+            cache: from ``new_cache("encoder")``; updated. None: the video is a whole clip.
+
+        Raises:
+            GeometryError: sides or a number of video frames that do not fit.
+            MemoryMismatchError: a cache of another stream, side or codec.
+        """
+        cache = self.new_cache("encoder") if cache is None else cache
+        cache.require("encoder")
+        self._require_whole_latent_pixels(video)
+        latent_frames = latent_frames_of(cache.latent_frames, video.shape[2], self.temporal_factor)
+        first = self.frames_of(cache.latent_frames, 1)
+        pieces = video.split([first, *[self.temporal_factor] * (latent_frames - 1)], dim=2)
+        latents = torch.cat([self._encode_frame(piece, cache) for piece in pieces], dim=2)
+        forget_gradients(cache)
+        return latents
+
+    def decode(self, latents: Latents, cache: CodecCache | None = None) -> Video:
+        """Video of normalised latents.
+
+        Args:
+            latents: as ``encode`` gives them, one latent frame or more.
+            cache: from ``new_cache()``; updated. None: the latents are a whole clip.
+
+        Returns:
+            ``frames_of(index of the first latent frame, latent_frames)`` video frames, not clamped to [-1, 1].
+
+        Raises:
+            GeometryError: another number of channels, or no frames.
+            MemoryMismatchError: a cache of another stream, side or codec.
+        """
+        cache = self.new_cache() if cache is None else cache
+        cache.require("decoder")
+        require_channels(latents, self.latent_channels)
+        if not latents.numel():
+            raise GeometryError(f"Latents of {list(latents.shape)} came; give one latent frame or more.")
+        video = torch.cat([self._decode_frame(frame, cache) for frame in latents.split(1, dim=2)], dim=2)
+        forget_gradients(cache)
+        return video
+
+    def _encode_frame(self, video: Tensor, cache: CodecCache) -> Tensor:
+        """One latent frame of the video frames that it stands for."""
+        pixels = video.to(self.dtype).contiguous()
+        with next_latent_frame(cache, self._slots["encoder"], pixels) as slots:
+            moments = self.vae.quant_conv(self.vae.encoder(pixels, feat_cache=slots, feat_idx=[0]))
+        mode = moments[:, : self.latent_channels]
+        return self._statistics.normalise(_at_least_float32(mode)).to(self.dtype)
+
+    def _decode_frame(self, latent: Tensor, cache: CodecCache) -> Tensor:
+        """The video frames that one latent frame stands for."""
+        raw = self._statistics.denormalise(_at_least_float32(latent)).to(self.dtype).contiguous()
+        first = cache.latent_frames == 0
+        with next_latent_frame(cache, self._slots["decoder"], raw) as slots:
+            return self.vae.decoder(self.vae.post_quant_conv(raw), feat_cache=slots, feat_idx=[0], first_chunk=first)
+
+    def _require_whole_latent_pixels(self, video: Tensor) -> None:
+        height, width = video.shape[-2:]
+        factor = self.spatial_factor
+        if not height or not width or height % factor or width % factor:
+            raise GeometryError(
+                f"Video of {width} x {height} came, but both sides must be multiples of {factor}; crop or resize it."
+            )
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,242 @@
+"""The Wan codec: the numbers of diffusers, to the bit, however a stream is cut; constant memory; mistakes named."""
+
+import copy
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.video.codec import CodecCache, Side, VideoCodec
+from arl2.video.wan_codec import WanCodec
+from video.tiny_wan import MEAN, SMALLEST, STD, narrow_vae, tiny_vae
+
+FRAMES = 5
+LATENTS = torch.randn(2, 4, FRAMES, 2, 3, generator=torch.Generator().manual_seed(1))
+VIDEO = torch.rand(2, 3, 17, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+CODEC = WanCodec(tiny_vae())
+with torch.no_grad():
+    DECODED, ENCODED = CODEC.decode(LATENTS), CODEC.encode(VIDEO)
+
+sides = pytest.mark.parametrize("side", ["decoder", "encoder"])
+
+
+def statistics(channels_mean: list[float], channels_std: list[float]) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (channels_mean, channels_std))
+    return mean, std
+
+
+def cuts(sizes: list[int]) -> list[tuple[int, int]]:
+    ends = [0]
+    for size in sizes:
+        ends.append(ends[-1] + size)
+    return list(pairwise(ends))
+
+
+def run(side: Side, cache: CodecCache, start: int, stop: int, codec: WanCodec = CODEC) -> Tensor:
+    """Latent frames ``[start, stop)`` of the clip, in the direction asked for."""
+    if side == "decoder":
+        return codec.decode(LATENTS[:, :, start:stop], cache)
+    first, last = (codec.frames_of(0, frames) for frames in (start, stop))
+    return codec.encode(VIDEO[:, :, first:last], cache)
+
+
+def whole(side: Side) -> Tensor:
+    return DECODED if side == "decoder" else ENCODED
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> list[int]:
+    """Lengths that add up to the clip."""
+    sizes: list[int] = []
+    while sum(sizes) < FRAMES:
+        sizes.append(draw(st.integers(1, FRAMES - sum(sizes))))
+    return sizes
+
+
+def test_it_is_a_video_codec() -> None:
+    assert isinstance(CODEC, VideoCodec)
+    assert (CODEC.latent_channels, CODEC.spatial_factor, CODEC.temporal_factor) == (4, 8, 4)
+    assert (CODEC.frames_of(0, 3), CODEC.frames_of(3, 3)) == (9, 12)
+    assert DECODED.shape == VIDEO.shape
+    assert ENCODED.shape == LATENTS.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_shot_is_diffusers(dtype: torch.dtype) -> None:
+    vae = copy.deepcopy(CODEC.vae)
+    codec = WanCodec(vae).to(dtype=dtype)
+    assert codec.dtype == dtype
+    mean, std = statistics(MEAN, STD)
+    decoded, encoded = codec.decode(LATENTS), codec.encode(VIDEO)
+    assert (decoded.dtype, encoded.dtype) == (dtype, dtype)
+    assert torch.equal(decoded.clamp(-1, 1), vae.decode((LATENTS * std + mean).to(dtype)).sample)
+    mode = vae.encode(VIDEO.to(dtype)).latent_dist.mode()
+    assert torch.equal(encoded, ((mode.float() - mean) / std).to(dtype))
+    assert decoded.abs().max() > 1
+
+
+@torch.no_grad()
+def test_one_shot_is_diffusers_at_published_depth() -> None:
+    vae = narrow_vae()
+    codec = WanCodec(vae)
+    mean, std = statistics(list(vae.config.latents_mean), list(vae.config.latents_std))
+    latents = torch.randn(1, 16, 3, 2, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(codec.decode(latents).clamp(-1, 1), vae.decode(latents * std + mean).sample)
+    mode = vae.encode(VIDEO[:, :, :9]).latent_dist.mode()
+    assert torch.equal(codec.encode(VIDEO[:, :, :9]), (mode - mean) / std)
+
+
+@sides
+@torch.no_grad()
+@given(splits())
+@settings(max_examples=8, deadline=None)
+def test_any_split_is_one_shot(side: Side, sizes: list[int]) -> None:
+    cache = CODEC.new_cache(side)
+    parts = [run(side, cache, start, stop) for start, stop in cuts(sizes)]
+    assert torch.equal(torch.cat(parts, dim=2), whole(side))
+    assert cache.latent_frames == FRAMES
+
+
+@sides
+@torch.no_grad()
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_a_stream_is_forked_and_saved(side: Side, before: int, tmp_path: Path) -> None:
+    """Also after its first frame, when the layers that change the rate of time remember that they have begun."""
+    cache = CODEC.new_cache(side)
+    run(side, cache, 0, before)
+    fork = cache.clone()
+    save_file(cache.to_tensors(), tmp_path / "cache.safetensors")
+    rest = run(side, cache, before, FRAMES)
+    restored = CodecCache.from_tensors(side, load_file(tmp_path / "cache.safetensors"))
+    assert torch.equal(rest, run(side, fork, before, FRAMES))
+    assert torch.equal(rest, run(side, restored, before, FRAMES))
+    assert torch.equal(rest, whole(side)[:, :, -rest.shape[2] :])
+
+
+@sides
+@torch.no_grad()
+def test_cache_does_not_grow(side: Side) -> None:
+    cache = CODEC.new_cache(side)
+    sizes = []
+    for frame in range(FRAMES):
+        run(side, cache, frame, frame + 1)
+        # The storage counts: a view of a long clip would keep the whole clip alive.
+        sizes.append({name: x.untyped_storage().nbytes() for name, x in cache.features.items()})
+    assert sizes[1] == sizes[2] == sizes[3] == sizes[4]
+    assert sum(sizes[0].values()) < sum(sizes[1].values())
+    at_once = CODEC.new_cache(side)
+    run(side, at_once, 0, FRAMES)
+    assert {name: x.untyped_storage().nbytes() for name, x in at_once.features.items()} == sizes[-1]
+
+
+@torch.no_grad()
+def test_two_streams_do_not_mix() -> None:
+    caches = [CODEC.new_cache(), CODEC.new_cache()]
+    parts: list[list[Tensor]] = [[], []]
+    for frame in range(FRAMES):
+        for stream, latents in enumerate((LATENTS, LATENTS.flip(2))):
+            parts[stream].append(CODEC.decode(latents[:, :, frame : frame + 1], caches[stream]))
+    assert torch.equal(torch.cat(parts[0], dim=2), DECODED)
+    assert torch.equal(torch.cat(parts[1], dim=2), CODEC.decode(LATENTS.flip(2)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changed", range(FRAMES))
+def test_the_future_does_not_change_the_past(changed: int) -> None:
+    other = LATENTS.clone()
+    other[:, :, changed:] += 1
+    known = CODEC.frames_of(0, changed)
+    after = CODEC.decode(other)
+    assert torch.equal(DECODED[:, :, :known], after[:, :, :known])
+    assert not torch.equal(DECODED[:, :, known], after[:, :, known])
+
+
+def test_gradients_stay_within_a_call() -> None:
+    latents = LATENTS[:1, :, :3].clone().requires_grad_()
+    cache = CODEC.new_cache()
+    CODEC.decode(latents, cache)[:, :, -1].sum().backward()
+    gradient = latents.grad
+    assert gradient is not None
+    assert bool((gradient[:, :, 0] != 0).any()), "the last frame depends on the first"
+    assert not any(x.requires_grad for x in cache.features.values())
+
+
+@torch.no_grad()
+def test_a_cache_after_an_error_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = CODEC.new_cache()
+    CODEC.decode(LATENTS, cache)
+    saved = cache.clone()
+
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CODEC.vae.decoder.norm_out, "forward", fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            CODEC.decode(LATENTS, cache)
+    with pytest.raises(MemoryMismatchError, match="begin a new stream, or go on from a clone"):
+        CODEC.decode(LATENTS, cache)
+    assert CODEC.decode(LATENTS, saved).isfinite().all()
+
+
+@torch.no_grad()
+def test_mistakes_are_named() -> None:
+    with pytest.raises(GeometryError, match="multiples of 8"):
+        CODEC.encode(torch.zeros(1, 3, 1, 20, 24))
+    with pytest.raises(GeometryError, match=r"1 \+ 4 n"):
+        CODEC.encode(VIDEO[:, :, :4])
+    with pytest.raises(GeometryError, match="5 channels"):
+        CODEC.decode(torch.zeros(1, 5, 1, 2, 2))
+    with pytest.raises(GeometryError, match="one latent frame or more"):
+        CODEC.decode(LATENTS[:, :, :0])
+    with pytest.raises(MemoryMismatchError, match=r"new_cache\('decoder'\)"):
+        CODEC.decode(LATENTS, CODEC.new_cache("encoder"))
+    with pytest.raises(MemoryMismatchError, match=r"new_cache\('encoder'\)"):
+        CODEC.encode(VIDEO, CODEC.new_cache())
+
+
+@sides
+@torch.no_grad()
+def test_a_cache_of_something_else_is_refused(side: Side) -> None:
+    cache = CODEC.new_cache(side)
+    run(side, cache, 0, 2)
+    before = {name: x.clone() for name, x in cache.features.items()}
+    other = copy.deepcopy(CODEC).to(dtype=torch.bfloat16)
+    with pytest.raises(MemoryMismatchError, match=r"torch\.float32, but the codec computes in torch\.bfloat16"):
+        run(side, cache, 2, 3, codec=other)
+    one_sample = (LATENTS[:1], VIDEO[:1, :, 1:])[side == "encoder"]
+    with pytest.raises(MemoryMismatchError, match="new stream"):
+        (CODEC.encode if side == "encoder" else CODEC.decode)(one_sample, cache)
+    # A refusal changes nothing.
+    assert all(torch.equal(x, before[name]) for name, x in cache.features.items())
+    deeper = WanCodec(tiny_vae(**{**SMALLEST, "num_res_blocks": 2}))
+    with pytest.raises(MemoryMismatchError, match="of another codec"):
+        run(side, cache, 2, 3, codec=deeper)
+    del cache.features["slot.03"]
+    with pytest.raises(MemoryMismatchError, match="features"):
+        run(side, cache, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"is_residual": True}, "is_residual"),
+        ({"patch_size": 2, "in_channels": 12, "out_channels": 12}, "patch_size"),
+        ({"latents_std": [1.0, 1.0, 0.0, 1.0]}, "latents_std"),
+        ({"latents_mean": [0.0]}, "latents_mean"),
+    ],
+)
+def test_another_kind_of_vae_is_refused(changes: dict, said: str) -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(**{**SMALLEST, **changes})
+    with pytest.raises(ConfigError, match=f"has {said} = .*, which no Wan 2.1 VAE has"):
+        WanCodec(vae)
