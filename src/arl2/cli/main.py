@@ -5,11 +5,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from arl2.cli import generate, inspect, selfcheck, shapes, train
+from arl2.cli import download, generate, inspect, models, selfcheck, shapes, train
 from arl2.errors import Arl2Error
 from arl2.version import __version__
 
-COMMANDS = (generate, shapes, train, inspect, selfcheck)
+COMMANDS = (generate, models, download, shapes, train, inspect, selfcheck)
 
 
 def build_parser() -> argparse.ArgumentParser:

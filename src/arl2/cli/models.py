@@ -1,0 +1,139 @@
+"""``arl2 models [NAME]``: the models that have names, and which of them are on this disk."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from arl2.model.registry import CARDS, ModelCard, find_card
+
+if TYPE_CHECKING:
+    from arl2.checkpoints.hub import Presence
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "models",
+        help="list the models that have names",
+        description="List named models: what they are, their licence, what they take, and whether they are on this "
+        "disk. With a name, everything that is known of that model. Touches no network.",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="everything about this model")
+    parser.add_argument("--json", action="store_true", help="for programs: JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list, or one card."""
+    cards = list(CARDS.values()) if arguments.name is None else [find_card(arguments.name)]
+    found = {card.name: _presence(card) for card in cards}
+    if arguments.json:
+        facts = [_facts(card, found[card.name]) for card in cards]
+        print(json.dumps(facts if arguments.name is None else facts[0], indent=1, ensure_ascii=False))
+    elif arguments.name is None:
+        Console(highlight=False).print(_list(cards, found))
+    else:
+        Console(highlight=False).print(_card(cards[0], found[cards[0].name]))
+    return 0
+
+
+def _presence(card: ModelCard) -> "Presence | None":
+    """None of a model that ships with the package."""
+    if card.base is None:
+        return None
+    from arl2.checkpoints.hub import presence
+
+    return presence(card)
+
+
+def _on_disk(found: "Presence | None") -> str:
+    if found is None or found.located is not None:
+        return "yes"
+    return "partly" if found.present else "no"
+
+
+def _facts(card: ModelCard, found: "Presence | None") -> dict[str, Any]:
+    facts: dict[str, Any] = {**asdict(card), "on_disk": _on_disk(found)}
+    if found is not None:
+        facts["missing"] = list(found.missing)
+        facts["base_folder"] = str(found.located.base) if found.located else None
+        facts["weights_path"] = str(found.located.weights) if found.located and found.located.weights else None
+    return facts
+
+
+def _list(cards: list[ModelCard], found: dict[str, "Presence | None"]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    widths = {"name": max(len(card.name) for card in cards), "what": 12, "to fetch": 8, "memory": 6, "on disk": 7}
+    for name in ("name", "what", "licence", "to fetch", "memory", "on disk"):
+        table.add_column(name, overflow="fold", min_width=widths.get(name, 10), no_wrap=name not in ("what", "licence"))
+    for card in cards:
+        on_disk = _on_disk(found[card.name])
+        shade = {"yes": "green", "partly": "yellow", "no": "dim"}[on_disk]
+        memory = f"{card.device_bytes / 1e9:.0f} GB" if card.device_bytes >= 1e9 else "<1 GB"
+        table.add_row(card.name, card.summary, card.licence, _size(card), memory, f"[{shade}]{on_disk}[/]")
+    table.caption = "Sizes are approximate. arl2 models NAME says more: settings, memory, published results."
+    table.caption_justify = "left"
+    return table
+
+
+def _card(card: ModelCard, found: "Presence | None") -> Table:
+    table = Table(title=escape(card.name), show_header=False, title_justify="left", box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("what", card.summary)
+    table.add_row("kind", card.kind)
+    table.add_row("licence", card.licence)
+    if card.base is not None:
+        table.add_row("base", card.base)
+    if card.weights_repo is not None:
+        table.add_row("weights", f"{card.weights_repo}: {card.weights_file or 'announced, not out'}")
+    table.add_row("blocks", _blocks(card))
+    table.add_row("levels", _levels(card))
+    table.add_row("picture", f"{card.height} x {card.width}, {card.num_frames} video frames, {card.fps} a second")
+    table.add_row("starts from", "a prompt, or a prompt and an image" if card.image_to_video else "a prompt")
+    table.add_row("to fetch", _size(card))
+    table.add_row("memory", f"about {card.device_bytes / 1e9:.1f} GB at the settings above; {card.memory_note}")
+    table.add_row("on disk", _where(card, found))
+    for result in card.results:
+        table.add_row(
+            "published", f"{result.what}: {result.value} [dim]({escape(result.source)}; not measured here)[/]"
+        )
+    for note in card.notes:
+        table.add_row("note", note)
+    return table
+
+
+def _blocks(card: ModelCard) -> str:
+    first = "" if card.first_block_frames is None else f", the first of {card.first_block_frames}"
+    window = "the whole past" if card.window is None else f"a window of {card.window}, {card.sink} of them sinks"
+    return f"of {card.block_frames} latent frames{first}; softmax layers see {window}"
+
+
+def _levels(card: ModelCard) -> str:
+    if card.steps is None:
+        return f"{card.solver_steps} steps of a solver, guidance {card.guidance_scale}, shift {card.shift}"
+    first = "" if card.first_block_steps is None else f", first block {_words(card.first_block_steps)}"
+    return f"{_words(card.steps)}{first} (before warping with shift {card.shift})"
+
+
+def _where(card: ModelCard, found: "Presence | None") -> str:
+    if found is None:
+        return "yes, it ships with the package"
+    if found.located is not None:
+        places = [str(found.located.base), *([str(found.located.weights)] if found.located.weights else [])]
+        return escape("yes: " + "\n".join(places))
+    missing = f"missing {', '.join(found.missing)}; " if found.present else ""
+    return escape(f"{_on_disk(found)}; {missing}arl2 download {card.name}")
+
+
+def _size(card: ModelCard) -> str:
+    return "nothing" if not card.disk_bytes else f"{card.disk_bytes / 1e9:.0f} GB"
+
+
+def _words(steps: tuple[int, ...]) -> str:
+    return " ".join(str(step) for step in steps)

@@ -1,0 +1,275 @@
+"""The models that have names: where their weights lie, how they are sampled, what they cost. Plain values, no torch.
+
+A card says what its model's authors published. Sizes in bytes are approximate: they are there to be planned with.
+"""
+
+import difflib
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from arl2.errors import ConfigError
+
+Kind = Literal["ar student", "multi-step", "embedded", "hybrid by path"]
+
+WAN_BASE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+CAUSAL_FORCING = "zhuhz22/Causal-Forcing"
+SELF_FORCING = "gdhe17/Self-Forcing"
+
+# Of the base repository, as its file list gives them: the text encoder is stored in float32.
+_TEXT_ENCODER_BYTES, _CODEC_BYTES, _TOKENIZER_BYTES = 22_730_000_000, 508_000_000, 22_000_000
+_BASE_BYTES = _TEXT_ENCODER_BYTES + _CODEC_BYTES + _TOKENIZER_BYTES
+# 1,418,996,800 parameters in float32. A file that holds EMA and plain weights takes this twice.
+_TRANSFORMER_BYTES = 5_680_000_000
+
+FOUR_STEPS = (1000, 750, 500, 250)
+
+# The setting that Wan 2.1 and every model made from it was published with; another text is another model.
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，"  # noqa: RUF001
+    "形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """A figure that others report of a model; not measured here.
+
+    Attributes:
+        what: what was measured.
+        value: with its unit.
+        source: who says so.
+    """
+
+    what: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What is known of a named model.
+
+    Attributes:
+        name: what commands and ``find_card`` call it.
+        summary: one sentence.
+        kind: ``"ar student"`` (few steps, no guidance), ``"multi-step"`` (solver and guidance), ``"embedded"`` (ships
+            with the package), ``"hybrid by path"`` (the weights are given as a path).
+        base: Hub repository of text encoder, tokenizer and codec, in the diffusers layout; None if embedded.
+        weights_repo, weights_file: Hub repository and file of the transformer; None where the base's own is meant, or
+            where there is none to fetch.
+        preset: size of the transformer, a name of :data:`arl2.model.presets.PRESETS`; None if it is none of them.
+        steps: denoising steps of a block, from 1000 down; None for a multi-step model.
+        first_block_steps: for the first block of a stream, where it differs.
+        solver_steps: steps of a multi-step model's solver.
+        guidance_scale, negative_prompt: of a multi-step model.
+        shift: of the noise schedule.
+        block_frames: latent frames denoised together.
+        first_block_frames: size of the first block, where it differs.
+        image_to_video: whether an image may be the first frame.
+        window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
+        height, width: of the picture, in pixels.
+        num_frames: video frames that it was trained for.
+        fps: video frames a second.
+        licence: of the weights.
+        disk_bytes: of everything that is fetched, approximately; 0 if nothing is.
+        device_bytes: of the device's memory at the published settings, in bfloat16, the text encoder gone once the
+            prompt is read; approximately (:mod:`arl2.rollout.budget` counts it for any settings).
+        memory_note: what takes them.
+        results: as published.
+        notes: what a person should know before using it.
+    """
+
+    name: str
+    summary: str
+    kind: Kind
+    base: str | None
+    weights_repo: str | None = None
+    weights_file: str | None = None
+    preset: str | None = "wan2.1-t2v-1.3b"
+    steps: tuple[int, ...] | None = FOUR_STEPS
+    first_block_steps: tuple[int, ...] | None = None
+    solver_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    shift: float = 5.0
+    block_frames: int = 3
+    first_block_frames: int | None = None
+    image_to_video: bool = False
+    window: int | None = None
+    sink: int = 0
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    fps: int = 16
+    licence: str
+    disk_bytes: int
+    device_bytes: int
+    memory_note: str
+    results: tuple[PublishedResult, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def needs_base_transformer(self) -> bool:
+        """Whether the transformer is the base repository's own."""
+        return self.kind == "multi-step" and self.weights_file is None
+
+
+_MEMORY_NOTE = (
+    "bfloat16: transformer 2.9 GB, text encoder 11.4 GB until the prompt is read, 0.29 GB for each latent frame kept, "
+    "decoder about 4 GB"
+)
+_SHORT = "Trained on 81 video frames; longer videos drift, and comparing it on those is unfair to it (its authors say)."
+_LONG_PROMPTS = "Prompts of a few sentences work better than short ones: it was trained on such."
+
+
+_CHUNKWISE = ModelCard(
+    name="causal-forcing",
+    summary="Causal Forcing, blocks of 3 latent frames, 4 steps: the steadiest of its family.",
+    kind="ar student",
+    base=WAN_BASE,
+    weights_repo=CAUSAL_FORCING,
+    weights_file="chunkwise/causal_forcing.pt",
+    licence="Apache-2.0",
+    disk_bytes=_BASE_BYTES + _TRANSFORMER_BYTES,
+    device_bytes=15_000_000_000,
+    memory_note=_MEMORY_NOTE,
+    results=(
+        PublishedResult("VBench total", "84.04", "Causal Forcing++, arXiv 2605.15141"),
+        PublishedResult("first video frame", "0.60 s", "Causal Forcing++, arXiv 2605.15141"),
+        PublishedResult(
+            "against Self Forcing",
+            "dynamic degree +19.3 %, VisionReward +8.7 %, instruction following +16.7 %",
+            "Causal Forcing, arXiv 2602.02214",
+        ),
+    ),
+    notes=(_SHORT, _LONG_PROMPTS),
+)
+
+_FRAMEWISE = replace(
+    _CHUNKWISE,
+    name="causal-forcing-framewise",
+    summary="Causal Forcing, frame by frame, 4 steps: more motion, and it starts from an image.",
+    weights_file="framewise/causal_forcing.pt",
+    block_frames=1,
+    image_to_video=True,
+    device_bytes=17_000_000_000,
+    results=(),
+)
+
+_SHAPES = ModelCard(
+    name="shapes",
+    summary="Small coloured shapes that move, 64 x 64 pixels: the model that ships with the package.",
+    kind="embedded",
+    base=None,
+    preset=None,
+    shift=3.0,
+    window=21,
+    height=64,
+    width=64,
+    licence="Apache-2.0",
+    disk_bytes=0,
+    device_bytes=500_000_000,
+    memory_note="most of it Python and torch themselves",
+)
+
+_CARDS = (
+    _SHAPES,
+    _CHUNKWISE,
+    _FRAMEWISE,
+    replace(
+        _FRAMEWISE,
+        name="causal-forcing-2step",
+        summary="Causal Forcing++, frame by frame, 2 steps after a first frame of 4.",
+        weights_file="causal-forcing++/framewise-2step.pt",
+        steps=(1000, 500),
+        first_block_steps=FOUR_STEPS,
+        results=(
+            PublishedResult("VBench total", "84.14", "Causal Forcing++, arXiv 2605.15141"),
+            PublishedResult("video frames a second", "14.1", "Causal Forcing++, arXiv 2605.15141"),
+            PublishedResult("first video frame", "0.27 s", "Causal Forcing++, arXiv 2605.15141"),
+        ),
+    ),
+    replace(
+        _FRAMEWISE,
+        name="causal-forcing-1step",
+        summary="Causal Forcing++, frame by frame, 1 step after a first frame of 4: the quickest.",
+        weights_file="causal-forcing++/framewise-1step.pt",
+        steps=(1000,),
+        first_block_steps=FOUR_STEPS,
+    ),
+    replace(
+        _CHUNKWISE,
+        name="causal-forcing-long",
+        summary="Causal Forcing for videos of a minute, blocks of 3 latent frames, 4 steps.",
+        weights_file="chunkwise/longvideo.pt",
+        results=(),
+        notes=(
+            "Its authors run it with Rolling Forcing: several blocks at different noise levels are denoised together. "
+            "Here blocks are denoised one after the other, so its published long-video quality is not promised.",
+            "No window is published for this way of running it; give one to keep memory constant.",
+            _LONG_PROMPTS,
+        ),
+    ),
+    replace(
+        _CHUNKWISE,
+        name="self-forcing",
+        summary="Self Forcing (DMD), blocks of 3 latent frames, 4 steps.",
+        weights_repo=SELF_FORCING,
+        weights_file="checkpoints/self_forcing_dmd.pt",
+        licence="CC BY-NC-SA 4.0 (not for commercial use); the base is Apache-2.0",
+        results=(PublishedResult("video frames a second on one H100", "17", "Self Forcing, its authors"),),
+        notes=("Trained on 81 video frames; longer videos drift.", _LONG_PROMPTS),
+    ),
+    ModelCard(
+        name="wan2.1-1.3b",
+        summary="Wan 2.1 text-to-video 1.3B, the bidirectional model that the students were made from.",
+        kind="multi-step",
+        base=WAN_BASE,
+        steps=None,
+        solver_steps=50,
+        guidance_scale=3.0,
+        negative_prompt=WAN_NEGATIVE_PROMPT,
+        licence="Apache-2.0",
+        disk_bytes=_BASE_BYTES + _TRANSFORMER_BYTES,
+        device_bytes=21_000_000_000,
+        memory_note=f"{_MEMORY_NOTE}; guidance keeps the frames of two prompts",
+        notes=(
+            "Not an autoregressive model: run block by block it makes poor videos. Use it to plan memory, to measure "
+            "speed, and as the start of a conversion or of training.",
+        ),
+    ),
+    ModelCard(
+        name="arl2",
+        summary="ARL2: Causal Forcing with 22 of 30 layers hybrid. Its weights are announced, not out: give a path.",
+        kind="hybrid by path",
+        base=WAN_BASE,
+        weights_repo="lky-ang/ARL2",
+        licence="not known before the weights are out",
+        disk_bytes=_BASE_BYTES,
+        device_bytes=15_000_000_000,
+        memory_note="as causal-forcing, but 0.08 GB for each latent frame kept, and 17 MB of states",
+        results=(
+            PublishedResult("1005 video frames, start to file", "179 s, 43 GB", "ARL2, arXiv 2605.16579"),
+            PublishedResult("921 video frames against softmax", "2.26 x faster, 54 % less", "ARL2, arXiv 2605.16579"),
+        ),
+        notes=("Which layers are hybrid is read off the weights file.", _SHORT),
+    ),
+)
+
+CARDS: MappingProxyType[str, ModelCard] = MappingProxyType({card.name: card for card in _CARDS})
+"""All named models, by name, in the order they are listed in."""
+
+
+def find_card(name: str) -> ModelCard:
+    """The card of a named model.
+
+    Raises:
+        ConfigError: no such name; the message has the nearest one.
+    """
+    if name not in CARDS:
+        near = difflib.get_close_matches(name, CARDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CARDS)}."
+        raise ConfigError(f"There is no model named {name!r}; {hint}")
+    return CARDS[name]
