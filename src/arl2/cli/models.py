@@ -5,9 +5,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from arl2.model.registry import CARDS, ModelCard, find_card
 
@@ -66,19 +68,25 @@ def _facts(card: ModelCard, found: "Presence | None") -> dict[str, Any]:
     return facts
 
 
-def _list(cards: list[ModelCard], found: dict[str, "Presence | None"]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    widths = {"name": max(len(card.name) for card in cards), "what": 12, "to fetch": 8, "memory": 6, "on disk": 7}
-    for name in ("name", "what", "licence", "to fetch", "memory", "on disk"):
-        table.add_column(name, overflow="fold", min_width=widths.get(name, 10), no_wrap=name not in ("what", "licence"))
+def _list(cards: list[ModelCard], found: dict[str, "Presence | None"]) -> Group:
+    """A line of figures for each model, and under it what the model is."""
+    name_width = max(len(card.name) for card in cards)
+
+    def line(*columns: str) -> str:
+        name, licence, fetch, memory, on_disk = columns
+        return f"{name:<{name_width}}  {licence:<16}  {fetch:>8}  {memory:>6}  {on_disk}"
+
+    lines: list[RenderableType] = [Text(line("name", "licence", "to fetch", "memory", "on disk"), style="bold")]
     for card in cards:
         on_disk = _on_disk(found[card.name])
-        shade = {"yes": "green", "partly": "yellow", "no": "dim"}[on_disk]
         memory = f"{card.device_bytes / 1e9:.0f} GB" if card.device_bytes >= 1e9 else "<1 GB"
-        table.add_row(card.name, card.summary, card.licence, _size(card), memory, f"[{shade}]{on_disk}[/]")
-    table.caption = "Sizes are approximate. arl2 models NAME says more: settings, memory, published results."
-    table.caption_justify = "left"
-    return table
+        licence = card.licence.split(" (")[0] if card.licence[:3] != "not" else "not known yet"
+        figures = Text(line(card.name, licence, _size(card), memory, on_disk))
+        figures.stylize("bold", 0, len(card.name))
+        figures.stylize({"yes": "green", "partly": "yellow", "no": "dim"}[on_disk], len(figures) - len(on_disk))
+        lines += [figures, Padding(Text(card.summary, style="dim"), (0, 0, 0, 2))]
+    lines.append(Text("Sizes are approximate. arl2 models NAME says more: settings, memory, published results."))
+    return Group(*lines)
 
 
 def _card(card: ModelCard, found: "Presence | None") -> Table:
