@@ -4,8 +4,15 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arl2.cli import words
+from arl2.cli import reference, words
+from arl2.cli.loading import add_model_options
+from arl2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from arl2.rollout.known import KnownVideo
+    from arl2.rollout.pipeline import ARL2Pipeline
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,9 +22,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="turn prompts into videos",
         description="Generate a video for each prompt, block by block, in memory that does not grow with its length. "
         "Ctrl-C ends the video after the current block.",
+        epilog="The published code's words work, too: --config-path, --checkpoint-path, --data-path, --output-folder, "
+        "--num-output-frames (latent frames), --use-ema, --i2v, --num-samples, --extended-prompt-path.",
     )
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help='such as "a red circle moves right on navy"')
-    parser.add_argument("--model", default="shapes", help="shapes (embedded) or a folder (default: shapes)")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help='such as "a red circle moves right on navy"')
+    parser.add_argument(
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help=".txt with a prompt a line, or .jsonl with objects of prompt and, where wanted, seed, frames, file, "
+        "image, video. The output is a folder; what is finished in it is skipped, so the same words go on after a cut",
+    )
     parser.add_argument("--frames", type=words.whole_from_one, help="video frames (default: the model's, 81 of shapes)")
     parser.add_argument("--seed", type=words.whole_from_zero, default=0, help="of the first prompt (default: 0)")
     parser.add_argument(
@@ -29,26 +44,58 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="settings",
         help="latent frames that softmax layers see, or full (default: the model's, 21 of shapes)",
     )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--image", type=Path, metavar="PATH", help="start from an image (models whose first block is one frame)"
+    )
+    start.add_argument(
+        "--extend", type=Path, metavar="PATH", help="go on with a video; --frames counts its frames, too"
+    )
+    parser.add_argument(
+        "--only-new", action="store_true", help="leave the image or the extended video out of the output"
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
-        help=".mp4, .gif, .webp, or a name without extension for a folder of PNGs. Several prompts: a file shows them "
-        "side by side, a name without extension is a folder with an .mp4 each. Default: an .mp4 named after the prompt",
+        help=".mp4, .gif, .webp, .y4m (raw), - (raw y4m to standard output), or a name without extension for a folder "
+        "of PNGs. Several prompts: a file shows them side by side, a name without extension is a folder with an .mp4 "
+        "each. Default: an .mp4 named after the prompt",
     )
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="also a picture of moments of all videos")
     parser.add_argument(
         "--scale", type=words.whole_from_one, help="enlarge every pixel (default: 4 for 64-pixel frames, 1 for large)"
     )
     parser.add_argument("--latents", type=Path, metavar="SAFETENSORS", help="also the latents, exactly")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    said.add_argument("--json-progress", action="store_true", help="print JSON objects, one a line, on standard error")
+    add_model_options(parser)
+    reference.add_words(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
+    if reference.is_asked(arguments):
+        from arl2.cli.progress import voice
+
+        arguments, notes = reference.translated(arguments)
+        for note in notes:
+            voice(arguments)(note)
+    if arguments.prompts_file is not None:
+        from arl2.cli.jobs import run_prompts_file
+
+        return run_prompts_file(arguments)
+    if not arguments.prompts:
+        raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
+    if arguments.only_new and arguments.image is None and arguments.extend is None:
+        raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
+    return _run_prompts(arguments)
+
+
+def _run_prompts(arguments: argparse.Namespace) -> int:
     from arl2.cli.outputs import check_file, plan_outputs
 
     plan = plan_outputs(arguments.prompts, arguments.output)
@@ -58,47 +105,53 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from arl2.cli.devices import checked_device
     from arl2.cli.generation import Generation
+    from arl2.cli.loading import load_model, model_name
+    from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
-    from arl2.rollout.pipeline import ARL2Pipeline
+    from arl2.rollout.known import check_not_source, frames_in_all
     from arl2.training.interrupt import StopSignal
 
-    def say(line: str) -> None:
-        if not arguments.quiet:
-            print(line)
-
+    for output in plan.outputs:
+        check_not_source(output.path, arguments.image or arguments.extend)
+    say = voice(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = checked_device(arguments.device)
     started = time.perf_counter()
-    pipe = ARL2Pipeline.from_pretrained(arguments.model)
-    if device != "cpu":
-        pipe.to(device)
+    pipe = load_model(arguments)
+    known = _known(pipe, arguments)
     work = Generation(
         pipe,
         arguments.prompts,
         plan,
-        model=arguments.model,
-        num_frames=arguments.frames or pipe.settings.num_frames,
+        model=model_name(arguments),
+        num_frames=arguments.frames or frames_in_all(pipe, known if arguments.extend is not None else None),
         seed=arguments.seed,
         steps=arguments.steps,
         window=arguments.window,
         scale=arguments.scale,
+        known=known,
+        only_new=arguments.only_new,
         keep_pictures=arguments.sheet is not None,
         keep_latents=arguments.latents is not None,
     )
     work.check()
     if work.frames.note is not None:
         say(work.frames.note)
+    if known is not None and arguments.extend is not None:
+        cut = f" ({known.left_out} at its start do not fill a block and are left out)" if known.left_out else ""
+        say(f"going on after {known.video_frames} video frames of {arguments.extend}{cut}")
     loaded = time.perf_counter()
-    with StopSignal() as stop:
-        work.run(stop, quiet=arguments.quiet)
-    seconds = time.perf_counter() - loaded
-    if work.written and arguments.sheet is not None:
-        work.write_sheet(arguments.sheet)
-    if work.written and arguments.latents is not None:
-        work.write_latents(arguments.latents)
+    with StopSignal() as stop, progress_of(arguments) as progress:
+        work.run(stop, progress)
+        seconds = time.perf_counter() - loaded
+        if work.written and arguments.sheet is not None:
+            work.write_sheet(arguments.sheet)
+        if work.written and arguments.latents is not None:
+            work.write_latents(arguments.latents)
+        progress.done(
+            Summary(files=work.written, video_frames=work.video_frames, seconds=seconds, interrupted=stop.asked)
+        )
 
     where = ", ".join(str(path) for path in work.places())
     if stop.asked:
@@ -111,3 +164,11 @@ def run(arguments: argparse.Namespace) -> int:
         f"peak memory {memory_words()}; the model loaded in {loaded - started:.2f} s"
     )
     return 0
+
+
+def _known(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> "KnownVideo | None":
+    from arl2.rollout.known import known_image, known_video
+
+    if arguments.image is not None:
+        return known_image(pipe, arguments.image)
+    return None if arguments.extend is None else known_video(pipe, arguments.extend)

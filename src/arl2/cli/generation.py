@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arl2.cli.outputs import Output, OutputPlan, Pictures, side_by_side, write_manifest
-from arl2.cli.usage import LiveProgress, memory_words
+from arl2.cli.progress import BlockReport, Progress
 from arl2.geometry import split_blocks
+from arl2.rollout.known import KnownVideo
 from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
 from arl2.rollout.request import Window
 from arl2.training.interrupt import StopSignal
 from arl2.version import __version__
-from arl2.video.formats import VideoFileError
+from arl2.video.formats import writing_failed
 from arl2.video.sheet import contact_sheet
 from arl2.video.writers import open_video
 
@@ -28,6 +29,11 @@ _BATCH = 16
 _SHEET_COLUMNS = 12
 # Small pictures are enlarged to about this many pixels a side.
 _SHOWN_SIDE, _SHEET_SIDE = 256, 128
+
+
+def shown_scale(pipe: ARL2Pipeline) -> int:
+    """How much the model's pictures are enlarged unless somebody says."""
+    return max(1, _SHOWN_SIDE // pipe.settings.height)
 
 
 class Generation:
@@ -40,6 +46,8 @@ class Generation:
         model: what the person called the model, for the files' metadata.
         num_frames, steps, window: see ``ARL2Pipeline``.
         scale: how much pixels are enlarged; None enlarges small pictures.
+        known: what all videos start with.
+        only_new: leave what is known out of everything that is written.
         keep_pictures, keep_latents: whether ``write_sheet`` and ``write_latents`` will be called.
     """
 
@@ -55,13 +63,16 @@ class Generation:
         steps: int | tuple[int, ...] | None,
         window: Window,
         scale: int | None,
+        known: KnownVideo | None = None,
+        only_new: bool = False,
         keep_pictures: bool,
         keep_latents: bool,
     ) -> None:
         self.pipe, self.prompts, self.plan = pipe, list(prompts), plan
         self.model, self.num_frames, self.seed, self.steps, self.window = model, num_frames, seed, steps, window
         self.frames = pipe.plan_frames(num_frames)
-        self.scale = scale or max(1, _SHOWN_SIDE // pipe.settings.height)
+        self.scale = scale or shown_scale(pipe)
+        self.known, self.only_new = known, only_new
         self.written: list[Path] = []
         self.video_frames = 0
         self._every = -(-num_frames // _SHEET_COLUMNS)
@@ -73,16 +84,12 @@ class Generation:
         for batch in self._batches():
             self._stream(batch)
 
-    def run(self, stop: StopSignal, *, quiet: bool) -> None:
+    def run(self, stop: StopSignal, progress: Progress) -> None:
         """All prompts, until the end, or until a stop is asked for and the current block is written."""
-        first = self.pipe.settings.first_block_frames
-        blocks = len(split_blocks(self.frames.latent_frames, self.pipe.block_frames, first))
-        batches = self._batches()
-        with LiveProgress("block", blocks * len(batches), quiet=quiet) as progress:
-            for number, batch in enumerate(batches):
-                if stop.asked:
-                    return
-                self._run_batch(batch, number * blocks, progress, stop)
+        for number, batch in enumerate(self._batches()):
+            if stop.asked:
+                return
+            self._run_batch(batch, number, progress, stop)
 
     def places(self) -> list[Path]:
         """Where to look: the files, or the one folder that holds them."""
@@ -114,30 +121,54 @@ class Generation:
             seed=[self.seed + i for i in batch],
             steps=self.steps,
             window=self.window,
+            known=None if self.known is None else self._known_of(len(batch)),
         )
 
-    def _run_batch(self, batch: range, blocks_before: int, progress: LiveProgress, stop: StopSignal) -> None:
+    def _known_of(self, batch: int) -> Tensor:
+        assert self.known is not None
+        return self.known.latents.to(self.pipe.device).expand(batch, -1, -1, -1, -1)
+
+    def _run_batch(self, batch: range, number: int, progress: Progress, stop: StopSignal) -> None:
         outputs = [output for output in self.plan.outputs if output.prompts[0] in batch]
-        started, frames_before = time.perf_counter(), self.video_frames
+        blocks = len(
+            split_blocks(self.frames.latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames)
+        )
+        started, written = time.perf_counter(), 0
         try:
             with ExitStack() as stack:
                 writers = [stack.enter_context(self._open(output)) for output in outputs]
+                # Before the first block: what a failure leaves is named, too.
+                self.written += [output.path for output in outputs]
                 for block in self._stream(batch):
-                    pictures = {prompt: block.pixels(i) for i, prompt in enumerate(batch)}
-                    for output, writer in zip(outputs, writers, strict=True):
-                        writer.write(side_by_side([pictures[prompt] for prompt in output.prompts]))
-                    self._keep(batch, block, pictures)
-                    self.video_frames += len(batch) * block.video.shape[2]
-                    speed = (self.video_frames - frames_before) / (time.perf_counter() - started)
-                    said = f"{speed:.0f} video frames/s  {memory_words()}"
-                    progress.show(blocks_before + block.index + 1, said)
+                    if not (self.only_new and self._is_known(block)):
+                        pictures = {prompt: block.pixels(i) for i, prompt in enumerate(batch)}
+                        for output, writer in zip(outputs, writers, strict=True):
+                            writer.write(side_by_side([pictures[prompt] for prompt in output.prompts]))
+                        self._keep(batch, block, pictures)
+                        written += block.video.shape[2]
+                        self.video_frames += len(batch) * block.video.shape[2]
+                    progress.block(
+                        BlockReport(
+                            index=block.index,
+                            blocks=blocks,
+                            file=outputs[0].path,
+                            video_frames=written,
+                            video_seconds=written / self.pipe.settings.fps,
+                            video=batch.start,
+                            videos=len(self.prompts),
+                            share=(number + (block.index + 1) / blocks) / len(self._batches()),
+                            fps=len(batch) * written / (time.perf_counter() - started),
+                        )
+                    )
                     if stop.asked:
                         break
+            if self.plan.folder is not None:
+                write_manifest(self.plan.folder, [{"file": one.path.name, **self._settings(one)} for one in outputs])
         except OSError as error:
-            raise VideoFileError(f"Writing failed ({error}); is there room on the disk?") from error
-        self.written += [output.path for output in outputs]
-        if self.plan.folder is not None:
-            write_manifest(self.plan.folder, [{"file": one.path.name, **self._settings(one)} for one in outputs])
+            raise writing_failed(outputs[0].path, error) from error
+
+    def _is_known(self, block: VideoBlock) -> bool:
+        return self.known is not None and block.frames.start < self.known.latents.shape[2]
 
     def _open(self, output: Output) -> Any:
         fps = self.pipe.settings.fps

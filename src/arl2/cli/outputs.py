@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from arl2.errors import ConfigError
-from arl2.video.formats import VideoFileError, check_writable
+from arl2.serving.file_names import slug
+from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_writable
 
 Pictures = UInt8[np.ndarray, "frames height width 3"]
 
@@ -50,7 +50,8 @@ def plan_outputs(prompts: Sequence[str], output: Path | None) -> OutputPlan:
     Args:
         prompts: what will be generated.
         output: None names a file in the working folder after each prompt. One prompt: the file, or a folder of PNGs.
-            Several: a name without extension is a folder with a file each; a file shows them side by side.
+            Several: a name without extension is a folder with a file each; a file (``-``, too: raw y4m to standard
+            output) shows them side by side.
 
     Raises:
         VideoFileError: an unknown extension, or a place that cannot be written to.
@@ -58,7 +59,7 @@ def plan_outputs(prompts: Sequence[str], output: Path | None) -> OutputPlan:
     names = [file_name(number, prompt) for number, prompt in enumerate(prompts)]
     if output is None:
         plan = OutputPlan(tuple(Output(Path(name), (number,)) for number, name in enumerate(names)))
-    elif len(prompts) == 1 or output.suffix:
+    elif len(prompts) == 1 or output.suffix or output == STANDARD_OUTPUT:
         plan = OutputPlan((Output(output, tuple(range(len(prompts)))),))
     else:
         plan = OutputPlan(tuple(Output(output / name, (number,)) for number, name in enumerate(names)), output)
@@ -69,8 +70,7 @@ def plan_outputs(prompts: Sequence[str], output: Path | None) -> OutputPlan:
 
 def file_name(number: int, prompt: str, suffix: str = ".mp4") -> str:
     """A name that no two prompts share and every file system takes: number, words, hash."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or "prompt"
-    return f"{number:03d}-{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}{suffix}"
+    return f"{number:03d}-{slug(prompt)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}{suffix}"
 
 
 def check_file(path: Path, suffix: str) -> None:

@@ -17,15 +17,19 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, others kilobytes
 
 
-def memory_words() -> str:
-    """Peak memory for people, of the GPU too if one was used."""
+def peak_gpu_memory() -> int | None:
+    """Most bytes of GPU memory that tensors have taken so far; None if none were there."""
     import torch
 
-    peak = peak_memory()
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return peak or None
+
+
+def memory_words() -> str:
+    """Peak memory for people, of the GPU too if one was used."""
+    peak, on_gpu = peak_memory(), peak_gpu_memory()
     words = "memory unknown" if peak is None else f"{peak / 1e6:,.0f} MB"
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        words += f" + {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB GPU"
-    return words
+    return words if on_gpu is None else f"{words} + {on_gpu / 1e6:,.0f} MB GPU"
 
 
 class LiveProgress:
@@ -59,10 +63,13 @@ class LiveProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the line away."""
         self._progress.stop()
 
-    def show(self, done: int, said: str = "") -> None:
-        """Set the count and what stands beside the bar."""
-        self._progress.update(
-            self._task, completed=done, description=f"{self._what} {done} of {self._total}", said=said
-        )
+    def show(self, done: float, said: str = "", *, description: str | None = None) -> None:
+        """Set how much of the total is done, and what stands before and beside the bar."""
+        description = description or f"{self._what} {done} of {self._total}"
+        self._progress.update(self._task, completed=done, description=description, said=said)

@@ -1,6 +1,7 @@
 """The writer for formats that PyAV encodes: mp4, gif and webp."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,7 +16,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from arl2.errors import GeometryError
-from arl2.video.formats import Format
+from arl2.video.formats import Format, writing_failed
 from arl2.video.pixels import enlarge
 from arl2.video.writing import VideoWriter, require_same_size
 
@@ -50,6 +51,7 @@ class EncodedVideo(VideoWriter):
         self._path, self._kind, self._fps, self._scale = path, kind, fps, scale
         self._comment = json.dumps(dict(settings)) if settings is not None else None
         self._output: _Output | None = None
+        self._file: _File | None = None
         self._shape: tuple[int, ...] | None = None
         self._count = 0
 
@@ -62,12 +64,24 @@ class EncodedVideo(VideoWriter):
             picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
             self._count += 1
             self._output.encode(picture)
+            self._require_written()
 
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
-        if self._output is not None:
-            self._output.close()
-            self._output = None
+        output, file, self._output = self._output, self._file, None
+        if output is None or file is None:
+            return
+        try:
+            output.close()
+        finally:
+            file.close()
+        self._require_written()
+
+    def _require_written(self) -> None:
+        """Raise what the system said when it refused to write; once, so that closing afterwards is quiet."""
+        if self._file is not None and self._file.failure is not None:
+            failure, self._file.failure = self._file.failure, None
+            raise writing_failed(self._path, failure) from failure
 
     def _open(self, width: int, height: int) -> "_Output":
         if self._kind == "mp4" and (width % 2 or height % 2):
@@ -75,7 +89,11 @@ class EncodedVideo(VideoWriter):
                 f"H.264 needs even sides, but the video is {width} x {height}; write a .gif or use an even scale."
             )
         recipe = _RECIPES[self._kind]
-        container = av.open(str(self._path.absolute()), "w", format=self._kind, options=recipe.container)
+        try:
+            self._file = _File(self._path)
+        except OSError as error:
+            raise writing_failed(self._path, error) from error
+        container = av.open(self._file, "w", format=self._kind, options=recipe.container)
         if self._comment is not None:
             container.metadata["comment"] = self._comment
         stream = cast(VideoStream, container.add_stream(recipe.codec, rate=self._fps, options=recipe.stream))
@@ -87,6 +105,53 @@ class EncodedVideo(VideoWriter):
         context.gop_size = self._fps
         context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
         return _Output(container, stream)
+
+
+class _File:
+    """What FFmpeg writes into.
+
+    A write that fails is remembered and not passed on: some muxers crash the process when they are told. From then
+    on nothing more is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Unbuffered: what a killed process had written is in the file.
+        self._raw = path.open("wb", buffering=0)
+        self.failure: OSError | None = None
+        self._failed = False
+        # Where FFmpeg believes to be, which a failed file no longer follows.
+        self._position, self._end = 0, 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of it; a system may take less at a time."""
+        rest = memoryview(data)
+        self._position += len(rest)
+        self._end = max(self._end, self._position)
+        while len(rest) and not self._failed:
+            try:
+                rest = rest[self._raw.write(rest) :]
+            except OSError as error:
+                self.failure, self._failed = error, True
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Formats that put their length first come back to it."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        if not self._failed:
+            self._raw.seek(self._position)
+        return self._position
+
+    def tell(self) -> int:
+        """Bytes from the start."""
+        return self._position
+
+    def close(self) -> None:
+        """Let go of the file; a system may report only now that it could not keep what it took."""
+        try:
+            self._raw.close()
+        except OSError as error:
+            if not self._failed:
+                self.failure, self._failed = error, True
 
 
 @dataclass

@@ -11,14 +11,20 @@ class VideoFileError(Arl2Error):
     """A video file that cannot be written or read, or whose name says no known format."""
 
 
-Format = Literal["mp4", "gif", "webp", "png folder"]
+Format = Literal["mp4", "gif", "webp", "y4m", "png folder"]
 
-_BY_SUFFIX: dict[str, Format] = {".mp4": "mp4", ".gif": "gif", ".webp": "webp"}
-ACCEPTED = ".mp4, .gif, .webp, or a folder of PNGs (a name without extension)"
+_BY_SUFFIX: dict[str, Format] = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".y4m": "y4m"}
+SUFFIXES = tuple(_BY_SUFFIX)
+ACCEPTED = f"{', '.join(SUFFIXES)}, or a folder of PNGs (a name without extension)"
+
+STANDARD_OUTPUT = Path("-")
+"""Instead of a file: raw y4m to standard output."""
 
 
 def format_of(path: Path) -> Format:
     """Format by extension; a name without one is a folder of PNGs. Raises ``VideoFileError`` for any other."""
+    if path == STANDARD_OUTPUT:
+        return "y4m"
     suffix = path.suffix.lower()
     if not suffix:
         return "png folder"
@@ -35,6 +41,8 @@ def check_writable(path: Path) -> Format:
             be or the other way round, or a PNG folder that already holds something.
     """
     kind = format_of(path)
+    if path == STANDARD_OUTPUT:
+        return kind
     if kind == "png folder":
         if path.exists() and not path.is_dir():
             raise VideoFileError(f"'{path}' is a file, but a folder of PNGs is to be written; choose another name.")
@@ -50,3 +58,14 @@ def check_writable(path: Path) -> Format:
     if not os.access(parent, os.W_OK | os.X_OK) or (path.is_file() and not os.access(path, os.W_OK)):
         raise VideoFileError(f"'{path}' cannot be written: permission denied; choose another folder.")
     return kind
+
+
+def writing_failed(path: Path, error: OSError) -> VideoFileError:
+    """What to raise when the system refuses to write more of a video: what happened, and where the first part is."""
+    reason = error.strerror or str(error)
+    if path == STANDARD_OUTPUT:
+        return VideoFileError(f"Writing to standard output failed ({reason}); does its reader still run?")
+    return VideoFileError(
+        f"Writing failed ({reason}); the part of the video that was written is in '{path}'. Make room on the disk or "
+        "choose another folder."
+    )

@@ -1,4 +1,4 @@
-"""Video files back to frames: what ``arl2.video.writers`` writes, and other people's mp4, gif and webp."""
+"""Video files back to frames: what ``arl2.video.writers`` writes, and other people's mp4, gif, webp and y4m."""
 
 import json
 from collections.abc import Iterator
@@ -19,6 +19,9 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 # A frame larger than this is refused before it is decoded: a small file can claim any size.
 MAX_SIDE = 8192
+# What PyAV reads, and what it calls the format. Named, and with an absolute path: else a file could pose as a playlist,
+# or its name as an address.
+_DEMUXERS = {"mp4": "mp4", "y4m": "yuv4mpegpipe"}
 # Nor may one page of an animation claim to stand for any number of frames.
 _LONGEST_STILL = 10_000
 
@@ -40,8 +43,8 @@ def video_info(path: Path | str) -> VideoInfo:
     """Size, frame rate and settings; raises ``VideoFileError`` for what cannot be read."""
     path = _existing(Path(path))
     kind = format_of(path)
-    if kind == "mp4":
-        return _mp4_info(path)
+    if kind in _DEMUXERS:
+        return _stream_info(path, _DEMUXERS[kind])
     if kind == "png folder":
         with _picture(_pngs(path)[0]) as picture:
             facts = _json(_read_text(path / "settings.json"))
@@ -67,8 +70,8 @@ def iterate_video(path: Path | str) -> Iterator[Frame]:
     """
     path = _existing(Path(path))
     kind = format_of(path)
-    if kind == "mp4":
-        yield from _mp4_frames(path)
+    if kind in _DEMUXERS:
+        yield from _stream_frames(path, _DEMUXERS[kind])
     elif kind == "png folder":
         for png in _pngs(path):
             with _picture(png) as picture:
@@ -96,14 +99,14 @@ def read_video(path: Path | str, *, max_frames: int | None = None) -> UInt8[np.n
     return np.stack(frames)
 
 
-def _mp4_info(path: Path) -> VideoInfo:
+def _stream_info(path: Path, demuxer: str) -> VideoInfo:
     # PyAV is loaded when a file needs it.
     import av
 
     try:
-        with _opened_mp4(path) as container:
+        with _opened(path, demuxer) as container:
             stream = container.streams.video[0]
-            _require_size(path, stream.width, stream.height)
+            require_size(path, stream.width, stream.height)
             rate = stream.average_rate or stream.guessed_rate
             comment = container.metadata.get("comment", "")
             return VideoInfo(stream.width, stream.height, float(rate) if rate else None, _json(comment))
@@ -111,24 +114,23 @@ def _mp4_info(path: Path) -> VideoInfo:
         raise VideoFileError(f"'{path}' cannot be read as a video ({error}); is it complete?") from error
 
 
-def _mp4_frames(path: Path) -> Iterator[Frame]:
+def _stream_frames(path: Path, demuxer: str) -> Iterator[Frame]:
     import av
 
     try:
-        with _opened_mp4(path) as container:
+        with _opened(path, demuxer) as container:
             stream = container.streams.video[0]
-            _require_size(path, stream.width, stream.height)
+            require_size(path, stream.width, stream.height)
             for picture in container.decode(stream):
                 yield picture.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError) as error:
         raise VideoFileError(f"'{path}' cannot be read as a video ({error}); is it complete?") from error
 
 
-def _opened_mp4(path: Path) -> "InputContainer":
-    # The format is named and the path absolute: else a file could pose as a playlist, or its name as an address.
+def _opened(path: Path, demuxer: str) -> "InputContainer":
     import av
 
-    return av.open(str(path.absolute()), format="mp4")
+    return av.open(str(path.absolute()), format=demuxer)
 
 
 def _picture(path: Path) -> Image.Image:
@@ -137,7 +139,7 @@ def _picture(path: Path) -> Image.Image:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise VideoFileError(f"'{path}' cannot be read as a picture ({error}).") from error
     try:
-        _require_size(path, picture.width, picture.height)
+        require_size(path, picture.width, picture.height)
     except VideoFileError:
         picture.close()
         raise
@@ -172,7 +174,8 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _require_size(path: Path, width: int, height: int) -> None:
+def require_size(path: Path, width: int, height: int) -> None:
+    """Raise ``VideoFileError`` for a picture that claims more than ``MAX_SIDE`` pixels a side, or none."""
     if not 0 < max(width, height) <= MAX_SIDE:
         raise VideoFileError(f"'{path}' claims {width} x {height} pixels; at most {MAX_SIDE} a side are accepted.")
 

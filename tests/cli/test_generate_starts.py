@@ -1,0 +1,156 @@
+"""``arl2 generate`` from an image or a video, into a pipe, and with the options that name a model's parts."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from arl2.cli.main import main
+from arl2.rollout import assemble
+from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.video.reading import read_video, video_info
+from pipeline.stand_in import SETTINGS, stand_in_folder, stand_in_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(stand_in_folder(tmp_path_factory.mktemp("model") / "stand-in"))
+
+
+@pytest.fixture
+def generate(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: main(["generate", "--model", model, *words])
+
+
+def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:
+    assert generate("red", "--frames", "24", "--output", "first", "--scale", "3", "--quiet") == 0
+    assert generate("red", "--extend", "first", "--output", "more", "--latents", "more.safetensors") == 0
+    out = capsys.readouterr().out
+    assert "going on after 21 video frames of first (3 at its start do not fill a block and are left out)" in out
+    more = read_video(tmp_path / "more")
+    assert len(more) == 45
+    assert load_file("more.safetensors")["000"].shape[1] == 12
+    assert generate("red", "--extend", "first", "--output", "new", "--only-new", "--sheet", "new.png", "--quiet") == 0
+    assert np.array_equal(read_video(tmp_path / "new"), more[21:])
+    assert generate("red", "blue", "--extend", "first", "--output", "both.gif", "--frames", "33", "--quiet") == 0
+    assert generate("red", "--extend", "first", "--output", "short.mp4", "--frames", "21") == 2
+    assert "6 latent frames are known and 6 asked in all; ask for more" in capsys.readouterr().err
+    assert not (tmp_path / "short.mp4").exists()
+
+
+def test_an_image_is_the_start(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe = stand_in_pipeline(settings=replace(SETTINGS, first_block_frames=1))
+    pipe.save_pretrained(tmp_path / "model")
+    Image.fromarray(np.full((32, 100, 3), 200, dtype=np.uint8)).save(tmp_path / "start.png")
+    words = ["generate", "red", "--model", "model", "--image", "start.png", "--frames", "13", "--scale", "1"]
+    assert main([*words, "--output", "all", "--latents", "all.safetensors"]) == 0
+    assert len(read_video(tmp_path / "all")) == 13
+    with torch.no_grad():
+        grey = torch.full((1, 3, 1, 64, 64), 200 / 127.5 - 1)
+        assert torch.equal(load_file("all.safetensors")["000"][:, :1], pipe.codec.encode(grey)[0])
+    assert main([*words, "--output", "new", "--only-new"]) == 0
+    assert len(read_video(tmp_path / "new")) == 12
+    (tmp_path / "start.png").write_text("no picture")
+    assert main([*words, "--output", "no"]) == 2
+    assert "'start.png' cannot be read as an image" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--image", "a.png"), "this model's first block has 3"),
+        (("--extend", "missing.mp4"), "There is no 'missing.mp4'"),
+        (("--extend", "text.mp4"), "cannot be read as a video"),
+        (("--extend", "short"), "its first block takes 9; give a longer video"),
+        (("--extend", "own.gif", "--output", "own.gif"), "'own.gif' is what the video starts with"),
+        (("--only-new",), "--only-new goes with --image or --extend"),
+    ],
+)
+def test_starts_that_are_none(generate, tmp_path: Path, capsys, words: tuple, said: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "text.mp4").write_text("no video")
+    assert generate("red", "--frames", "9", "--output", "own.gif", "--quiet") == 0
+    assert generate("red", "--frames", "8", "--output", "short", "--quiet") == 0
+    before = sorted(tmp_path.iterdir())
+    assert generate("red", "--output", "b.mp4", *words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_image_and_a_video_exclude_each_other(generate, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        generate("red", "--image", "a.png", "--extend", "b.mp4")
+    with pytest.raises(SystemExit, match="2"):
+        generate("red", "--quiet", "--json-progress")
+
+
+def test_a_pipe_gets_video_alone(generate, tmp_path: Path, capfdbinary) -> None:
+    assert generate("red", "blue", "--frames", "20", "--output", "-", "--scale", "1") == 0
+    shown = capfdbinary.readouterr()
+    (tmp_path / "a.y4m").write_bytes(shown.out)
+    assert read_video(tmp_path / "a.y4m").shape == (20, 64, 130, 3)
+    assert video_info(tmp_path / "a.y4m").fps == 16
+    said = shown.err.decode()
+    assert "20 video frames do not fill whole blocks" in said
+    assert "wrote -" in said
+
+
+def test_options_of_the_models_parts(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def assembled(model: str, **parts: Any) -> ARL2Pipeline:
+        asked.append((model, parts))
+        return stand_in_pipeline()
+
+    monkeypatch.setattr(assemble, "assemble_pipeline", assembled)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "taew2_1.pth").write_bytes(b"")
+    (tmp_path / "ar.pt").write_bytes(b"")
+    run = ["generate", "red", "--frames", "9", "--output", "a.gif", "--quiet"]
+    parts = ["--weights", "ar.pt", "--base", "base", "--config", "c.yaml", "--decoder", "tiny", "--dtype", "bfloat16"]
+    assert main([*run, *parts, "--hybrid-layers", "0", "2", "--weights-branch", "ema"]) == 0
+    assert asked.pop() == (
+        "base",
+        {
+            "weights": Path("ar.pt"),
+            "base": Path("base"),
+            "config": Path("c.yaml"),
+            "decoder": Path("base/taew2_1.pth"),
+            "hybrid_layers": [0, 2],
+            "weights_branch": "ema",
+            "torch_dtype": torch.bfloat16,
+        },
+    )
+    nothing = {"base": None, "config": None, "decoder": None, "hybrid_layers": None, "torch_dtype": torch.float32}
+    assert main([*run, "--weights", "ar.pt"]) == 0
+    assert asked.pop() == ("ar.pt", {"weights": None, "weights_branch": "auto", **nothing})
+    assert main([*run, "--model", "causal-forcing", "--weights", "ar.pt"]) == 0
+    assert asked.pop() == ("causal-forcing", {"weights": Path("ar.pt"), "weights_branch": "auto", **nothing})
+    assert main([*run, "--model", "causal-forcing", "--decoder", "d.pth"]) == 0
+    assert asked.pop()[1]["decoder"] == Path("d.pth")
+    assert main([*run, "--model", "causal-forcing", "--decoder", "tiny"]) == 2
+    assert "No tiny decoder was found: looked for taew2_1" in capsys.readouterr().err
+    assert main([*run, "--model", "causal-forcin"]) == 2
+    assert "There is no model 'causal-forcin'; did you mean 'causal-forcing" in capsys.readouterr().err
+    assert not asked
+
+
+def test_a_folder_in_another_precision(generate, model: str, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        words = ("--frames", "9", "--output", "a.gif", "--latents", f"{dtype}.safetensors", "--quiet", "--dtype", dtype)
+        assert generate("red", *words) == 0
+    one, other = (load_file(f"{dtype}.safetensors")["000"].float() for dtype in ("float32", "bfloat16"))
+    assert not torch.equal(one, other)
+    # Rounding of weights and of every product: close, and not the same.
+    assert (one - other).norm() / one.norm() < 0.2
