@@ -44,6 +44,12 @@ def load_transformer(
     return build_transformer(file, translate(file.tensors, str(file.path)), dtype=dtype, device=device, **settings)
 
 
+def transformer_config(path: str | Path, *, weights: str = "auto", **settings: Any) -> dict[str, Any]:
+    """The configuration that ``load_transformer`` would build; reads names and shapes alone. Errors as there."""
+    file = read_weights(path, branch=weights)
+    return _config_of(file, translate(file.tensors, str(file.path)), settings)
+
+
 def build_transformer(
     file: WeightsFile,
     translated: Translated,
@@ -54,12 +60,8 @@ def build_transformer(
 ) -> CausalWanTransformer3DModel:
     """As :func:`load_transformer`, from weights already read and renamed."""
     where = str(file.path)
-    if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
-        config = _native_config(file.config, settings, where)
-    else:
-        config = config_from_tensors(translated.tensors, file.config, settings, where)
     with torch.device("meta"):
-        model = CausalWanTransformer3DModel(**config)
+        model = CausalWanTransformer3DModel(**_config_of(file, translated, settings))
     _check_exact(model.state_dict(), translated.tensors, where)
     compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
     if not compute_dtype.is_floating_point:
@@ -70,6 +72,13 @@ def build_transformer(
     }
     model.load_state_dict(ready, strict=True, assign=True)
     return model.eval()
+
+
+def _config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any]) -> dict[str, Any]:
+    where = str(file.path)
+    if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
+        return _native_config(file.config, settings, where)
+    return config_from_tensors(translated.tensors, file.config, settings, where)
 
 
 def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from arl2.video.sheet import contact_sheet
 from arl2.video.writers import open_video
 
 # Prompts generated at once; seeds are each prompt's own, so videos do not depend on it.
-_BATCH = 16
+PROMPTS_AT_ONCE = 16
 _SHEET_COLUMNS = 12
 # Small pictures are enlarged to about this many pixels a side.
 _SHOWN_SIDE, _SHEET_SIDE = 256, 128
@@ -111,7 +111,7 @@ class Generation:
 
     def _batches(self) -> list[range]:
         count = len(self.prompts)
-        size = count if self.plan.side_by_side else _BATCH
+        size = count if self.plan.side_by_side else PROMPTS_AT_ONCE
         return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
     def _stream(self, batch: range) -> Iterator[VideoBlock]:

@@ -2,13 +2,18 @@
 
 import argparse
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arl2.cli import words
 from arl2.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from arl2.rollout.pipeline import ARL2Pipeline
+    from arl2.rollout.settings import GenerationSettings
 
 EMBEDDED_MODEL = "shapes"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -45,6 +50,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", choices=DTYPES, help="to compute in (default: float32)")
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cpu)")
+    group.add_argument("--height", type=words.whole_from_one, help="of the picture, in pixels (default: the model's)")
+    group.add_argument("--width", type=words.whole_from_one, help="likewise")
 
 
 def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
@@ -77,6 +84,7 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
         # Only published parts need the rooms behind this.
         from arl2.rollout.assemble import assemble_pipeline
 
+        _check_memory(arguments, model, weights, dtype, device)
         pipe = assemble_pipeline(
             model,
             weights=weights,
@@ -89,7 +97,41 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
         )
     if device != "cpu":
         pipe.to(device)
+    pipe.settings = _sized(pipe.settings, arguments)
     return pipe
+
+
+def _check_memory(
+    arguments: argparse.Namespace, model: str, weights: Path | None, dtype: "torch.dtype", device: str
+) -> None:
+    """Say what published parts will take of the device, and refuse what cannot fit before anything is loaded."""
+    from arl2.cli.generation import PROMPTS_AT_ONCE
+    from arl2.cli.progress import voice
+    from arl2.rollout.assemble import find_recipe, is_saved_pipeline
+    from arl2.rollout.budget import available_bytes, check_fits
+    from arl2.rollout.planning import plan_recipe
+
+    if is_saved_pipeline(model):
+        return
+    recipe = find_recipe(model, weights=weights, base=arguments.base, config=arguments.config)
+    recipe = replace(recipe, settings=_sized(recipe.settings, arguments))
+    if arguments.window != "settings":
+        recipe = replace(recipe, model={**recipe.model, "window": arguments.window})
+    plan = plan_recipe(
+        recipe,
+        num_frames=arguments.frames,
+        batch=1 if arguments.prompts_file is not None else min(len(arguments.prompts), PROMPTS_AT_ONCE),
+        dtype=dtype,
+        tiny_decoder=arguments.decoder is not None,
+        weights_branch=arguments.weights_branch or BRANCHES[0],
+    )
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
+    voice(arguments)(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")
+    check_fits(plan, available_bytes(device), device)
+
+
+def _sized(settings: "GenerationSettings", arguments: argparse.Namespace) -> "GenerationSettings":
+    return replace(settings, height=arguments.height or settings.height, width=arguments.width or settings.width)
 
 
 def model_name(arguments: argparse.Namespace) -> str:

@@ -27,7 +27,7 @@ from arl2.shapes.request import requests_of
 from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import Scenes, sample_scenes
-from arl2.training.coupling import object_places, paired_noise
+from arl2.training.coupling import near_object, paired_noise
 from arl2.training.latents import encoded_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.start import start_run_from_words
@@ -159,7 +159,7 @@ class TeacherTask:
         levels = self._noise_levels(count, frames // size, draw)
         noise = torch.randn(clean.shape, generator=draw)
         if config.paired_share:
-            self._pair(noise, levels, source.scenes.select(chosen), from_start, draw)
+            self._pair(noise, clean, levels, source.scenes.select(chosen), from_start, draw)
         noise, sigma = noise.to(self.device), levels.repeat_interleave(size, 1)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
         timestep = (1000 * sigma).to(self.device)
@@ -239,12 +239,22 @@ class TeacherTask:
         own = self.levels[torch.randint(len(self.levels), (clips, blocks), generator=draw)]
         return torch.where(torch.rand(clips, blocks, generator=draw) < self.config.level_share, own, anywhere)
 
-    def _pair(self, noise: Tensor, levels: Tensor, scenes: Scenes, from_start: Tensor, draw: torch.Generator) -> None:
+    def _pair(
+        self,
+        noise: Tensor,
+        clean: Tensor,
+        levels: Tensor,
+        scenes: Scenes,
+        from_start: Tensor,
+        draw: torch.Generator,
+    ) -> None:
         """Put a share of the opening blocks at pure noise, paired with their clips; in place."""
         paired = from_start & (torch.rand(len(noise), generator=draw) < self.config.paired_share)
         size, (height, width) = self.config.model.block_frames, noise.shape[-2:]
-        places = object_places(scenes.select(paired), height, width)
-        noise[paired, :, :size] = paired_noise(noise[paired, :, :size], places)
+        factor = self.codec.temporal_factor
+        near = near_object(scenes.select(paired), size, height, width, temporal_factor=factor)
+        opening = clean[:, :, :size].cpu()
+        noise[paired, :, :size] = paired_noise(noise[paired, :, :size], opening[paired], near, draw)
         levels[paired, 0] = 1.0
 
     def _cut(

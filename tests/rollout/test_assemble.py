@@ -1,0 +1,119 @@
+"""Published layouts become pipelines: the same parts from either base, and clear words where one is missing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from arl2.errors import CheckpointError, ConfigError
+from arl2.rollout.assemble import UntrainedConversionWarning, assemble_pipeline, find_recipe
+from arl2.rollout.pipeline import ARL2Pipeline
+from rollout.published_folders import diffusers_base, hybrid_file, original_base, student_file
+
+SIZE = {"height": 32, "width": 48, "num_frames": 9, "seed": 3, "steps": (1000, 500), "output_type": "latent"}
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    diffusers_base(folder / "diffusers")
+    original_base(folder / "original")
+    student_file(folder / "student.pt")
+    student_file(folder / "ema.pt", ema=True, wrapped=True)
+    hybrid_file(folder / "arl2.pt")
+    return folder
+
+
+def latents(pipe: ARL2Pipeline, prompt: str = "a cat runs") -> torch.Tensor:
+    return pipe(prompt, **SIZE).frames
+
+
+def test_both_bases_and_every_file_of_one_student_give_the_same_video(disk):
+    expected = latents(assemble_pipeline(disk / "student.pt", base=disk / "diffusers"))
+    assert expected.shape == (1, 16, 3, 4, 6)
+    for model, base in (("student.pt", "original"), ("ema.pt", "diffusers")):
+        assert torch.equal(latents(assemble_pipeline(disk / model, base=disk / base)), expected)
+    # The original folder holds the same student as its own transformer.
+    assert torch.equal(latents(assemble_pipeline(disk / "original")), expected)
+    plain = assemble_pipeline(disk / "ema.pt", base=disk / "diffusers", weights_branch="plain")
+    assert not torch.allclose(latents(plain), expected)
+
+
+def test_the_base_alone_has_its_own_transformer(disk):
+    pipe = assemble_pipeline(disk / "diffusers")
+    assert pipe.transformer.config.layer_plan == "SS"
+    assert latents(pipe).isfinite().all()
+
+
+def test_an_arl2_file_tells_its_plan(disk):
+    pipe = assemble_pipeline(disk / "diffusers", weights=disk / "arl2.pt")
+    assert (pipe.transformer.config.layer_plan, pipe.transformer.config.state_rank) == ("HS", 2)
+
+
+def test_a_conversion_without_training_is_said_loudly_and_keeps_the_first_block(disk):
+    softmax = assemble_pipeline(disk / "student.pt", base=disk / "diffusers")
+    with pytest.warns(UntrainedConversionWarning, match=r"Layers \[1\] were made hybrid without training") as caught:
+        hybrid = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", hybrid_layers=[1])
+    assert "arl2 train" in str(caught[0].message)
+    assert hybrid.transformer.config.layer_plan == "SH"
+    torch.testing.assert_close(latents(hybrid), latents(softmax), atol=1e-4, rtol=1e-4)
+    # A file that is hybrid there already is taken as it is: no warning.
+    same = assemble_pipeline(disk / "arl2.pt", base=disk / "diffusers", hybrid_layers=[0])
+    assert same.transformer.config.layer_plan == "HS"
+
+
+def test_a_config_says_blocks_window_and_steps(disk, tmp_path):
+    (tmp_path / "x.yaml").write_text(
+        "denoising_step_list: [1000, 500]\nwarp_denoising_step: true\nnum_frame_per_block: 1\n"
+        "model_kwargs: {timestep_shift: 5.0, local_attn_size: 7, sink_size: 1}\n"
+    )
+    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", config=tmp_path / "x.yaml")
+    assert (pipe.block_frames, pipe.transformer.config.window, pipe.transformer.config.sink) == (1, 7, 1)
+    assert pipe.settings.steps == (1000, 500)
+
+
+def test_a_whole_pipeline_is_saved_and_comes_back(disk, tmp_path):
+    pipe = assemble_pipeline(disk / "arl2.pt", base=disk / "original")
+    pipe.save_pretrained(tmp_path / "whole")
+    again = assemble_pipeline(tmp_path / "whole")
+    assert torch.equal(latents(again), latents(pipe))
+    with pytest.raises(ConfigError, match="is a whole pipeline"):
+        assemble_pipeline(tmp_path / "whole", base=disk / "original")
+
+
+def test_other_weights_over_a_saved_pipeline(disk, tmp_path):
+    assemble_pipeline(disk / "arl2.pt", base=disk / "diffusers").save_pretrained(tmp_path / "whole")
+    pipe = assemble_pipeline(tmp_path / "whole", weights=disk / "student.pt")
+    assert torch.equal(latents(pipe), latents(assemble_pipeline(disk / "student.pt", base=disk / "diffusers")))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("student.pt", {}, "holds a transformer alone; give --base"),
+        ("nowhere", {}, "There is no model named"),
+        ("student.pt", {"weights": "ema.pt"}, "Two checkpoints came"),
+        ("causal-forcin", {}, "did you mean 'causal-forcing'"),
+    ],
+)
+def test_what_is_missing_is_named(disk, model, options, words):
+    place = model if model == "causal-forcin" else disk / model
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        find_recipe(place, **{name: disk / value for name, value in options.items()})
+
+
+def test_a_model_that_is_not_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="arl2 download causal-forcing"):
+        find_recipe("causal-forcing")
+    with pytest.raises(CheckpointError, match="not on the Hub; give their file with --weights"):
+        find_recipe("arl2")
+
+
+@pytest.mark.parametrize(("gone", "words"), [("vae", "has no VAE"), ("text_encoder", "has no text encoder")])
+def test_a_base_that_lacks_a_part(disk, tmp_path, gone, words):
+    base = shutil.copytree(disk / "diffusers", tmp_path / "base")
+    shutil.rmtree(base / gone)
+    with pytest.raises(CheckpointError, match=words):
+        assemble_pipeline(disk / "student.pt", base=base)
