@@ -69,7 +69,9 @@ class HubServer:
         path = unquote(urlsplit(request.path).path)
         self.requests.append((f"{request.command} {path}", request.headers.get("Range")))
         words = path.strip("/").split("/")
-        if words[:2] == ["api", "models"]:
+        if len(words) < 4:
+            request.send_error(404)
+        elif words[:2] == ["api", "models"]:
             self._listing(request, "/".join(words[2:4]), words[4:])
         else:
             self._file(request, "/".join(words[:2]), words[3], "/".join(words[4:]))

@@ -214,7 +214,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     (folder / "generation.json").write_text('{"steps": [1000]}')
     with pytest.raises(CheckpointError, match="known are words, shapes"):
         ARL2Pipeline.from_pretrained(folder)
-    with pytest.raises(CheckpointError, match="There is no model 'nothing'; give 'shapes' or a folder"):
+    with pytest.raises(CheckpointError, match="There is no model 'nothing'; known are shapes"):
         ARL2Pipeline.from_pretrained("nothing")
 
 

@@ -92,7 +92,7 @@ def test_other_weights_over_a_saved_pipeline(disk, tmp_path):
     ("model", "options", "words"),
     [
         ("student.pt", {}, "holds a transformer alone; give --base"),
-        ("nowhere", {}, "There is no model named"),
+        ("nowhere", {}, "There is no model"),
         ("student.pt", {"weights": "ema.pt"}, "Two checkpoints came"),
         ("causal-forcin", {}, "did you mean 'causal-forcing'"),
     ],

@@ -1,13 +1,12 @@
 """From the words of a command to a model on its device."""
 
 import argparse
-import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arl2.cli import words
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +62,6 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     import torch
 
     from arl2.cli.devices import checked_device
-    from arl2.model.registry import CARDS
     from arl2.rollout.folder import EMBEDDED, GENERATION
     from arl2.rollout.pipeline import ARL2Pipeline
 
@@ -77,14 +75,10 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     if whole and all(part is None for part in (*parts, arguments.weights_branch)):
         pipe = ARL2Pipeline.from_pretrained(model, torch_dtype=dtype)
     else:
-        if model not in CARDS and not Path(model).exists():
-            near = difflib.get_close_matches(model, CARDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CARDS)}; or give a folder."
-            raise CheckpointError(f"There is no model '{model}'; {hint}")
         # Only published parts need the rooms behind this.
         from arl2.rollout.assemble import assemble_pipeline
 
-        _check_memory(arguments, model, weights, dtype, device)
+        check_memory(arguments, model, weights, dtype, device)
         pipe = assemble_pipeline(
             model,
             weights=weights,
@@ -101,14 +95,15 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     return pipe
 
 
-def _check_memory(
+def check_memory(
     arguments: argparse.Namespace, model: str, weights: Path | None, dtype: "torch.dtype", device: str
 ) -> None:
     """Say what published parts will take of the device, and refuse what cannot fit before anything is loaded."""
     from arl2.cli.generation import PROMPTS_AT_ONCE
     from arl2.cli.progress import voice
-    from arl2.rollout.assemble import find_recipe, is_saved_pipeline
+    from arl2.rollout.assemble import find_recipe
     from arl2.rollout.budget import available_bytes, check_fits
+    from arl2.rollout.folder import is_saved_pipeline
     from arl2.rollout.planning import plan_recipe
 
     if is_saved_pipeline(model):

@@ -4,6 +4,7 @@ What each part is, its files say. What no file says (step list, block size, wind
 published config.
 """
 
+import difflib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from arl2.checkpoints.load import load_transformer
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.registry import CARDS, find_card
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import EMBEDDED, GENERATION
+from arl2.rollout.folder import is_saved_pipeline, load_parts, pipeline_folder
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.published import model_settings_of, read_published_config, settings_of
 from arl2.rollout.settings import GenerationSettings
@@ -87,7 +88,8 @@ def assemble_pipeline(
     if is_saved_pipeline(model):
         if base is not None or config is not None:
             raise ConfigError(f"'{model}' is a whole pipeline; base and config go with an AR checkpoint.")
-        pipe = ARL2Pipeline.from_pretrained(model, torch_dtype=torch_dtype)
+        parts = load_parts(pipeline_folder(model), dtype=torch_dtype)
+        pipe = ARL2Pipeline(parts.transformer, parts.codec, parts.text, parts.settings)
         if weights is not None:
             kept = {name: pipe.transformer.config[name] for name in ("block_frames", "window", "sink", "text_len")}
             pipe.transformer = load_transformer(weights, weights=weights_branch, dtype=torch_dtype, **kept)
@@ -136,8 +138,9 @@ def find_recipe(
     elif path.is_dir():
         base = base or path
     else:
-        find_card(str(model))  # raises with the nearest name
-        raise CheckpointError(f"There is no model, folder or file '{model}'.")
+        near = difflib.get_close_matches(str(model), CARDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CARDS)}; or give a folder or a file."
+        raise CheckpointError(f"There is no model '{model}'; {hint}")
     if base is None:
         raise CheckpointError(
             f"'{weights}' holds a transformer alone; give --base, a folder with its text encoder and VAE (such as a "
@@ -175,11 +178,6 @@ def load_text(base: Path) -> TextPart:
     raise CheckpointError(
         f"'{base}' has no text encoder: neither a folder 'text_encoder' nor a file '{ORIGINAL_TEXT}'; copy it anew."
     )
-
-
-def is_saved_pipeline(model: str | Path) -> bool:
-    """Whether a name or folder is a whole pipeline, embedded or saved by ``save_pretrained``."""
-    return (isinstance(model, str) and model in EMBEDDED) or (Path(model) / GENERATION).is_file()
 
 
 def _with_tiny_decoder(full: VideoCodec, path: Path, dtype: torch.dtype) -> VideoCodec:

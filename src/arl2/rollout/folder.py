@@ -64,6 +64,13 @@ def pipeline_folder(name: str | Path) -> Path:
     return folder
 
 
+def is_saved_pipeline(model: str | Path) -> bool:
+    """Whether a name or folder is a whole pipeline, embedded or saved by ``save_pretrained`` (perhaps damaged)."""
+    if isinstance(model, str) and model in EMBEDDED:
+        return True
+    return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
+
+
 def load_parts(folder: Path, *, dtype: torch.dtype) -> Parts:
     """Load a folder, strictly: every file there, every tensor there and none besides.
 

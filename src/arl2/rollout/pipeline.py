@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from arl2.errors import ConfigError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import Parts, load_parts, pipeline_folder, save_parts
+from arl2.rollout.folder import Parts, is_saved_pipeline, load_parts, pipeline_folder, save_parts
 from arl2.rollout.frames import FramePlan, plan_frames
 from arl2.rollout.generator import Block, generate_blocks
 from arl2.rollout.request import Ask, Generators, OnStepEnd, Request, Seeds, Window, make_request
@@ -96,18 +96,40 @@ class ARL2Pipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, torch_dtype: torch.dtype = torch.float32
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype = torch.float32,
+        weights: Path | None = None,
+        base: Path | None = None,
+        config: Path | None = None,
+        decoder: Path | None = None,
     ) -> "ARL2Pipeline":
-        """Load the embedded model (``"shapes"``) or a folder that ``save_pretrained`` wrote. Touches no network.
+        """Load the embedded model (``"shapes"``), a folder that ``save_pretrained`` wrote, or published parts.
+
+        Touches no network: a named model is looked for in the Hub's cache on this disk (``arl2 download NAME``).
 
         Args:
-            pretrained_model_name_or_path: name or folder.
+            pretrained_model_name_or_path: name, folder (of a pipeline or a base), or AR checkpoint.
             torch_dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
+            weights, base, config, decoder: of published parts; see ``arl2.rollout.assemble.assemble_pipeline``.
 
         Raises:
             CheckpointError: no such model, or one that is not whole.
             ConfigError: an unknown setting in ``generation.json``.
         """
+        whole = is_saved_pipeline(pretrained_model_name_or_path)
+        if not whole or any(part is not None for part in (weights, base, config, decoder)):
+            from arl2.rollout.assemble import assemble_pipeline  # it assembles pipelines: the other way round
+
+            return assemble_pipeline(
+                pretrained_model_name_or_path,
+                weights=weights,
+                base=base,
+                config=config,
+                decoder=decoder,
+                torch_dtype=torch_dtype,
+            )
         parts = load_parts(pipeline_folder(pretrained_model_name_or_path), dtype=torch_dtype)
         return cls(parts.transformer, parts.codec, parts.text, parts.settings)
 
