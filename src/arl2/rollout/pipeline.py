@@ -29,6 +29,12 @@ from arl2.video.pixels import to_bytes
 
 logger = logging.getLogger(__name__)
 
+_NO_OFFLOAD = (
+    "Parts of this pipeline are not offloaded: a stream needs its transformer for every pass of every block. The text "
+    "encoder leaves the device by itself once a prompt is read. To take less: torch_dtype=torch.bfloat16, a window, "
+    "the tiny decoder, or a smaller picture."
+)
+
 OutputType = Literal["pil", "np", "pt", "latent"]
 
 
@@ -145,6 +151,22 @@ class ARL2Pipeline(DiffusionPipeline):
         if not safe_serialization or variant is not None:
             raise ConfigError("A pipeline is saved as safetensors without variants; leave these two arguments out.")
         save_parts(Parts(self.transformer, self.codec, self.text, self.settings), Path(save_directory))
+
+    def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused: hooks of diffusers move a part in when its ``forward`` is called, and out after it.
+
+        A stream uses the transformer for the whole of its life (text keys, memory, clean passes) and would be moved for
+        every pass of every block.
+        """
+        raise ConfigError(_NO_OFFLOAD)
+
+    def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused, as ``enable_model_cpu_offload``."""
+        raise ConfigError(_NO_OFFLOAD)
+
+    def enable_group_offload(self, *_: Any, **__: Any) -> None:
+        """Refused, as ``enable_model_cpu_offload``."""
+        raise ConfigError(_NO_OFFLOAD)
 
     @property
     def block_frames(self) -> int:
