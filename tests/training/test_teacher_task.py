@@ -84,6 +84,29 @@ def test_it_trains_and_exports_what_a_pipeline_loads(latents, tmp_path):
     assert settings_from_mapping(generation, where="there").shift == 3.0
 
 
+@pytest.mark.filterwarnings("ignore:There are modules")
+def test_a_guide_pulls_openings_away_from_the_weaker_model(latents, tmp_path):
+    plain = TeacherTask(config(latents))
+    with torch.no_grad():
+        for parameter in plain.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        plain.export(tmp_path / "good")
+        plain.model.head.proj.bias.add_(0.5)
+        plain.export(tmp_path / "weak")
+    openings = replace(config(latents), lengths=(3,), start_from=str(tmp_path / "good"))
+    guided = [
+        TeacherTask(replace(openings, guide=str(tmp_path / "weak"), guide_weight=weight)) for weight in (0.0, 1.0)
+    ]
+    at_rest, pulled = (task.loss(Batch.keyed(0, 1, 0, 1)).logs["flow"].item() for task in guided)
+    assert at_rest < 1e-4  # the student is the good model already
+    # The two models differ by 0.5 everywhere (before the flow is unpatchified, so after it too).
+    assert pulled == pytest.approx(0.25, rel=0.05)
+    with pytest.raises(ConfigError, match="give start_from"):
+        replace(config(latents), guide="x")
+    with pytest.raises(ConfigError, match="guide_weight is -1"):
+        TeacherTask(replace(openings, guide=str(tmp_path / "weak"), guide_weight=-1.0))
+
+
 def test_settings_that_cannot_be(latents):
     with pytest.raises(ConfigError, match="level_share is 2"):
         replace(config(latents), level_share=2.0)

@@ -28,6 +28,7 @@ from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import Scenes, sample_scenes
 from arl2.training.coupling import near_object, paired_noise
+from arl2.training.guidance import Autoguidance
 from arl2.training.latents import encoded_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.start import start_run_from_words
@@ -72,6 +73,8 @@ class TeacherConfig:
         paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
             ``arl2.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
         level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
+        guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
+            (see ``arl2.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
         content_weight: extra weight of the loss where a latent differs from its clip's background.
         steps, first_block_steps: of the sampler in evaluation, and what is exported with the model.
         evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
@@ -91,6 +94,8 @@ class TeacherConfig:
     shift: float = 3.0
     paired_share: float = 0.0
     level_share: float = 0.0
+    guide: str | None = None
+    guide_weight: float = 1.0
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
@@ -105,6 +110,8 @@ class TeacherConfig:
             )
         if self.batch_frames < max(self.lengths):
             raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+        if self.guide is not None and self.start_from is None:
+            raise ConfigError("A guide is the weaker of two models; give start_from, the better one, as well.")
         for name, share in (("level_share", self.level_share), ("paired_share", self.paired_share)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; give a share from 0 to 1.")
@@ -131,6 +138,11 @@ class TeacherTask:
         self.openings = self.clips
         if config.opening_clips:
             self.openings = self._clips(config.opening_clips, config.model.block_frames, config.data_seed + 1)
+        self.guidance: Autoguidance | None = None
+        if config.guide is not None and config.start_from is not None:
+            self.guidance = Autoguidance(
+                Path(config.start_from), Path(config.guide), weight=config.guide_weight, device=self.device
+            )
         self.levels = torch.tensor(self._generation().sampler().levels_of(1)) / 1000
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
@@ -154,7 +166,8 @@ class TeacherTask:
         source = self.openings if frames == size else self.clips
         chosen = torch.randint(len(source.latents), (count,), generator=draw)
         clean, from_start = self._cut(source.latents, chosen, frames, draw)
-        text = self._embed(source.scenes, chosen, draw)
+        captions = self._captions(source.scenes, chosen, draw)
+        text = self.text.encode_captions(captions)
 
         levels = self._noise_levels(count, frames // size, draw)
         noise = torch.randn(clean.shape, generator=draw)
@@ -167,7 +180,10 @@ class TeacherTask:
         flow = self.model(noisy, timestep, text, run=run)
         assert flow is not None
 
-        error = (flow - clean_to_velocity(clean, noise)).square().mean(1)
+        target = clean_to_velocity(clean, noise)
+        if self.guidance is not None and frames == size:
+            target = self.guidance.flow(noisy, timestep, captions)
+        error = (flow - target).square().mean(1)
         weight = 1 + config.content_weight * _differs_from_background(clean)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target.
         weight[:, :size] *= from_start[:, None, None, None].to(weight)
@@ -271,9 +287,9 @@ class TeacherTask:
         cut = [latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
         return torch.stack(cut).float().to(self.device), from_start
 
-    def _embed(self, scenes: Scenes, chosen: Tensor, draw: torch.Generator) -> Float[Tensor, "clips words width"]:
+    def _captions(self, scenes: Scenes, chosen: Tensor, draw: torch.Generator) -> list[str]:
         paraphrases = torch.randint(PARAPHRASES, (len(chosen),), generator=draw).tolist()
-        return self.text.encode_captions(captions_of(scenes.select(chosen), paraphrases))
+        return captions_of(scenes.select(chosen), paraphrases)
 
 
 @dataclass(frozen=True)
