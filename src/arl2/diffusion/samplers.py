@@ -19,15 +19,32 @@ Noise = Callable[[int], Tensor]
 
 
 def sample_few_step(
-    predict: Predict, noise: Noise, *, levels: Sequence[float], schedule: NoiseSchedule
+    predict: Predict,
+    noise: Noise,
+    *,
+    levels: Sequence[float],
+    schedule: NoiseSchedule,
+    fresh_below: float = 1.0,
 ) -> Float[Tensor, "batch channels frames height width"]:
-    """Predict the clean block, re-noise it to the next level, and so on; at the last level it is the result."""
+    """Predict the clean block, re-noise it to the next level, and so on; at the last level it is the result.
+
+    Args:
+        predict, noise: see above.
+        levels: timesteps, falling.
+        schedule: says their noise levels.
+        fresh_below: from noise levels above it the noise that was predicted is kept (a step of DDIM, arXiv 2010.02502),
+            from others fresh noise is drawn. 1: always fresh, as the published few-step students.
+    """
     x = noise(0)
     for j, timestep in enumerate(levels):
-        clean = velocity_to_clean(x, predict(x, timestep), schedule.sigma(timestep))
+        sigma = schedule.sigma(timestep)
+        velocity = predict(x, timestep)
+        clean = velocity_to_clean(x, velocity, sigma)
         if j + 1 == len(levels):
             return clean
-        x = add_noise(clean, noise(j + 1), schedule.sigma(levels[j + 1]))
+        kept = sigma > fresh_below
+        renoise = clean + velocity.to(clean.dtype) if kept else noise(j + 1)
+        x = add_noise(clean, renoise, schedule.sigma(levels[j + 1]))
     raise AssertionError("StepPlan guarantees at least one level")
 
 

@@ -21,10 +21,13 @@ class FewStep:
     Attributes:
         plan: timesteps of the passes.
         schedule: the noise schedule the model was trained on.
+        first_block_fresh_below: from noise levels above it the first block keeps the noise that was predicted; 1 draws
+            fresh noise at every level, as published.
     """
 
     plan: StepPlan
     schedule: NoiseSchedule = PUBLISHED
+    first_block_fresh_below: float = 1.0
     guidance_scale: ClassVar[float] = 1.0  # distilled students have their guidance inside
 
     def levels_of(self, block: int) -> tuple[float, ...]:
@@ -33,7 +36,13 @@ class FewStep:
 
     def sample(self, predict: Predict, noise: Noise, block: int) -> Tensor:
         """The clean block."""
-        return sample_few_step(predict, noise, levels=self.plan.of_block(block), schedule=self.schedule)
+        return sample_few_step(
+            predict,
+            noise,
+            levels=self.plan.of_block(block),
+            schedule=self.schedule,
+            fresh_below=1.0 if block else self.first_block_fresh_below,
+        )
 
 
 @dataclass(frozen=True)

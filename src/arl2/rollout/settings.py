@@ -22,6 +22,8 @@ class GenerationSettings:
     Attributes:
         steps: denoising steps of a block, on the unshifted scale from 1000 down, as published configs list them.
         first_block_steps: for the first block of a stream, where it differs.
+        first_block_fresh_below: noise level, 0 to 1. From levels above it the first block keeps the noise that was
+            predicted, so that what it settles on early stays; 1 draws fresh noise always, as published.
         warp_steps: map the steps onto the shifted schedule; otherwise they are timesteps already.
         shift: of the noise schedule the model was trained on.
         solver: ``"few-step"``: predict and re-noise along ``steps`` (distilled students); ``"euler"`` or ``"unipc"``:
@@ -39,6 +41,7 @@ class GenerationSettings:
 
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
+    first_block_fresh_below: float = 1.0
     warp_steps: bool = True
     shift: float = 5.0
     solver: Literal["few-step", "euler", "unipc"] = "few-step"
@@ -58,6 +61,10 @@ class GenerationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; give a whole number from 1.")
+        if not 0 <= self.first_block_fresh_below <= 1:
+            raise ConfigError(
+                f"first_block_fresh_below is {self.first_block_fresh_below}; give a noise level from 0 to 1."
+            )
         if self.solver == "few-step" and self.guidance_scale != 1.0:
             raise ConfigError(
                 f"guidance_scale is {self.guidance_scale} but few-step students have their guidance inside; "
@@ -85,9 +92,8 @@ class GenerationSettings:
             chosen: Sequence[int] = self.steps
         else:
             chosen, first_block_steps = _step_list(steps, schedule.train_steps), None
-        return FewStep(
-            StepPlan.from_steps(chosen, first_block_steps, schedule=schedule, warp=self.warp_steps), schedule
-        )
+        plan = StepPlan.from_steps(chosen, first_block_steps, schedule=schedule, warp=self.warp_steps)
+        return FewStep(plan, schedule, self.first_block_fresh_below)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""

@@ -76,7 +76,8 @@ class TeacherConfig:
         guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
             (see ``arl2.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
         content_weight: extra weight of the loss where a latent differs from its clip's background.
-        steps, first_block_steps: of the sampler in evaluation, and what is exported with the model.
+        steps, first_block_steps, first_block_fresh_below: of the sampler in evaluation, and what is exported with the
+            model.
         evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
     """
 
@@ -99,6 +100,7 @@ class TeacherConfig:
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
+    first_block_fresh_below: float = 1.0
     evaluation_clips: int = 24
     evaluation_frames: int = 9
 
@@ -229,6 +231,7 @@ class TeacherTask:
         return GenerationSettings(
             steps=config.steps,
             first_block_steps=config.first_block_steps,
+            first_block_fresh_below=config.first_block_fresh_below,
             shift=config.shift,
             window=config.model.window,
             height=WORLD_SIZE,
