@@ -18,21 +18,22 @@ HEADS, LAYERS, FREQ = 2, 2, 16
 CHANNELS = 16
 
 
-def student(seed: int = 0, *, block_frames: int = 3) -> CausalWanTransformer3DModel:
+OWN = {
+    "num_attention_heads": HEADS,
+    "attention_head_dim": 128,
+    "ffn_dim": 48,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "freq_dim": FREQ,
+    "text_dim": WIDTH,
+    "text_len": 512,
+    "block_frames": 3,
+}
+
+
+def student(seed: int = 0) -> CausalWanTransformer3DModel:
     """An AR student without hybrid layers."""
-    return tiny_model(
-        "S" * LAYERS,
-        seed,
-        num_attention_heads=HEADS,
-        attention_head_dim=128,
-        ffn_dim=48,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        freq_dim=FREQ,
-        text_dim=WIDTH,
-        text_len=512,
-        block_frames=block_frames,
-    )
+    return tiny_model("S" * LAYERS, seed, **OWN)
 
 
 def diffusers_base(folder: Path) -> Path:

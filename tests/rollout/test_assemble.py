@@ -1,15 +1,20 @@
 """Published layouts become pipelines: the same parts from either base, and clear words where one is missing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from arl2.checkpoints.hub import Located
 from arl2.errors import CheckpointError, ConfigError
 from arl2.rollout.assemble import UntrainedConversionWarning, assemble_pipeline, find_recipe
 from arl2.rollout.pipeline import ARL2Pipeline
-from rollout.published_folders import diffusers_base, hybrid_file, original_base, student_file
+from arl2.rollout.planning import plan_recipe
+from arl2.video.tiny_codec import TinyCodec
+from rollout.published_folders import OWN, diffusers_base, hybrid_file, original_base, student_file
+from support import randn, tiny_model
 
 SIZE = {"height": 32, "width": 48, "num_frames": 9, "seed": 3, "steps": (1000, 500), "output_type": "latent"}
 
@@ -117,3 +122,53 @@ def test_a_base_that_lacks_a_part(disk, tmp_path, gone, words):
     shutil.rmtree(base / gone)
     with pytest.raises(CheckpointError, match=words):
         assemble_pipeline(disk / "student.pt", base=base)
+
+
+def test_the_tiny_decoder_moves_encodes_and_goes_on_with_a_video(disk, tmp_path):
+    tiny = TinyCodec(encoder_widths=(4, 4, 4, 4), decoder_widths=(8, 4, 4, 4))
+    torch.save(tiny.state_dict(), tmp_path / "taew2_1.pth")
+    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", decoder=tmp_path / "taew2_1.pth").to("cpu")
+    assert pipe.device == torch.device("cpu")
+    known = pipe.codec.encode(randn(1, 3, 9, 32, 48).clamp(-1, 1))
+    whole = pipe("a dog", known=known, **{**SIZE, "num_frames": 21, "output_type": "pt"}).frames
+    assert whole.shape == (1, 21, 3, 32, 48)
+
+
+def test_guidance_keeps_one_window_for_both_prompts(disk):
+    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers")
+    pipe.settings = replace(
+        pipe.settings, solver="euler", solver_steps=2, guidance_scale=3.0, negative_prompt="a dog", height=32, width=48
+    )
+    narrow, wide = (pipe("a cat", num_frames=33, window=w, seed=1, output_type="latent").frames for w in (3, None))
+    assert narrow.isfinite().all()
+    assert not torch.allclose(narrow[:, :, 3:], wide[:, :, 3:])
+    # With one block in the window and no past, later blocks are first blocks but for their noise and their place.
+    asked = {"num_frames": 9, "window": 3, "seed": 1, "output_type": "latent"}
+    torch.testing.assert_close(pipe("a cat", **asked).frames, narrow[:, :, :3])
+    with pytest.raises(ConfigError, match="it is empty; give"):
+        pipe("a cat", negative_prompt=" ", num_frames=9)
+
+
+def test_a_native_file_keeps_its_own_blocks_and_window(disk, tmp_path):
+    own = tiny_model("SS", **{**OWN, "block_frames": 1, "window": 7, "sink": 1})
+    own.save_pretrained(tmp_path / "own")
+    recipe = find_recipe(disk / "diffusers", weights=tmp_path / "own")
+    pipe = assemble_pipeline(disk / "diffusers", weights=tmp_path / "own")
+    assert (pipe.block_frames, pipe.transformer.config.sink, pipe.settings.window) == (1, 7 - 6, 7)
+    plan = plan_recipe(recipe, num_frames=81)
+    assert plan.work.window == 7
+    converted = plan_recipe(recipe, num_frames=81, hybrid_layers=[0, 1])
+    assert converted.cache == 0 < converted.states
+
+
+def test_weights_of_ones_own_over_a_named_model_need_its_base_alone(monkeypatch, tmp_path):
+    asked = []
+
+    def base_alone(card):
+        asked.append((card.weights_repo, card.weights_file))
+        return Located(tmp_path, None)
+
+    monkeypatch.setattr("arl2.rollout.assemble.located", base_alone)
+    recipe = find_recipe("causal-forcing", weights=tmp_path / "mine.pt")
+    assert asked == [(None, None)]
+    assert (recipe.base, recipe.weights) == (tmp_path, tmp_path / "mine.pt")

@@ -3,8 +3,9 @@
 Nothing is trained here. Until it is, a converted layer sees its own block as before and little of what came earlier.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,7 @@ def convert(
     Args:
         model: its softmax layers can become hybrid; layers that are hybrid already stay as they are.
         plan: one letter a layer, such as ``HHSH``, or the indices of the hybrid layers.
-        state_rank, ffn_rank: of the low-rank changes; 0 for none. Of no meaning for layers already hybrid, whose ranks
-            must be the same.
+        state_rank, ffn_rank: of the low-rank changes; 0 for none. Of a model that has hybrid layers already, theirs.
         low_rank_alpha: as in the config; None is twice the rank.
         ffn_rank_layers: ``"hybrid"`` or ``"all"``.
         seed: of the new parameters' random start.
@@ -63,6 +63,11 @@ def convert(
     """
     before = model.config.layer_plan
     after = parse_plan(plan, len(before)) if isinstance(plan, str) else plan_of(plan, len(before))
+    if HybridSpec.letter in before and (state_rank, ffn_rank) != (model.config.state_rank, model.config.ffn_rank):
+        raise ConfigError(
+            f"The model's hybrid layers have ranks {model.config.state_rank} and {model.config.ffn_rank}; the others "
+            f"cannot have {state_rank} and {ffn_rank}: give the same."
+        )
     back = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old == HybridSpec.letter != new]
     if back:
         raise ConfigError(
@@ -71,7 +76,8 @@ def convert(
         )
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
     settings |= {"layer_plan": after}
-    if HybridSpec.letter in after:
+    # Of a model that has hybrid layers, trained low-rank changes keep their scale.
+    if HybridSpec.letter in after and HybridSpec.letter not in before:
         settings |= {"state_rank": state_rank, "ffn_rank": ffn_rank, "low_rank_alpha": low_rank_alpha}
         settings |= {"ffn_rank_layers": ffn_rank_layers}
     with torch.device("meta"):
@@ -92,6 +98,18 @@ def convert(
     sizes = {name: x.numel() for name, x in converted.state_dict().items()}
     converted.train(model.training)
     return Conversion(converted, new, sum(sizes[name] for name in new), sum(sizes.values()))
+
+
+def config_after(config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+    """The configuration after ``convert`` of these layers besides those that are hybrid already, with its defaults.
+
+    Raises:
+        ConfigError: a layer outside the model.
+    """
+    before = str(config["layer_plan"])
+    kept = {i for i, letter in enumerate(before) if letter == HybridSpec.letter}
+    ranks = {} if kept else {"state_rank": PUBLISHED_RANK, "ffn_rank": PUBLISHED_RANK}
+    return {**config, **ranks, "layer_plan": plan_of(sorted(kept | set(layers)), len(before))}
 
 
 def _source(name: str, held: dict[str, Tensor]) -> str | None:

@@ -129,7 +129,14 @@ def _requests(arguments: argparse.Namespace) -> list[VideoRequest]:
 
     path: Path = arguments.prompts_file
     found = read_image_folder(path) if path.is_dir() else read_prompts_file(path)
-    return [one for one in found for _ in range(arguments.num_samples or 1)]
+    samples = arguments.num_samples or 1
+    for one in found:
+        if samples > 1 and (one.seed is not None or one.file is not None):
+            raise ConfigError(
+                f"{one.where}: --num-samples {samples} repeats a line with other seeds and names, but this one has its "
+                "own; take seed and file out of it, or write a line for each."
+            )
+    return [one for one in found for _ in range(samples)]
 
 
 def _checked_folder(arguments: argparse.Namespace) -> Path:

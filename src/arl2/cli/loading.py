@@ -118,7 +118,9 @@ def check_memory(
         batch=1 if arguments.prompts_file is not None else min(len(arguments.prompts), PROMPTS_AT_ONCE),
         dtype=dtype,
         tiny_decoder=arguments.decoder is not None,
+        hybrid_layers=arguments.hybrid_layers,
         weights_branch=arguments.weights_branch or BRANCHES[0],
+        device=device,
     )
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
     voice(arguments)(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")

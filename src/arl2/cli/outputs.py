@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from arl2.errors import ConfigError
 from arl2.serving.file_names import slug
+from arl2.serving.prompts_file import is_text
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_writable
 
 Pictures = UInt8[np.ndarray, "frames height width 3"]
@@ -56,6 +57,9 @@ def plan_outputs(prompts: Sequence[str], output: Path | None) -> OutputPlan:
     Raises:
         VideoFileError: an unknown extension, or a place that cannot be written to.
     """
+    for prompt in prompts:
+        if not is_text(prompt):
+            raise ConfigError(f"The prompt {prompt!r} is not UTF-8; check the encoding of the terminal.")
     names = [file_name(number, prompt) for number, prompt in enumerate(prompts)]
     if output is None:
         plan = OutputPlan(tuple(Output(Path(name), (number,)) for number, name in enumerate(names)))

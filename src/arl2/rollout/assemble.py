@@ -8,7 +8,7 @@ import difflib
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from arl2.attention.plan import HybridSpec
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.hub import located
 from arl2.checkpoints.load import load_transformer
+from arl2.checkpoints.reading import read_weights
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.registry import CARDS, find_card
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -124,7 +125,9 @@ def find_recipe(
         if by_path and weights is None:
             raise CheckpointError(f"The weights of '{model}' are not on the Hub; give their file with --weights.")
         if base is None or (weights is None and card.weights_file is not None):
-            here = located(card)
+            # Weights of one's own need no others on this disk: the base alone then.
+            wanted = card if weights is None else replace(card, weights_repo=None, weights_file=None)
+            here = located(wanted)
             if here is None:
                 raise CheckpointError(
                     f"'{model}' is not whole on this disk; fetch it with 'arl2 download {model}', or give its parts "
@@ -151,8 +154,16 @@ def find_recipe(
         settings, of_model = published.settings, published.model_settings
     elif not of_model:
         logger.warning("No config came with '%s': sampled as a chunkwise student in 4 steps.", weights or base)
-        of_model = {"block_frames": 3}
+        of_model, settings = _unless_told(weights or base, settings)
     return Recipe(base, weights, settings, of_model)
+
+
+def _unless_told(source: Path, settings: GenerationSettings) -> tuple[dict[str, Any], GenerationSettings]:
+    """Blocks of 3 frames for weights that do not say; files of our own have a config beside them that does."""
+    told = read_weights(source).config
+    if "layer_plan" not in told:
+        return {"block_frames": 3}, settings
+    return {}, replace(settings, window=told.get("window"))
 
 
 def load_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
@@ -191,11 +202,13 @@ def _converted(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> Cau
     missing = [i for i in layers if model.config.layer_plan[i : i + 1] != HybridSpec.letter]
     if not missing:
         return model  # the file's own plan says the same
-    result = convert(model, sorted({*layers, *_hybrid_layers(model)}))
+    own = _hybrid_layers(model)
+    ranks = {"state_rank": model.config.state_rank, "ffn_rank": model.config.ffn_rank} if own else {}
+    result = convert(model, sorted({*layers, *own}), **ranks)
     warnings.warn(
         f"Layers {missing} were made hybrid without training: {result.new_parameters:,} of {result.parameters:,} "
         "parameters are at their start values, so blocks after the first will be wrong. All pretrained weights are "
-        "kept. Train them with: arl2 train align, then arl2 train distill.",
+        "kept. Training them is 'arl2 train align' and 'arl2 train distill', which this version does not have yet.",
         UntrainedConversionWarning,
         stacklevel=3,
     )

@@ -28,6 +28,7 @@ from arl2.rollout.footprint import (
 logger = logging.getLogger(__name__)
 
 _SPATIAL_FACTOR, _TEMPORAL_FACTOR = 8, 4  # of Wan's codec
+_TEXT_DTYPE = torch.bfloat16  # of the text encoder, whatever the rest computes in
 _TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
 _SMALLEST_SIDE = 128  # pixels: a smaller picture is no help to anybody
 
@@ -47,7 +48,7 @@ class Work:
         window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
         first_block_frames: size of the first block, where it differs.
         guided: whether a negative prompt keeps a memory of its own.
-        dtype: of computing; the text encoder and the codec are loaded in it, too.
+        dtype: of computing; the codec is loaded in it, too.
         text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
     """
 
@@ -184,14 +185,14 @@ def _plan(size: TransformerSize, work: Work, text_encoder_parameters: int, decod
         decoder=decoder,
         text_encoder_parameters=text_encoder_parameters,
         transformer=size.weight_bytes(dtype),
-        text_encoder=text_encoder_parameters * dtype.itemsize if is_here else 0,
+        text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
         codec=decoder.weight_bytes(dtype),
         prompts=2 * layers * streams * config["text_len"] * width * dtype.itemsize,
         states=per_stream.states,
         cache=kept * per_stream.cache_per_frame,
         spare=spare.ahead * per_stream.cache_per_frame + growing,
         activations=pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype),
-        text_activations=text_pass_bytes(config, batch=streams, dtype=dtype) if is_here else 0,
+        text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,
         decoder_cache=decoder.cache_bytes(batch=work.batch, pixels=pixels, dtype=dtype),
         # Pixels leave as float32, and pieces of a block are joined into a copy.
         decoder_work=decoder.work_bytes(batch=work.batch, pixels=pixels, dtype=dtype) + 2 * 4 * block_pixels,
@@ -291,7 +292,8 @@ def _free_changes(plan: MemoryPlan, device: str) -> Iterator[Change]:
         yield Change("dtype=bfloat16", _changed(plan, replace(work, dtype=torch.bfloat16)))
     if plan.decoder != TINY_DECODER:
         yield Change("the tiny decoder (--decoder)", _with_decoder(plan, work, TINY_DECODER))
-    if plan.text_encoder and work.text_encoder == "stays":
+    # From a CPU it has nowhere to go.
+    if plan.text_encoder and work.text_encoder == "stays" and not device.startswith("cpu"):
         words = "a text encoder that leaves once the prompt is read"
         yield Change(words, _changed(plan, replace(work, text_encoder="leaves")))
     if plan.text_encoder and not device.startswith("cpu"):
@@ -306,7 +308,7 @@ def _all_changes(plan: MemoryPlan, device: str) -> Change:
         least = replace(least, window=work.sink + plan.transformer_size.config["block_frames"])
         words.append(f"window={least.window}")
     if plan.text_encoder:
-        least = replace(least, text_encoder="leaves" if device.startswith("cpu") else "elsewhere")
+        least = replace(least, text_encoder=work.text_encoder if device.startswith("cpu") else "elsewhere")
     return Change("; ".join(words) or "there is none left", _with_decoder(plan, least, TINY_DECODER))
 
 

@@ -352,6 +352,7 @@ class ARL2Pipeline(DiffusionPipeline):
             first_block_frames=first,
             context_noise=self.settings.context_noise,
             memory=request.memory,
+            negative_memory=request.negative_memory,
         )
 
     def _video_blocks(self, request: Request) -> Iterator[VideoBlock]:

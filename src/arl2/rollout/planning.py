@@ -1,10 +1,12 @@
 """What a recipe will take of its device, read off names, shapes and file sizes: nothing is loaded."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from arl2.checkpoints.conversion import config_after
 from arl2.checkpoints.load import transformer_config
 from arl2.geometry import latent_frames_of
 from arl2.rollout.assemble import ORIGINAL_TEXT, ORIGINAL_VAE, Recipe
@@ -30,7 +32,9 @@ def plan_recipe(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     tiny_decoder: bool = False,
+    hybrid_layers: Sequence[int] | None = None,
     weights_branch: str = "auto",
+    device: str = "cpu",
 ) -> MemoryPlan:
     """Plan the memory of a generation, phase by phase.
 
@@ -40,7 +44,8 @@ def plan_recipe(
         batch: videos at once.
         dtype: of computing.
         tiny_decoder: decode with the tiny decoder.
-        weights_branch: as for ``assemble_pipeline``.
+        hybrid_layers, weights_branch: as for ``assemble_pipeline``.
+        device: where the text encoder leaves once the prompt is read; on a CPU it has nowhere to go.
 
     Raises:
         CheckpointError: files that are missing or damaged.
@@ -48,6 +53,8 @@ def plan_recipe(
     """
     settings = recipe.settings
     config = transformer_config(recipe.weights or recipe.base, weights=weights_branch, **recipe.model)
+    if hybrid_layers:
+        config = config_after(config, hybrid_layers)
     asked = settings.num_frames if num_frames is None else num_frames
     whole = 1 + _TEMPORAL_FACTOR * math.ceil((asked - 1) / _TEMPORAL_FACTOR)
     first = settings.first_block_frames or config["block_frames"]
@@ -63,6 +70,7 @@ def plan_recipe(
         first_block_frames=settings.first_block_frames,
         guided=settings.guidance_scale != 1.0,
         dtype=dtype,
+        text_encoder="stays" if device.startswith("cpu") else "leaves",
     )
     decoder = TINY_DECODER if tiny_decoder else _wan_decoder(recipe.base)
     return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(recipe.base), decoder=decoder)

@@ -58,6 +58,7 @@ class Request:
     height: int
     width: int
     memory: Memory
+    negative_memory: Memory | None
     known: Float[Tensor, "batch channels known h w"] | None
 
 
@@ -89,13 +90,16 @@ def make_request(
         negative = _negative(ask, sampler, text, settings, batch)
     if ask.known is not None:
         _check_known(ask.known, batch, plan, int(transformer.config.block_frames), settings.first_block_frames)
-    memory = transformer.allocate_memory(
-        batch=batch,
-        height=size.height,
-        width=size.width,
-        window=settings.window if ask.window == "settings" else ask.window,
-        sink=ask.sink,
-    )
+
+    def memory() -> Memory:
+        return transformer.allocate_memory(
+            batch=batch,
+            height=size.height,
+            width=size.width,
+            window=settings.window if ask.window == "settings" else ask.window,
+            sink=ask.sink,
+        )
+
     return Request(
         text=embedded,
         negative_text=negative,
@@ -104,8 +108,9 @@ def make_request(
         plan=plan,
         height=size.height,
         width=size.width,
-        memory=memory,
-        known=ask.known,
+        memory=memory(),
+        negative_memory=None if negative is None else memory(),
+        known=None if ask.known is None else ask.known.to(transformer.patch_embedding.weight.device),
     )
 
 
@@ -151,6 +156,11 @@ def _negative(ask: Ask, sampler: Sampler, text: TextPart, settings: GenerationSe
     prompt = ask.negative_prompt
     if prompt is None and ask.negative_prompt_embeds is None:
         prompt = settings.negative_prompt
+    if prompt is not None and not prompt.strip():
+        raise ConfigError(
+            f"Guidance (scale {sampler.guidance_scale:g}) leads away from a negative prompt, and it is empty; give "
+            "negative_prompt, negative_prompt_embeds, or guidance_scale=1."
+        )
     one = _embedded(prompt, ask.negative_prompt_embeds, text, "negative_prompt")
     return one.expand(batch, -1, -1) if len(one) == 1 else one
 

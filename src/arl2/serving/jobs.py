@@ -34,8 +34,11 @@ from arl2.serving.manifest import Manifest, read_manifest, remove_manifest, writ
 from arl2.serving.model_hash import model_hash
 from arl2.serving.prompts_file import VideoRequest
 from arl2.version import __version__
+from arl2.video.clips import check_clip
 from arl2.video.formats import VideoFileError, check_writable
 from arl2.video.writers import open_video
+
+_PROMPTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +190,29 @@ class JobList:
             Arl2Error: a prompt that the text part refuses, an image that is none, settings that do not fit the model.
         """
         pending = self.unfinished()
+        with torch.no_grad():
+            self._check_prompts(pending)
         for job in pending:
             with _naming(job):
-                with torch.no_grad():
-                    self.pipe.text.encode([job.prompt])
+                if job.video is not None:
+                    check_clip(job.video)
                 if job.image is not None:
                     require_block_of_one(self.pipe)
                     read_image(job.image)
         if pending:
             self._stream(pending[0], None, pending[0].frames or self.pipe.settings.num_frames)
+
+    def _check_prompts(self, jobs: Sequence[Job]) -> None:
+        """All at once, as a text encoder likes them; one by one only to name the line of the one it refuses."""
+        for first in range(0, len(jobs), _PROMPTS_AT_ONCE):
+            some = jobs[first : first + _PROMPTS_AT_ONCE]
+            try:
+                self.pipe.text.encode([job.prompt for job in some])
+            except Arl2Error:
+                for job in some:
+                    with _naming(job):
+                        self.pipe.text.encode([job.prompt])
+                raise
 
     def run(self) -> Generator[JobEvent, None, None]:
         """Make what is not finished, in order, and tell each block. Closing the iterator completes the current file

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from arl2.video.formats import writing_failed
+from arl2.video.formats import VideoFileError, writing_failed
 
 _LARGEST = 1_000_000
 
@@ -75,8 +75,23 @@ def write_manifest(video: Path, manifest: Manifest) -> None:
 
 
 def remove_manifest(video: Path) -> None:
-    """Before a video is made again: from now on it is not whole."""
-    manifest_path(video).unlink(missing_ok=True)
+    """Before a video is made again: from now on it is not whole.
+
+    Raises:
+        VideoFileError: the file of that name is no manifest but somebody's own.
+    """
+    path = manifest_path(video)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _LARGEST else None
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not _is_manifest(values):
+        raise VideoFileError(
+            f"'{path}' is in the way: the manifest of '{video.name}' has this name, and the file is none; move it."
+        )
+    path.unlink()
 
 
 def read_manifest(video: Path) -> Manifest | None:

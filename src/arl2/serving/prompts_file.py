@@ -127,9 +127,18 @@ def _checked(values: dict[str, Any], where: str, folder: Path) -> VideoRequest:
     )
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: half of a surrogate pair, which JSON may hold, cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _text(values: dict[str, Any], key: str) -> str | None:
     value = values.get(key)
-    if value is not None and (not isinstance(value, str) or "\0" in value):
+    if value is not None and (not isinstance(value, str) or "\0" in value or not is_text(value)):
         raise ConfigError(f"the key '{key}' takes text, but {json.dumps(value)[:40]} came.")
     return value
 

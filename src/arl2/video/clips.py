@@ -60,6 +60,13 @@ def count_clip_frames(path: Path, *, fps: int) -> int:
     return sum(1 for _ in _at_rate(_source(path), path, fps))
 
 
+def check_clip(path: Path) -> None:
+    """Read the first frame; raises ``VideoFileError`` as ``clip_frames`` does."""
+    source = _source(path)
+    if next(source, None) is None:
+        raise VideoFileError(f"'{path}' holds no video frames.")
+
+
 def _source(path: Path) -> Iterator[_Shown]:
     if not path.exists():
         raise VideoFileError(f"There is no '{path}'.")

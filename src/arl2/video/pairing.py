@@ -1,5 +1,6 @@
 """Two codecs of one latent space as one: the VAE encodes, a tiny decoder decodes."""
 
+import torch
 from torch import nn
 
 from arl2.errors import ConfigError
@@ -27,6 +28,16 @@ class PairedCodec(nn.Module):
             )
         self.encoder_codec, self.decoder_codec = encoder, decoder
         self.latent_channels, self.spatial_factor, self.temporal_factor = sizes[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
 
     def new_cache(self, side: Side = "decoder") -> CodecCache:
         """An empty cache: the start of a stream."""
