@@ -75,7 +75,7 @@ def test_several_prompts_side_by_side(generate, tmp_path: Path) -> None:
 
 
 def test_several_prompts_into_a_folder(generate, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(generation, "_BATCH", 2)
+    monkeypatch.setattr(generation, "PROMPTS_AT_ONCE", 2)
     prompts = [PROMPT, "a blue square bounces", "a green triangle falls"]
     words = ("--output", "out", "--frames", "9", "--sheet", "sheet.png", "--latents", "l.safetensors", "--quiet")
     assert generate(*prompts, *words) == 0

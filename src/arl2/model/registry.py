@@ -62,6 +62,7 @@ class ModelCard:
         preset: size of the transformer, a name of :data:`arl2.model.presets.PRESETS`; None if it is none of them.
         steps: denoising steps of a block, from 1000 down; None for a multi-step model.
         first_block_steps: for the first block of a stream, where it differs.
+        first_block_fresh_below: see ``arl2.rollout.settings.GenerationSettings``.
         solver_steps: steps of a multi-step model's solver.
         guidance_scale, negative_prompt: of a multi-step model.
         shift: of the noise schedule.
@@ -90,6 +91,7 @@ class ModelCard:
     preset: str | None = "wan2.1-t2v-1.3b"
     steps: tuple[int, ...] | None = FOUR_STEPS
     first_block_steps: tuple[int, ...] | None = None
+    first_block_fresh_below: float = 1.0
     solver_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str | None = None
@@ -164,6 +166,9 @@ _SHAPES = ModelCard(
     kind="embedded",
     base=None,
     preset=None,
+    steps=(1000, 654, 333, 152),
+    first_block_steps=tuple(round(1000 * (16 - i) / 16) for i in range(16)),
+    first_block_fresh_below=0.8,
     shift=3.0,
     window=21,
     height=64,
