@@ -1,5 +1,6 @@
 """``arl2 generate --prompts-file``: killed, interrupted or out of room, the same words go on to the same videos."""
 
+import contextlib
 import json
 import os
 import signal
@@ -198,6 +199,16 @@ def test_images_of_a_list_need_a_model_that_takes_them(model: str, tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of this kind are POSIX's")
+def _all_of(terminal: int) -> bytes:
+    """What was written to a terminal whose other end is closed: it comes in pieces, and ends in an error."""
+    pieces = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 100_000):
+            pieces += piece
+    os.close(terminal)
+    return pieces
+
+
 def test_a_terminal_shows_a_live_line(model: str, prompts: Path, monkeypatch, capsys) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
@@ -208,8 +219,7 @@ def test_a_terminal_shows_a_live_line(model: str, prompts: Path, monkeypatch, ca
         with progress:
             report = {"blocks": 7, "file": Path("a.mp4"), "video_frames": 33, "video_seconds": 2.06, "fps": 140.0}
             progress.block(BlockReport(index=2, video=1, videos=4, share=0.3, **report))
-    shown = os.read(ours, 100_000).decode()
-    os.close(ours)
+    shown = _all_of(ours).decode()
     assert "video 2 of 4, block 3 of 7" in shown
     assert "2.1 s of video  140 video frames/s" in shown
     assert " MB" in shown
