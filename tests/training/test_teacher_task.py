@@ -101,13 +101,45 @@ def test_a_guide_pulls_openings_away_from_the_weaker_model(latents, tmp_path):
     assert at_rest < 1e-4  # the student is the good model already
     # The two models differ by 0.5 everywhere (before the flow is unpatchified, so after it too).
     assert pulled == pytest.approx(0.25, rel=0.05)
+    # From the data's flow instead, the same push is added to the same target.
+    by_data = TeacherTask(replace(openings, guide=str(tmp_path / "weak"), guide_data=True))
+    noise, timestep = torch.randn(2, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2, 3), 500.0)
+    assert by_data.guidance is not None
+    push = by_data.guidance.push(noise, timestep, ["a red circle moves right"] * 2)
+    assert push.square().mean().item() == pytest.approx(0.25, rel=0.05)
+    unguided = TeacherTask(openings).loss(Batch.keyed(0, 1, 0, 1)).logs["flow"].item()
+    assert by_data.loss(Batch.keyed(0, 1, 0, 1)).logs["flow"].item() != pytest.approx(unguided, rel=0.01)
     with pytest.raises(ConfigError, match="give start_from"):
         replace(config(latents), guide="x")
     with pytest.raises(ConfigError, match="guide_weight is -1"):
         TeacherTask(replace(openings, guide=str(tmp_path / "weak"), guide_weight=-1.0))
 
 
+def test_hiding_clips_take_their_share_of_the_longest_batches(latents):
+    task = TeacherTask(replace(config(latents), hiding_clips=16, hiding_share=1.0))
+    assert task.hiding is not None
+    draw = torch.Generator().manual_seed(0)
+    assert task._source(6, draw) is task.hiding
+    assert task._source(3, draw) is task.openings
+    assert not torch.equal(task.hiding.latents, task.clips.latents)
+    assert bool(task.hiding.scenes.hides_colour.all())
+
+
+def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):
+    task = TeacherTask(replace(config(latents), own_context_share=1.0, lengths=(6,)))
+    clean, _ = task._cut(task.clips.latents, torch.arange(2), 6, torch.Generator().manual_seed(0))
+    text = task.text.encode_captions(task._captions(task.clips.scenes, torch.arange(2), torch.Generator()))
+    made = task._context(clean, text, torch.Generator().manual_seed(1))
+    # The head of a fresh model is silent: its estimate is the noisy copy itself, noisier than the clip.
+    assert made.shape == clean.shape
+    assert (made - clean).std() > 0.3
+    assert not made.requires_grad
+    assert torch.equal(TeacherTask(config(latents))._context(clean, text, torch.Generator()), clean)
+
+
 def test_settings_that_cannot_be(latents):
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        replace(config(latents), hiding_clips=9)
     with pytest.raises(ConfigError, match="level_share is 2"):
         replace(config(latents), level_share=2.0)
     with pytest.raises(ConfigError, match="whole blocks of 3"):

@@ -37,6 +37,17 @@ class Autoguidance:
         self._good, self._weak = (_Frozen(folder, device) for folder in (good, weak))
 
     @torch.no_grad()
+    def push(
+        self,
+        noisy: Float[Tensor, "clips channels frames height width"],
+        timestep: Float[Tensor, "clips frames"],
+        captions: list[str],
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        """``weight (good - weak)``: what guidance adds to a flow."""
+        good, weak = (one.flow(noisy, timestep, captions) for one in (self._good, self._weak))
+        return self.weight * (good - weak)
+
+    @torch.no_grad()
     def flow(
         self,
         noisy: Float[Tensor, "clips channels frames height width"],

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,18 @@ from torch import Tensor
 
 from arl2.errors import CheckpointError
 from arl2.shapes.renderer import render
-from arl2.shapes.world import sample_scenes
+from arl2.shapes.world import Scenes, sample_scenes
 from arl2.video.group_codec import GroupCodec
 
 SHARD = 256  # clips a file; what is lost when encoding is interrupted
 _AT_ONCE = 8
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """Draws scenes ``first`` to ``first + count - 1`` of a seed's endless sequence, as ``sample_scenes`` does."""
+
+    def __call__(self, count: int, *, seed: int, first: int = 0) -> Scenes: ...
 
 
 @torch.no_grad()
@@ -28,6 +36,8 @@ def encoded_clips(
     frames: int,
     seed: int,
     say: Callable[[str], None],
+    scenes: SceneSource = sample_scenes,
+    kind: str = "",
 ) -> Float[Tensor, "clips channels frames height width"]:
     """Normalised latents (half precision) of scenes ``0 .. clips - 1`` of ``seed``; encodes what the folder lacks.
 
@@ -37,11 +47,12 @@ def encoded_clips(
         clips: rounded up to whole shards.
         frames: latent frames a clip.
         say: told after every shard that was encoded.
+        scenes: where the scenes come from; ``kind`` names them in the folder, if not those of ``sample_scenes``.
 
     Raises:
         CheckpointError: a shard that cannot be read.
     """
-    folder = folder / f"{encoder_fingerprint(codec)}-{seed}-{frames}"
+    folder = folder / f"{encoder_fingerprint(codec)}-{kind}{seed}-{frames}"
     folder.mkdir(parents=True, exist_ok=True)
     video_frames = codec.frames_of(0, frames)
     shards = -(-clips // SHARD)
@@ -50,7 +61,7 @@ def encoded_clips(
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
             latents = [
-                codec.encode(render(sample_scenes(_AT_ONCE, seed=seed, first=first), video_frames))
+                codec.encode(render(scenes(_AT_ONCE, seed=seed, first=first), video_frames))
                 for first in range(i * SHARD, (i + 1) * SHARD, _AT_ONCE)
             ]
             shard = torch.cat(latents).half()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from arl2.diffusion.flow import add_noise, clean_to_velocity
+from arl2.diffusion.flow import add_noise, clean_to_velocity, velocity_to_clean
 from arl2.diffusion.levels import shift_sigma
 from arl2.errors import ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
@@ -21,6 +21,7 @@ from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.settings import GenerationSettings
 from arl2.shapes.captions import PARAPHRASES, captions_of
+from arl2.shapes.hiding import RUN, sample_hiding_scenes
 from arl2.shapes.oracle import read
 from arl2.shapes.palette import WORLD_SIZE
 from arl2.shapes.request import requests_of
@@ -29,7 +30,7 @@ from arl2.shapes.text import ShapesText
 from arl2.shapes.world import Scenes, sample_scenes
 from arl2.training.coupling import near_object, paired_noise
 from arl2.training.guidance import Autoguidance
-from arl2.training.latents import encoded_clips
+from arl2.training.latents import SceneSource, encoded_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup
@@ -37,6 +38,8 @@ from arl2.video.group_codec import GroupCodec
 
 # Prompts of evaluation come from a seed that no training run uses.
 _HELD_OUT_SEED = 2**40 + 2
+# How noisy the copies are from which a model makes its own context.
+_OWN_CONTEXT_LEVELS = (0.3, 0.85)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class TeacherConfig:
         clips: encoded clips to learn from; ``clip_frames`` latent frames each.
         opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
             go by, and wants many more examples than the blocks that follow.
+        hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
+            ``arl2.shapes.hiding``); ``hiding_share`` of the longest batches come from them.
         data_seed: of the scenes.
         lengths: latent frames of a training clip; each batch draws one of them. A single block first (48 tokens, where
             shapes are learnt), longer ones later.
@@ -73,8 +78,12 @@ class TeacherConfig:
         paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
             ``arl2.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
         level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
+        own_context_share: share of the longer clips whose context is not the clip but what the model makes of a noisy
+            copy of it: a rollout stands on the model's own blocks, and learns here to mend them.
         guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
             (see ``arl2.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
+        guide_data: the data's flow and the push of the guide in place of the model's guided flow: slower, but it goes
+            on learning from the data.
         content_weight: extra weight of the loss where a latent differs from its clip's background.
         steps, first_block_steps, first_block_fresh_below: of the sampler in evaluation, and what is exported with the
             model.
@@ -89,14 +98,18 @@ class TeacherConfig:
     clips: int = 8192
     clip_frames: int = 27
     opening_clips: int = 0
+    hiding_clips: int = 0
+    hiding_share: float = 0.5
     data_seed: int = 1
     lengths: tuple[int, ...] = (3,)
     batch_frames: int = 192
     shift: float = 3.0
     paired_share: float = 0.0
     level_share: float = 0.0
+    own_context_share: float = 0.0
     guide: str | None = None
     guide_weight: float = 1.0
+    guide_data: bool = False
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
@@ -112,9 +125,16 @@ class TeacherConfig:
             )
         if self.batch_frames < max(self.lengths):
             raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+        if self.hiding_clips % RUN:
+            raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
         if self.guide is not None and self.start_from is None:
             raise ConfigError("A guide is the weaker of two models; give start_from, the better one, as well.")
-        for name, share in (("level_share", self.level_share), ("paired_share", self.paired_share)):
+        for name, share in (
+            ("level_share", self.level_share),
+            ("paired_share", self.paired_share),
+            ("hiding_share", self.hiding_share),
+            ("own_context_share", self.own_context_share),
+        ):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; give a share from 0 to 1.")
 
@@ -140,6 +160,9 @@ class TeacherTask:
         self.openings = self.clips
         if config.opening_clips:
             self.openings = self._clips(config.opening_clips, config.model.block_frames, config.data_seed + 1)
+        self.hiding: _Clips | None = None
+        if config.hiding_clips:
+            self.hiding = self._clips(config.hiding_clips, config.clip_frames, config.data_seed, hiding=True)
         self.guidance: Autoguidance | None = None
         if config.guide is not None and config.start_from is not None:
             self.guidance = Autoguidance(
@@ -165,7 +188,7 @@ class TeacherTask:
         frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
         count = config.batch_frames // frames
         size = config.model.block_frames
-        source = self.openings if frames == size else self.clips
+        source = self._source(frames, draw)
         chosen = torch.randint(len(source.latents), (count,), generator=draw)
         clean, from_start = self._cut(source.latents, chosen, frames, draw)
         captions = self._captions(source.scenes, chosen, draw)
@@ -178,17 +201,24 @@ class TeacherTask:
         noise, sigma = noise.to(self.device), levels.repeat_interleave(size, 1)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
         timestep = (1000 * sigma).to(self.device)
-        run = DiffusionForcing() if frames == size else TeacherForcing(clean)
+        run: DiffusionForcing | TeacherForcing = DiffusionForcing()
+        if frames != size:
+            run = TeacherForcing(self._context(clean, text, draw))
         flow = self.model(noisy, timestep, text, run=run)
         assert flow is not None
 
         target = clean_to_velocity(clean, noise)
         if self.guidance is not None and frames == size:
-            target = self.guidance.flow(noisy, timestep, captions)
+            if self.config.guide_data:
+                target = target + self.guidance.push(noisy, timestep, captions)
+            else:
+                target = self.guidance.flow(noisy, timestep, captions)
         error = (flow - target).square().mean(1)
         weight = 1 + config.content_weight * _differs_from_background(clean)
-        # A clip cut from the middle begins with a block whose past is missing: it is context, not a target.
-        weight[:, :size] *= from_start[:, None, None, None].to(weight)
+        # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
+        # opening block of a longer clip where a guide says what openings are taught.
+        taught = from_start if self.guidance is None or frames == size else torch.zeros_like(from_start)
+        weight[:, :size] *= taught[:, None, None, None].to(weight)
         value = (weight * error).sum() / weight.sum()
         return Loss(value, count, {"flow": error.detach().mean()})
 
@@ -238,8 +268,18 @@ class TeacherTask:
             width=WORLD_SIZE,
         )
 
-    def _clips(self, count: int, frames: int, seed: int) -> "_Clips":
+    def _source(self, frames: int, draw: torch.Generator) -> "_Clips":
+        """The clips that a batch of this length is taken from."""
+        if frames == self.config.model.block_frames:
+            return self.openings
+        if self.hiding is not None and frames == max(self.config.lengths):
+            hiding = bool(torch.rand((), generator=draw) < self.config.hiding_share)
+            return self.hiding if hiding else self.clips
+        return self.clips
+
+    def _clips(self, count: int, frames: int, seed: int, *, hiding: bool = False) -> "_Clips":
         console = Console(stderr=True)
+        scenes: SceneSource = sample_hiding_scenes if hiding else sample_scenes
         latents = encoded_clips(
             self.codec,
             Path(self.config.latents),
@@ -247,8 +287,10 @@ class TeacherTask:
             frames=frames,
             seed=seed,
             say=lambda line: console.print(line, highlight=False),
+            scenes=scenes,
+            kind="hiding-" if hiding else "",
         )
-        return _Clips(latents, sample_scenes(count, seed=seed))
+        return _Clips(latents, scenes(count, seed=seed))
 
     def _noise_levels(self, clips: int, blocks: int, draw: torch.Generator) -> Float[Tensor, "clips blocks"]:
         """One for every block: anywhere on the shifted schedule, or one of the sampler's own."""
@@ -257,6 +299,23 @@ class TeacherTask:
             return anywhere
         own = self.levels[torch.randint(len(self.levels), (clips, blocks), generator=draw)]
         return torch.where(torch.rand(clips, blocks, generator=draw) < self.config.level_share, own, anywhere)
+
+    def _context(self, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
+        """What stands before the noisy blocks: the clips, or what the model itself makes of noisy copies of them."""
+        if not self.config.own_context_share:
+            return clean
+        own = torch.rand(len(clean), generator=draw) < self.config.own_context_share
+        low, high = _OWN_CONTEXT_LEVELS
+        size = self.config.model.block_frames
+        levels = low + (high - low) * torch.rand(len(clean), clean.shape[2] // size, generator=draw)
+        sigma = levels.repeat_interleave(size, 1)
+        broad = sigma[:, None, :, None, None].to(self.device)
+        noisy = add_noise(clean, torch.randn(clean.shape, generator=draw).to(self.device), broad)
+        with torch.no_grad():
+            flow = self.model(noisy, (1000 * sigma).to(self.device), text, run=TeacherForcing(clean))
+        assert flow is not None
+        made = velocity_to_clean(noisy, flow, broad)
+        return torch.where(own[:, None, None, None, None].to(self.device), made, clean)
 
     def _pair(
         self,
