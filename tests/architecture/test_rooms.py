@@ -18,6 +18,7 @@ ROOMS = [
     {"version"},
     {"errors"},
     {"geometry"},
+    {"files"},
     {"kernels"},
     {"diffusion"},
     {"attention"},

@@ -14,20 +14,8 @@ from arl2.cli.main import main
 from arl2.cli.outputs import file_name, side_by_side
 from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
 from arl2.video.reading import read_video, video_info
-from pipeline.stand_in import stand_in_folder
 
 PROMPT = "a red circle moves right on navy"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(stand_in_folder(tmp_path_factory.mktemp("model") / "stand-in"))
-
-
-@pytest.fixture
-def generate(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: main(["generate", "--model", model, *words])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a"])

@@ -16,18 +16,12 @@ from arl2.cli.main import main
 from arl2.cli.progress import BlockReport, LiveLine
 from arl2.rollout.pipeline import VideoBlock
 from arl2.video.reading import iterate_video, read_video
-from pipeline.stand_in import stand_in_folder
 
 PROMPTS = [
     {"prompt": "a red circle moves right", "frames": 9, "seed": 3},
     {"prompt": "a blue square bounces", "frames": 129},
     {"prompt": "a green triangle falls", "frames": 9, "file": "last.gif"},
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(stand_in_folder(tmp_path_factory.mktemp("model") / "stand-in"))
 
 
 @pytest.fixture
@@ -198,7 +192,6 @@ def test_images_of_a_list_need_a_model_that_takes_them(model: str, tmp_path: Pat
     assert "a.txt': An image is one latent frame, but this model's first block has 3" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="terminals of this kind are POSIX's")
 def _all_of(terminal: int) -> bytes:
     """What was written to a terminal whose other end is closed: it comes in pieces, and ends in an error."""
     pieces = b""
@@ -209,6 +202,7 @@ def _all_of(terminal: int) -> bytes:
     return pieces
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of this kind are POSIX's")
 def test_a_terminal_shows_a_live_line(model: str, prompts: Path, monkeypatch, capsys) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:

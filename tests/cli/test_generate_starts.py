@@ -15,18 +15,7 @@ from arl2.cli.main import main
 from arl2.rollout import assemble
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.video.reading import read_video, video_info
-from pipeline.stand_in import SETTINGS, stand_in_folder, stand_in_pipeline
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(stand_in_folder(tmp_path_factory.mktemp("model") / "stand-in"))
-
-
-@pytest.fixture
-def generate(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: main(["generate", "--model", model, *words])
+from pipeline.stand_in import SETTINGS, stand_in_pipeline
 
 
 def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:

@@ -16,7 +16,6 @@ from arl2.shapes.renderer import visible_share
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info
 from arl2.video.writers import open_video
-from pipeline.stand_in import stand_in_folder
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +112,9 @@ def test_folders_that_cannot_be_scored(truth: Path, tmp_path: Path, capsys) -> N
     assert "does not say its prompt" in capsys.readouterr().err
 
 
-def test_scoring_a_model(tmp_path: Path, capsys) -> None:
-    folder = stand_in_folder(tmp_path / "model")
+def test_scoring_a_model(model: str, capsys) -> None:
     words = ["--prompts", "2", "--frames", "93", "--occlusion", "4", "--json", "--steps", "1"]
-    assert main(["shapes", "score", "--model", str(folder), *words]) == 0
+    assert main(["shapes", "score", "--model", model, *words]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["scores"]["true renders"]["all"]["share"] == 1.0
     assert report["scores"]["kept through 4 hidden, true renders"]["colour"]["share"] == 1.0

@@ -175,8 +175,8 @@ def test_the_models_hash(pipe: ARL2Pipeline, tmp_path: Path) -> None:
 
 
 def test_large_tensors_are_sampled_from_end_to_end(monkeypatch: pytest.MonkeyPatch, pipe: ARL2Pipeline) -> None:
-    monkeypatch.setattr("arl2.serving.model_hash._WHOLE", 64)
-    monkeypatch.setattr("arl2.serving.model_hash._PIECE", 8)
+    monkeypatch.setattr("arl2.rollout.model_hash._WHOLE", 64)
+    monkeypatch.setattr("arl2.rollout.model_hash._PIECE", 8)
     before = model_hash(pipe)
     weight = pipe.transformer.patch_embedding.weight
     for place in (0, -1):

@@ -5,14 +5,14 @@ mean what they always mean. A file is in the cache when it is whole; what came w
 """
 
 import errno
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import shard_names
 from arl2.model.registry import ModelCard
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _BASE_FILES = (
 # Folder and stem of weights that are one file, or several and an index that names them.
 _TEXT_ENCODER, _CODEC = ("text_encoder", "model"), ("vae", "diffusion_pytorch_model")
 _TRANSFORMER = ("transformer", "diffusion_pytorch_model")
-_INDEX_LIMIT = 16_000_000  # bytes; the published ones have a few kilobytes
 
 # The Hub's client speaks HTTP through one of these, depending on its version.
 _HTTP_LIBRARIES = ("httpx2", "httpx", "httpcore2", "httpcore", "requests", "urllib3")
@@ -161,22 +160,7 @@ def _base_names(card: ModelCard, revision: str | None) -> Iterator[str]:
         if index is None:
             yield single
         else:
-            yield from (f"{folder}/{name}" for name in _shards(index))
-
-
-def _shards(index: Path) -> list[str]:
-    if index.stat().st_size > _INDEX_LIMIT:
-        raise CheckpointError(f"{index} is too large for an index of weights; download it again.")
-    try:
-        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in table.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights ({error!r}); delete it and download again.") from error
-    for name in names:
-        # A name from a file must not lead out of its folder.
-        if name != PurePosixPath(name).name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names the file {name!r}; it must be a .safetensors file beside it.")
-    return names
+            yield from (f"{folder}/{name}" for name in shard_names(index))
 
 
 def _cached(repo: str, name: str, revision: str | None) -> Path | None:

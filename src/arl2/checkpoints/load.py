@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from arl2.checkpoints.layouts import Layout, Translated, translate
 from arl2.checkpoints.reading import WeightsFile, read_weights
 from arl2.checkpoints.sizes import config_from_tensors
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import ConfigError
+from arl2.files.exact import fill, require_exact, shapes_of
 from arl2.model.precision import parameter_dtype
 from arl2.model.transformer import CausalWanTransformer3DModel
 
@@ -34,7 +34,7 @@ def load_transformer(
         dtype: to compute in; as stored if None. A few parameters are float32 in any case.
         device: where the model goes.
         **settings: what no file tells: ``num_attention_heads``, ``text_len``, ``block_frames``, ``window``, ``sink``,
-            ``low_rank_alpha``, ``eps``. They win over a ``config.json`` beside the weights.
+            ``sink_positions``, ``low_rank_alpha``, ``eps``. They win over a ``config.json`` beside the weights.
 
     Raises:
         CheckpointError: a file that is broken, of an unknown layout, or not exactly one model.
@@ -62,15 +62,9 @@ def build_transformer(
     where = str(file.path)
     with torch.device("meta"):
         model = CausalWanTransformer3DModel(**_config_of(file, translated, settings))
-    _check_exact(model.state_dict(), translated.tensors, where)
+    require_exact(shapes_of(model), translated.tensors, where=where, what="model")
     compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
-    if not compute_dtype.is_floating_point:
-        raise ConfigError(f"The compute dtype is {compute_dtype}; use torch.float32, torch.bfloat16 or torch.float16.")
-    ready = {
-        name: tensor.to(device=device, dtype=parameter_dtype(name, compute_dtype))
-        for name, tensor in translated.tensors.items()
-    }
-    model.load_state_dict(ready, strict=True, assign=True)
+    fill(model, translated.tensors, dtype=compute_dtype, dtype_of=parameter_dtype, device=device)
     return model.eval()
 
 
@@ -88,21 +82,3 @@ def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) 
     if unknown:
         raise ConfigError(f"{where}: setting {unknown[0]} is not known; accepted are {', '.join(sorted(known))}.")
     return {**ours, **settings}
-
-
-def _check_exact(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
-    """Every tensor there, none besides, every shape right; else one error that names the first few."""
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
-    wrong = [
-        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(names)} {what} (first {', '.join(names[:3])})"
-        for what, names in (("missing", missing), ("unexpected", extra), ("of a wrong shape", wrong))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{where} is not exactly one model: tensors {'; '.join(problems)}.")

@@ -18,6 +18,7 @@ from arl2.geometry import split_blocks
 from arl2.rollout.known import KnownVideo
 from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
 from arl2.rollout.request import Window
+from arl2.serving.encoded import EncodedPrompts
 from arl2.training.interrupt import StopSignal
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
@@ -73,6 +74,7 @@ class Generation:
         self.frames = pipe.plan_frames(num_frames)
         self.scale = scale or shown_scale(pipe)
         self.known, self.only_new = known, only_new
+        self._encoded = EncodedPrompts(pipe)
         self.written: list[Path] = []
         self.video_frames = 0
         self._every = -(-num_frames // _SHEET_COLUMNS)
@@ -116,7 +118,8 @@ class Generation:
 
     def _stream(self, batch: range) -> Iterator[VideoBlock]:
         return self.pipe.stream(
-            [self.prompts[i] for i in batch],
+            prompt_embeds=self._encoded.of([self.prompts[i] for i in batch]),
+            negative_prompt_embeds=self._encoded.negative(),
             num_frames=self.num_frames,
             seed=[self.seed + i for i in batch],
             steps=self.steps,

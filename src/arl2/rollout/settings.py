@@ -4,13 +4,16 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from arl2.diffusion.levels import NoiseSchedule, StepPlan
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import ConfigError
+from arl2.files.plain import read_json as read_json  # for those who read the files of a pipeline's folder
 from arl2.rollout.samplers import FewStep, MultiStep, PlainSampler
+
+ChangeMode = Literal["soft", "refresh", "cut"]
+CHANGE_MODES: tuple[str, ...] = get_args(ChangeMode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class GenerationSettings:
         context_noise: timestep of the clean pass.
         first_block_frames: latent frames of the first block, where it differs.
         window: latent frames visible to softmax layers, current block included; None sees the whole past.
+        prompt_change: what a new prompt does to a stream, see :mod:`arl2.rollout.prompt_change`.
+        refresh_decay: what recurrent states are multiplied by before ``"refresh"`` commits the last latents again.
         height, width: of the picture, in pixels.
         num_frames: video frames, unless a call says otherwise.
         fps: video frames a second.
@@ -51,6 +56,8 @@ class GenerationSettings:
     context_noise: float = 0.0
     first_block_frames: int | None = None
     window: int | None = None
+    prompt_change: ChangeMode = "refresh"
+    refresh_decay: float = 0.9
     height: int = 480
     width: int = 832
     num_frames: int = 81
@@ -65,6 +72,8 @@ class GenerationSettings:
             raise ConfigError(
                 f"first_block_fresh_below is {self.first_block_fresh_below}; give a noise level from 0 to 1."
             )
+        if not 0 <= self.refresh_decay <= 1:
+            raise ConfigError(f"refresh_decay is {self.refresh_decay}; give a factor from 0 to 1.")
         if self.solver == "few-step" and self.guidance_scale != 1.0:
             raise ConfigError(
                 f"guidance_scale is {self.guidance_scale} but few-step students have their guidance inside; "
@@ -137,18 +146,3 @@ def _is_of(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_of(one, arguments[0]) for one in value)
     return type(value) in ((int, float) if kind is float else (kind,))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The names and values of a JSON file of a pipeline's folder.
-
-    Raises:
-        CheckpointError: no such file, or one that does not hold names and values.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{path}' cannot be read ({error}); give the folder of a whole pipeline.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"'{path}' holds {type(values).__name__}; it must hold names and values.")
-    return values

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from arl2.rollout.known import (
 )
 from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
 from arl2.rollout.request import Window
+from arl2.serving.encoded import EncodedPrompts
 from arl2.serving.file_names import video_name
 from arl2.serving.manifest import Manifest, read_manifest, remove_manifest, write_manifest
 from arl2.serving.model_hash import model_hash
@@ -168,6 +168,7 @@ class JobList:
 
     def __init__(self, pipe: ARL2Pipeline, jobs: Sequence[Job], settings: JobSettings) -> None:
         self.pipe, self.jobs, self.settings = pipe, tuple(jobs), settings
+        self._encoded = EncodedPrompts(pipe)
         self._model_hash = model_hash(pipe)
         # In the form that JSON gives them back.
         self._shared = {
@@ -190,8 +191,7 @@ class JobList:
             Arl2Error: a prompt that the text part refuses, an image that is none, settings that do not fit the model.
         """
         pending = self.unfinished()
-        with torch.no_grad():
-            self._check_prompts(pending)
+        self._check_prompts(pending)
         for job in pending:
             with _naming(job):
                 if job.video is not None:
@@ -207,11 +207,11 @@ class JobList:
         for first in range(0, len(jobs), _PROMPTS_AT_ONCE):
             some = jobs[first : first + _PROMPTS_AT_ONCE]
             try:
-                self.pipe.text.encode([job.prompt for job in some])
+                self._encoded.of([job.prompt for job in some])
             except Arl2Error:
                 for job in some:
                     with _naming(job):
-                        self.pipe.text.encode([job.prompt])
+                        self._encoded.of([job.prompt])
                 raise
 
     def run(self) -> Generator[JobEvent, None, None]:
@@ -263,7 +263,8 @@ class JobList:
 
     def _stream(self, job: Job, known: KnownVideo | None, frames: int) -> Iterator[VideoBlock]:
         return self.pipe.stream(
-            [job.prompt],
+            prompt_embeds=self._encoded.of([job.prompt]),
+            negative_prompt_embeds=self._encoded.negative(),
             num_frames=frames,
             seed=[job.seed],
             steps=self.settings.steps,

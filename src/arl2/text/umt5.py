@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.files.plain import read_json
 from arl2.text.cleaning import clean_prompt
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
-from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_tokenizer, read_json
+from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_tokenizer
 from arl2.text.umt5_weights import EncoderPlace, UMT5Weights
 
 logger = logging.getLogger(__name__)

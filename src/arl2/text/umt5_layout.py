@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from arl2.errors import CheckpointError
+from arl2.files.exact import require_exact
 
 EMBEDDING = "shared.weight"
 TIED_EMBEDDING = "encoder.embed_tokens.weight"
@@ -29,7 +30,6 @@ _WAN_LAYER = {
     "layer.1.DenseReluDense.wi_1": "ffn.fc1",
     "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
-_NAMED = 3  # names that an error lists of each kind
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def translate_encoder(tensors: Mapping[str, Tensor], where: str) -> tuple[UMT5Si
     if not original:
         tensors = _embedding_once(tensors, where)
     sizes = _read_sizes({name: tensors[key] for name, key in in_file.items() if key in tensors}, layers, where)
-    shapes = _shapes(sizes)
-    _check_exact({in_file[name]: shape for name, shape in shapes.items()}, tensors, where)
+    expected = {in_file[name]: shape for name, shape in _shapes(sizes).items()}
+    require_exact(expected, tensors, where=where, what="UMT5 encoder")
     return sizes, {name: tensors[in_file[name]] for name in names}
 
 
@@ -134,20 +134,3 @@ def _shapes(sizes: UMT5Sizes) -> dict[str, tuple[int, ...]]:
         **dict.fromkeys(("layer_norm", "final_layer_norm"), (width,)),
     }
     return {name: ends[name.split(".")[-2]] for name in wan_names(sizes.num_layers)}
-
-
-def _check_exact(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor], where: str) -> None:
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
-    wrong = [
-        f"{name} {list(found[name].shape)} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name].shape != shape
-    ]
-    problems = [
-        f"{len(names)} {what} (first {', '.join(names[:_NAMED])})"
-        for what, names in (("missing", missing), ("unexpected", extra), ("of a wrong shape", wrong))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{where} is not exactly one UMT5 encoder: tensors {'; '.join(problems)}.")

@@ -1,7 +1,6 @@
 """The two layouts in which the Wan 2.1 VAE is published: a diffusers folder and the original single file."""
 
 import inspect
-import json
 import math
 import warnings
 from collections.abc import Container, Mapping
@@ -13,6 +12,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import read_json
 from arl2.video.wan_weights import fill_exactly, read_tensors
 
 _CLASS_NAME = "AutoencoderKLWan"
@@ -101,11 +101,8 @@ def _is_list(value: object, lengths: Container[object]) -> bool:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not there or not readable JSON; copy the folder anew.") from error
-    if not isinstance(config, dict) or config.get("_class_name") != _CLASS_NAME:
+    config = read_json(path)
+    if config.get("_class_name") != _CLASS_NAME:
         raise CheckpointError(f"{path} is not the config of an {_CLASS_NAME}; give the folder of a Wan 2.1 VAE.")
     return config
 

@@ -1,17 +1,13 @@
 """Weights of published codecs: a file's tensors by name, read with code disabled; a module filled with just them."""
 
-import pickle
-import warnings
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import CheckpointError
+from arl2.files.exact import Misfits, fill, shapes_of
+from arl2.files.tensors import read_safetensors, unpickle
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -27,7 +23,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"There is no file {path}; give one that ends in {', '.join(_SUFFIXES)}.")
     if path.suffix not in _SUFFIXES:
         raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {', '.join(_SUFFIXES)}.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else unpickle(path, what="file of weights")
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} holds no named tensors; give a file of weights alone.")
     for name, tensor in content.items():
@@ -47,47 +43,9 @@ def fill_exactly(module: nn.Module, tensors: dict[str, Tensor], *, dtype: torch.
         CheckpointError: a tensor is missing, besides, or of another shape; the first is named, with their number.
         ConfigError: ``dtype`` is not a floating one.
     """
-    if not dtype.is_floating_point:
-        raise ConfigError(f"The compute dtype is {dtype}; use torch.float32, torch.bfloat16 or torch.float16.")
-    expected = module.state_dict()
-    unfit = [f"{name} is missing" for name in expected if name not in tensors]
-    unfit += [f"{name} is besides" for name in tensors if name not in expected]
-    unfit += [
-        f"{name} is {list(tensors[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
+    unfit = Misfits.between(shapes_of(module), tensors).one_by_one()
     if unfit:
         raise CheckpointError(
             f"{where} is not exactly one {type(module).__name__}: {len(unfit)} tensors do not fit, first: {unfit[0]}."
         )
-    module.load_state_dict({name: x.to(dtype) for name, x in tensors.items()}, strict=True, assign=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole .safetensors file ({_first_line(error)}); copy it anew."
-        ) from error
-
-
-def _read_pickle(path: Path) -> Any:
-    if not path.stat().st_size:
-        raise CheckpointError(f"{path} is empty; copy it anew.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks about old pickles: what matters becomes an error below
-            # Files of torch before 1.6 are no zip archives and cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} would run code when read, which is never allowed; ask for .safetensors or plain tensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a whole file of weights ({_first_line(error)}); copy it anew.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0][:200]
+    fill(module, tensors, dtype=dtype)

@@ -1,0 +1,1 @@
+"""Opening files that others made: nothing runs, nothing leads out of a folder, and a bad file is one sentence."""
