@@ -36,8 +36,12 @@ def test_with_an_empty_state_it_is_the_softmax_layer():
     softmax = build_self_attention(SoftmaxSpec(), width=WIDTH, heads=HEADS, eps=1e-6)
     softmax.shared.load_state_dict(attention.shared.state_dict())
     x = randn(1, TOKENS, WIDTH)
-    empty = attention.allocate_memory(GEOMETRY, window=None, sink=0, dtype=x.dtype, device="cpu")
-    cache = softmax.allocate_memory(GEOMETRY, window=None, sink=0, dtype=x.dtype, device="cpu")
+    empty = attention.allocate_memory(
+        GEOMETRY, window=None, sink=0, sink_positions="absolute", dtype=x.dtype, device="cpu"
+    )
+    cache = softmax.allocate_memory(
+        GEOMETRY, window=None, sink=0, sink_positions="absolute", dtype=x.dtype, device="cpu"
+    )
     torch.testing.assert_close(
         attention.stream(x, rotation_at(0), empty, Access.READ), softmax.stream(x, rotation_at(0), cache, Access.READ)
     )
@@ -46,7 +50,9 @@ def test_with_an_empty_state_it_is_the_softmax_layer():
 @torch.no_grad()
 def test_a_closed_gate_leaves_attention_inside_the_block_alone(monkeypatch):
     attention, x = hybrid(), randn(1, TOKENS, WIDTH)
-    empty = attention.allocate_memory(GEOMETRY, window=None, sink=0, dtype=x.dtype, device="cpu")
+    empty = attention.allocate_memory(
+        GEOMETRY, window=None, sink=0, sink_positions="absolute", dtype=x.dtype, device="cpu"
+    )
     intra = attention.stream(x, rotation_at(0), empty, Access.READ)
     full = state_with(1)
     assert relative(attention.stream(x, rotation_at(0), full, Access.READ), intra) > 1e-2
@@ -102,7 +108,9 @@ def test_a_conversion_starts_with_identity_features_slow_decay_and_no_change():
 
 def test_the_low_rank_change_reaches_the_state_branch_only():
     attention, x = hybrid(), randn(1, TOKENS, WIDTH)
-    empty = attention.allocate_memory(GEOMETRY, window=None, sink=0, dtype=x.dtype, device="cpu")
+    empty = attention.allocate_memory(
+        GEOMETRY, window=None, sink=0, sink_positions="absolute", dtype=x.dtype, device="cpu"
+    )
     with torch.no_grad():
         before = attention.stream(x, rotation_at(0), empty, Access.READ)
         for change in attention.state.changes.values():

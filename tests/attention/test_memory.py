@@ -15,7 +15,9 @@ from support import randn, tiny_model
 
 def cache_of(block: int, window: int | None, sink: int, tokens: int = 2) -> KeyValueCache:
     geometry = MemoryGeometry(batch=1, rows=1, columns=tokens, block_frames=block)
-    return KeyValueCache(geometry, 1, 1, window=window, sink=sink, dtype=torch.float32, device="cpu")
+    return KeyValueCache(
+        geometry, 1, 1, window=window, sink=sink, sink_positions="absolute", dtype=torch.float32, device="cpu"
+    )
 
 
 def frames(first: int, count: int, tokens: int = 2) -> torch.Tensor:
@@ -56,14 +58,55 @@ def test_looking_does_not_write():
     cache = cache_of(2, 5, 1)
     for i in range(4):
         cache.write(frames(2 * i, 2), frames(2 * i, 2), 2)
-        before = [x.clone() for x in cache.valid()]
+        before = [x.clone() for x in cache.held().values()]
         cache.with_block(frames(100, 2), frames(100, 2))
-        assert all(torch.equal(a, b) for a, b in zip(before, cache.valid(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, cache.held().values(), strict=True))
 
 
 def test_a_window_too_small_for_sinks_and_block_is_refused():
     with pytest.raises(MemoryMismatchError, match="use at least 5"):
         cache_of(3, 4, 2)
+
+
+@torch.no_grad()
+def test_a_window_is_allocated_once():
+    cache = cache_of(2, 7, 1)
+    where = set()
+    for i in range(30):
+        seen = cache.with_block(frames(2 * i, 2), frames(2 * i, 2))
+        where.add(tuple(x.data_ptr() for x in seen))
+        cache.write(frames(2 * i, 2), frames(2 * i, 2), 2)
+    assert len(where) == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    block=st.integers(1, 3),
+    spare=st.one_of(st.none(), st.integers(0, 5)),
+    sink=st.integers(0, 4),
+    before=st.integers(0, 6),
+    back=st.integers(0, 8),
+    after=st.integers(1, 6),
+    keep_sinks=st.booleans(),
+)
+def test_only_what_was_written_since_is_seen(block, spare, sink, before, back, after, keep_sinks):
+    """Frames before the new beginning are kept as sinks or not at all; the window fills anew."""
+    window = None if spare is None else sink + block + spare
+    cache = cache_of(block, window, sink)
+    for i in range(before):
+        cache.write(frames(block * i, block), frames(block * i, block), block)
+    start = max(0, block * before - back)
+    cache.begin_at(start, keep_sinks=keep_sinks)
+    kept = [f for f in range(min(sink, block * before)) if keep_sinks and f < start]
+    for i in range(after):
+        frame = start + block * i
+        written = list(range(start, frame))
+        seen, _ = cache.with_block(frames(frame, block), frames(frame, block))
+        sinks = (kept + written)[:sink]
+        latest = [f for f in written if f not in sinks]
+        expected = [*sinks, *(latest if spare is None else latest[max(0, len(latest) - spare) :])]
+        assert held(seen) == sorted(expected) + list(range(frame, frame + block))
+        cache.write(frames(frame, block), frames(frame, block), block)
 
 
 def test_gradients_flow_to_the_current_block_through_a_cache():
@@ -127,6 +170,11 @@ def test_memory_that_does_not_fit_is_refused():
     pass_with(model, memory, access=Access.COMMIT)
     with pytest.raises(MemoryMismatchError, match=r"this one has 1 at frame 2"):
         pass_with(model, memory, frames=1)
+    memory.begin_at(2)
+    pass_with(model, memory, frames=1)  # a stream's first block again
+    for frame in (-1, 2**53):
+        with pytest.raises(MemoryMismatchError, match="whole frame number"):
+            memory.begin_at(frame)
 
 
 @pytest.mark.parametrize("plan", ["H", "HS", "S"])

@@ -23,7 +23,7 @@ def streamed(model, written, read, timesteps, text, writing_timesteps, spans):
     return torch.cat(flows, dim=2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=80)
 @given(
     plan=st.sampled_from(["S", "H", "SS", "HH", "HS", "SH", "HSH"]),
     size=st.integers(1, 3),
@@ -31,15 +31,19 @@ def streamed(model, written, read, timesteps, text, writing_timesteps, spans):
     first=st.one_of(st.none(), st.integers(1, 3)),
     spare=st.one_of(st.none(), st.integers(0, 4)),
     sink=st.integers(0, 2),
+    sink_positions=st.sampled_from(["absolute", "relative"]),
     rows=st.integers(1, 3),
     columns=st.integers(1, 3),
     batch=st.integers(1, 2),
     seed=st.integers(0, 10**6),
 )
-def test_parallel_forwards_equal_streaming(plan, size, blocks, first, spare, sink, rows, columns, batch, seed):
+def test_parallel_forwards_equal_streaming(
+    plan, size, blocks, first, spare, sink, sink_positions, rows, columns, batch, seed
+):
     first = None if first is None else min(first, size)
     window = None if spare is None else sink + size + spare
-    model = tiny_model(plan, seed=seed % 7, block_frames=size, window=window, sink=0 if window is None else sink)
+    sinks = {"sink": 0 if window is None else sink, "sink_positions": sink_positions}
+    model = tiny_model(plan, seed=seed % 7, block_frames=size, window=window, **sinks)
     spans = split_blocks((first or size) + (blocks - 1) * size, size, first)
     shape = (batch, 3, spans[-1].stop, 2 * rows, 2 * columns)
     noisy, clean, text = randn(*shape, seed=seed), randn(*shape, seed=seed + 1), randn(batch, 5, 10, seed=seed + 2)

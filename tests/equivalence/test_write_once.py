@@ -10,13 +10,14 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout import FewStep, SeededNoise, generate_blocks
 from support import randn, tiny_model
 
-PLANS = [("HSH", None, 0), ("SS", 5, 1), ("SHS", 4, 0)]
+RELATIVE = {"window": 4, "sink": 1, "sink_positions": "relative"}
+PLANS = [("HSH", {}), ("SS", {"window": 5, "sink": 1}), ("SHS", {"window": 4}), ("SH", RELATIVE)]
 
 
-@pytest.mark.parametrize(("plan", "window", "sink"), PLANS)
+@pytest.mark.parametrize(("plan", "window"), PLANS)
 @torch.no_grad()
-def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window, sink):
-    model, text = tiny_model(plan, window=window, sink=sink), randn(1, 5, 10)
+def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window):
+    model, text = tiny_model(plan, **window), randn(1, 5, 10)
 
     def stream(reads: int) -> list[torch.Tensor]:
         memory = model.allocate_memory(batch=1, height=4, width=6)
@@ -34,10 +35,10 @@ def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window, 
         assert all(torch.equal(a, b) for a, b in zip(once, stream(reads), strict=True))
 
 
-@pytest.mark.parametrize(("plan", "window", "sink"), PLANS)
-def test_every_pass_of_a_rollout_keeps_its_word(plan, window, sink, monkeypatch):
+@pytest.mark.parametrize(("plan", "window"), PLANS)
+def test_every_pass_of_a_rollout_keeps_its_word(plan, window, monkeypatch):
     """Memory is hashed around each pass: READ leaves it, COMMIT changes it, one COMMIT a block."""
-    model = tiny_model(plan, window=window, sink=sink)
+    model = tiny_model(plan, **window)
     memory = model.allocate_memory(batch=1, height=4, width=6)
     commits = []
     forward = CausalWanTransformer3DModel.forward

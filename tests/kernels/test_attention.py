@@ -17,8 +17,9 @@ from arl2.kernels.norm import l2_norm, layer_norm, rms_norm
 from support import randn
 
 
-def qkv(tokens: int, dtype: torch.dtype = torch.float64):
-    return {name: randn(2, tokens, 3, 8, seed=seed, dtype=dtype) for seed, name in enumerate("qkv")}
+def qkv(tokens: int, dtype: torch.dtype = torch.float64, more_keys: int = 0):
+    sizes = {"q": tokens, "k": tokens + more_keys, "v": tokens + more_keys}
+    return {name: randn(2, size, 3, 8, seed=seed, dtype=dtype) for seed, (name, size) in enumerate(sizes.items())}
 
 
 def test_sdpa_equals_naive():
@@ -35,13 +36,17 @@ def test_sdpa_equals_naive():
     forcing=st.booleans(),
     window=st.one_of(st.none(), st.integers(3, 9)),
     sink=st.integers(0, 2),
-    own=st.booleans(),
+    seen=st.sampled_from(["own block", "window", "moved sinks"]),
 )
-def test_ranges_equal_the_mask(backend, blocks, size, first, tokens, forcing, window, sink, own):
-    first = min(first, size)
+def test_ranges_equal_the_mask(backend, blocks, size, first, tokens, forcing, window, sink, seen):
+    first, sink = min(first, size), sink if window else 0
     layout = ClipLayout(split_blocks(first + (blocks - 1) * size, size, first), tokens, forcing)
-    ranges = layout.own_block() if own else layout.visible(window, sink if window else 0)
-    tensors = qkv(layout.clip_tokens * len(layout.copies()))
+    ranges, moves = layout.own_block(), ()
+    if seen == "window":
+        ranges = layout.visible(window, sink)
+    if seen == "moved sinks":
+        ranges, moves = layout.visible_with_moved_sinks(window, sink)
+    tensors = qkv(layout.clip_tokens * len(layout.copies()), more_keys=len(moves) * sink * tokens)
     torch.testing.assert_close(
         range_attention(**tensors, ranges=ranges, backend=backend),
         range_attention(**tensors, ranges=ranges, backend="naive"),
@@ -49,12 +54,12 @@ def test_ranges_equal_the_mask(backend, blocks, size, first, tokens, forcing, wi
 
 
 @pytest.mark.parametrize(
-    ("forcing", "window", "sink"), [(False, None, 0), (True, None, 0), (True, 5, 1), (False, 3, 0)]
+    ("forcing", "window", "sink"), [(False, None, 0), (True, None, 0), (True, 5, 1), (False, 3, 0), (True, 3, 1)]
 )
 def test_flex_attention_equals_the_mask(forcing, window, sink):
     layout = ClipLayout(split_blocks(6, 2), 4, forcing)
-    tensors = qkv(layout.clip_tokens * len(layout.copies()), torch.float32)
-    ranges = layout.visible(window, sink)
+    ranges, moves = layout.visible_with_moved_sinks(window, sink)
+    tensors = qkv(layout.clip_tokens * len(layout.copies()), torch.float32, more_keys=len(moves) * sink * 4)
     with warnings.catch_warnings():
         # Uncompiled flex attention warns that it is slow; compiling it needs a C++ compiler or a GPU.
         warnings.simplefilter("ignore")
@@ -65,7 +70,7 @@ def test_flex_attention_equals_the_mask(forcing, window, sink):
 def test_a_window_drawn_by_hand():
     # Blocks of 2 frames, window 4 with 1 sink: block 2 (frames 4, 5) sees frame 0, frame 3 and itself.
     layout = ClipLayout(split_blocks(6, 2), 1, False)
-    seen = dense_mask(layout.visible(4, 1), 6).int().tolist()
+    seen = dense_mask(layout.visible(4, 1), 6, 6).int().tolist()
     assert seen == [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
@@ -76,16 +81,29 @@ def test_a_window_drawn_by_hand():
     ]
 
 
+def test_moved_sinks_drawn_by_hand():
+    # As above; block 2 sees, instead of frame 0, the copy of it that stands 2 frames later: behind the 6 of the clip.
+    layout = ClipLayout(split_blocks(6, 2), 1, False)
+    seen, moves = layout.visible_with_moved_sinks(4, 1)
+    assert moves == (2,)
+    assert dense_mask(seen, 6, 7).int().tolist()[3:] == [
+        [1, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1, 1],
+    ]
+    assert layout.visible_with_moved_sinks(6, 1) == (layout.visible(6, 1), ())
+
+
 def test_teacher_forcing_drawn_by_hand():
     # Two blocks of one frame; columns are clean 0, clean 1, noisy 0, noisy 1.
     layout = ClipLayout(split_blocks(2, 1), 1, True)
-    assert dense_mask(layout.visible(None, 0), 4).int().tolist() == [
+    assert dense_mask(layout.visible(None, 0), 4, 4).int().tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [0, 0, 1, 0],
         [1, 0, 0, 1],
     ]
-    assert dense_mask(layout.own_block(), 4).int().tolist() == torch.eye(4, dtype=torch.int).tolist()
+    assert dense_mask(layout.own_block(), 4, 4).int().tolist() == torch.eye(4, dtype=torch.int).tolist()
 
 
 def test_blocks_of_unequal_size_that_see_themselves_alone():

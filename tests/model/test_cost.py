@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from arl2.attention.access import Access
 from arl2.attention.memory import MemoryGeometry
 from arl2.kernels.delta_rule.chunked import CHUNK
-from arl2.model.cost import memory_bytes, pass_flops
-from arl2.model.passes import Stream
+from arl2.model.cost import clip_flops, memory_bytes, pass_flops
+from arl2.model.passes import Stream, TeacherForcing
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
 from support import randn, tiny_model
@@ -34,6 +34,25 @@ def test_operations_equal_a_profilers_count(plan, access):
     unseen = plan.count("H") * tokens * 2 * (CHUNK * 12 + 2 * 12 * 12) if access is Access.COMMIT else 0
     assert tokens % CHUNK == 0
     assert counted.total == counter.get_total_flops() - time_path + unseen
+
+
+@pytest.mark.parametrize("plan", ["SS", "HSH"])
+@pytest.mark.parametrize("window", [None, 4])
+def test_operations_of_a_whole_clip_equal_a_profilers_count(plan, window):
+    model, height, width = tiny_model(plan, window=window), 16, 16
+    text, latents = model.prompt_context(randn(1, 5, 10)), randn(1, 3, 6, height, width)
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        model(latents, torch.zeros(1, 6), text, run=TeacherForcing(latents))
+    counted = clip_flops(model.config, MemoryGeometry(1, 8, 8, 2), frames=6).total
+    time_path = 2 * 12 * (16 * 24 + 24 * 24 + 6 * 24 * 24)
+    written = 4 * 64  # tokens of all blocks but the last
+    unseen = plan.count("H") * written * 2 * (CHUNK * 12 + 2 * 12 * 12)
+    assert counted == counter.get_total_flops() - time_path + unseen
+    # Stage 1 runs the hybrid layers' attention beside the teacher: less than the whole, and nothing without them.
+    alone = clip_flops(model.config, MemoryGeometry(1, 8, 8, 2), frames=6, hybrid_attention_alone=True).total
+    assert (alone > 0) is ("H" in plan)
+    assert alone < counted
 
 
 def test_the_published_floor():
@@ -66,11 +85,12 @@ def test_bytes_of_the_published_model_by_hand():
 
 
 @pytest.mark.parametrize("plan", ["HS", "HH", "SS"])
-def test_bytes_equal_what_a_windowed_memory_allocates(plan):
-    model = tiny_model(plan, window=6, sink=1)
+@pytest.mark.parametrize(("sink_positions", "moved"), [("absolute", 0), ("relative", 3)])
+def test_bytes_equal_what_a_windowed_memory_allocates(plan, sink_positions, moved):
+    model = tiny_model(plan, window=6, sink=3, sink_positions=sink_positions)
     memory = model.allocate_memory(batch=2, height=4, width=6)
     counted = memory_bytes(model.config, batch=2, frame_tokens=6, element_size=4)
-    assert memory.nbytes == counted.at(6)
+    assert memory.nbytes == counted.at(6, moved_sinks=moved)
 
 
 def test_the_published_model_allocates_what_was_counted():

@@ -258,4 +258,7 @@ def test_every_setting_of_the_config_has_an_effect():
     for name, value in changes.items():
         assert trace(**{name: value}) != base, name
     assert trace(window=3, sink=1) != trace(window=3)
-    assert {*changes, "sink", "layer_plan"} - {"plan"} == {k for k in tiny_model().config if not k.startswith("_")}
+    assert trace(window=3, sink=1, sink_positions="relative") != trace(window=3, sink=1)
+    assert {*changes, "sink", "sink_positions", "layer_plan"} - {"plan"} == {
+        k for k in tiny_model().config if not k.startswith("_")
+    }

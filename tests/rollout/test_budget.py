@@ -98,20 +98,24 @@ def test_cards_say_about_what_the_plan_says(name):
 # The plan against what is allocated.
 
 
-@pytest.mark.parametrize(("layers", "window"), [("SHS", None), ("SHS", 5), ("HH", None)])
+SINKS = {"sink": 2, "sink_positions": "relative"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "window", "sinks"), [("SHS", None, {}), ("SHS", 5, {}), ("SHS", 5, SINKS), ("HH", None, {})]
+)
 @pytest.mark.parametrize("blocks", [1, 4, 5, 9])
-def test_memory_is_what_a_stream_allocates(layers, window, blocks):
+def test_memory_is_what_a_stream_allocates(layers, window, sinks, blocks):
     model = tiny_model(layers)
-    memory = model.allocate_memory(batch=2, height=4, width=6, window=window)
+    memory = model.allocate_memory(batch=2, height=4, width=6, window=window, **sinks)
     text = model.prompt_context(randn(2, 5, 10))
     with torch.no_grad():
         for block in range(blocks):
             for access in (Access.READ, Access.COMMIT):
                 latents = randn(2, 3, 2, 4, 6, seed=block)
                 model(latents, torch.zeros(2, 2), text, run=Stream(memory, access))
-    counted = plan(
-        tiny_config(layers), frames=2 * blocks, batch=2, height=32, width=48, window=window, dtype=torch.float32
-    )
+    size = {"batch": 2, "height": 32, "width": 48}
+    counted = plan(tiny_config(layers), frames=2 * blocks, **size, window=window, **sinks, dtype=torch.float32)
     copied = 0  # by the last growth, gone by now
     if window is None and "S" in layers and 2 * blocks > 8:
         room = 8

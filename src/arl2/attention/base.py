@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from arl2.attention.access import Access
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import LayerMemory, MemoryGeometry
+from arl2.attention.plan import SinkPositions
 from arl2.kernels.rope import Rotation
 
 
@@ -41,7 +42,8 @@ class SelfAttention(nn.Module, ABC):
         *,
         window: int | None,
         sink: int,
+        sink_positions: SinkPositions,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> LayerMemory:
-        """Empty memory for a new stream. Kinds whose memory is constant by design ignore window and sink."""
+        """Empty memory for a new stream. Kinds whose memory is constant by design ignore window and sinks."""

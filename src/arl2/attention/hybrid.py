@@ -14,7 +14,7 @@ from arl2.attention.access import Access
 from arl2.attention.base import SelfAttention
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import LayerMemory, MemoryGeometry, RecurrentState
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import HybridSpec, SinkPositions
 from arl2.attention.projections import Projected, Projections
 from arl2.attention.state_branch import StateBranch, read_state
 from arl2.kernels.attention import range_attention, softmax_attention
@@ -67,6 +67,7 @@ class HybridAttention(SelfAttention):
         *,
         window: int | None,
         sink: int,
+        sink_positions: SinkPositions,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> RecurrentState:

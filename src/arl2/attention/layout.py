@@ -42,7 +42,20 @@ class ClipLayout:
 
     def visible(self, window: int | None, sink: int) -> Ranges:
         """What a softmax layer sees: memory (first copy) inside the window, and the block itself."""
-        return _visible(self, window, sink)
+        return _visible(self, window, sink, ())
+
+    def visible_with_moved_sinks(self, window: int | None, sink: int) -> tuple[Ranges, tuple[int, ...]]:
+        """The same for sinks that move with the window (``sink_positions="relative"``).
+
+        Every block for which they move sees a copy of the sinks of its own, and the copies are laid behind the clip's
+        tokens in the axis of the keys.
+
+        Returns:
+            What is seen, and by how many frames the sinks of each copy are moved: none while the window reaches back
+            to the first frame.
+        """
+        moves = tuple(block.stop - window for block in self.blocks if block.stop > window) if window and sink else ()
+        return _visible(self, window, sink, moves), moves
 
     def own_block(self) -> Ranges:
         """What the softmax part of a hybrid layer sees: the block itself."""
@@ -50,16 +63,19 @@ class ClipLayout:
 
 
 @functools.lru_cache(maxsize=64)
-def _visible(layout: ClipLayout, window: int | None, sink: int) -> Ranges:
+def _visible(layout: ClipLayout, window: int | None, sink: int, moves: tuple[int, ...]) -> Ranges:
+    end, sink_tokens = len(layout.copies()) * layout.clip_tokens, sink * layout.frame_tokens
     ranges = []
     for offset in layout.copies():
         for block in layout.blocks:
             own = layout.span(block, offset)
             oldest = 0 if window is None else max(0, block.stop - (window - sink))
-            sinks = FrameRange(0, min(sink, block.start))
+            sinks = layout.span(FrameRange(0, min(sink, block.start)))
+            if window is not None and block.stop - window in moves:
+                start = end + moves.index(block.stop - window) * sink_tokens
+                sinks = (start, start + sink_tokens)
             recent = FrameRange(min(oldest, block.start), block.start)
-            seen = merge([layout.span(sinks), layout.span(recent), own])
-            ranges.append(QueryRange(*own, seen))
+            ranges.append(QueryRange(*own, merge([sinks, layout.span(recent), own])))
     return tuple(ranges)
 
 

@@ -1,197 +1,24 @@
-"""What layers keep of past blocks: a key-value cache or one recurrent state, and one ``Memory`` for all layers.
+"""Memory of all layers of one model: what a stream remembers, kept by the caller.
 
-Memory is allocated once, owned by the caller, and counted in Python integers, so a rollout never waits for the device.
-What is written is detached: gradients do not flow from one block's memory into another pass.
+Memory is allocated once and counted in Python integers, so a rollout never waits for the device. What is written is
+detached: gradients do not flow from one block's memory into another pass.
 """
 
-import copy
 import hashlib
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from arl2.attention.key_value_cache import KeyValueCache as KeyValueCache
+from arl2.attention.layer_memory import POSITION_LIMIT, TensorKind, check_tensors
+from arl2.attention.layer_memory import LayerMemory as LayerMemory
+from arl2.attention.layer_memory import MemoryGeometry as MemoryGeometry
+from arl2.attention.recurrent_state import RecurrentState as RecurrentState
 from arl2.errors import MemoryMismatchError
-
-
-@dataclass(frozen=True)
-class MemoryGeometry:
-    """Sizes that a memory is allocated for.
-
-    Attributes:
-        batch: samples.
-        rows, columns: token grid of a frame.
-        block_frames: frames of a block (the first block of a stream may be shorter).
-    """
-
-    batch: int
-    rows: int
-    columns: int
-    block_frames: int
-
-    @property
-    def frame_tokens(self) -> int:
-        """Tokens a frame."""
-        return self.rows * self.columns
-
-
-class LayerMemory(ABC):
-    """Memory of one layer."""
-
-    frames: int
-    """Frames written since the stream began."""
-
-    @abstractmethod
-    def valid(self) -> tuple[Tensor, ...]:
-        """The tensors that hold the past, without spare room."""
-
-    @abstractmethod
-    def clone(self) -> "LayerMemory":
-        """An independent copy."""
-
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes allocated, spare room included."""
-
-
-class RecurrentState(LayerMemory):
-    """One ``D x D`` matrix per head, float32: the same bytes from the first block to the millionth."""
-
-    def __init__(self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str) -> None:
-        self.frame_tokens = geometry.frame_tokens
-        self.state: Float[Tensor, "batch heads key value"] = torch.zeros(
-            geometry.batch, heads, head_dim, head_dim, dtype=torch.float32, device=device
-        )
-        self.frames = 0
-
-    def read(self) -> Float[Tensor, "batch heads key value"]:
-        """The state. A copy while gradients are recorded: a later write in place would spoil what they need."""
-        return self.state.clone() if torch.is_grad_enabled() else self.state
-
-    def write(self, state: Float[Tensor, "batch heads key value"], frames: int) -> None:
-        """Replace the state by the one after a block of ``frames`` frames. In place: its address never changes."""
-        self.state.copy_(state.detach())
-        self.frames += frames
-
-    def valid(self) -> tuple[Tensor, ...]:
-        return (self.state,)
-
-    def clone(self) -> "RecurrentState":
-        twin = copy.copy(self)
-        twin.state = self.state.clone()
-        return twin
-
-    @property
-    def nbytes(self) -> int:
-        return self.state.nbytes
-
-
-class KeyValueCache(LayerMemory):
-    """Keys and values of past frames: all of them, or the first ``sink`` frames and a ring of the latest.
-
-    Slots are frames: ``[sinks | ring | room for the current block]``. Frame ``f`` lies in slot ``f`` until the ring is
-    full; from then on it replaces the oldest frame of the ring. Attention does not care about the order of keys, so
-    past and current block are always one slice, ``[0, past + current)``, and nothing is copied to be read.
-    """
-
-    def __init__(
-        self,
-        geometry: MemoryGeometry,
-        heads: int,
-        head_dim: int,
-        *,
-        window: int | None,
-        sink: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
-        if window is not None and window < sink + geometry.block_frames:
-            raise MemoryMismatchError(
-                f"A window of {window} frames cannot hold {sink} sink frames and a block of {geometry.block_frames}; "
-                f"use at least {sink + geometry.block_frames}."
-            )
-        self.geometry, self.window, self.sink = geometry, window, sink
-        self.frames = 0
-        block = geometry.block_frames
-        # Without a window the cache grows by doubling; with one this is all it will ever take.
-        slots = 4 * block if window is None else window
-        shape = (geometry.batch, slots * geometry.frame_tokens, heads, head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
-
-    @property
-    def past(self) -> int:
-        """Frames held now."""
-        return self.frames if self.window is None else min(self.frames, self.window - self.geometry.block_frames)
-
-    def with_block(
-        self, k: Float[Tensor, "batch tokens heads head"], v: Float[Tensor, "batch tokens heads head"]
-    ) -> tuple[Float[Tensor, "batch seen heads head"], Float[Tensor, "batch seen heads head"]]:
-        """Keys and values of the past and of the current block; the past stays as it is."""
-        start = self.past * self.geometry.frame_tokens
-        if torch.is_grad_enabled():
-            # The spare room is overwritten by the next pass, which autograd could not bear: concatenate instead.
-            return torch.cat([self._keys[:, :start], k], dim=1), torch.cat([self._values[:, :start], v], dim=1)
-        stop = start + k.shape[1]
-        self._reserve(stop)
-        self._keys[:, start:stop] = k.detach()
-        self._values[:, start:stop] = v.detach()
-        return self._keys[:, :stop], self._values[:, :stop]
-
-    def write(
-        self,
-        k: Float[Tensor, "batch tokens heads head"],
-        v: Float[Tensor, "batch tokens heads head"],
-        frames: int,
-    ) -> None:
-        """Keep the keys and values of a block of ``frames`` frames, evicting the oldest past the sinks."""
-        tokens = self.geometry.frame_tokens
-        if self.window is None:
-            self._reserve((self.frames + frames) * tokens)
-        for i in range(frames):
-            slot = self._slot(self.frames + i, last=self.frames + frames - 1)
-            if slot is not None:
-                kept, given = slice(slot * tokens, (slot + 1) * tokens), slice(i * tokens, (i + 1) * tokens)
-                self._keys[:, kept] = k[:, given].detach()
-                self._values[:, kept] = v[:, given].detach()
-        self.frames += frames
-
-    def _slot(self, frame: int, last: int) -> int | None:
-        """Where a frame is kept; None if ``last``, a later frame of its block, has already pushed it out."""
-        if self.window is None or frame < self.sink:
-            return frame
-        ring = self.window - self.geometry.block_frames - self.sink
-        return None if frame + ring <= last else self.sink + (frame - self.sink) % ring
-
-    def _reserve(self, tokens: int) -> None:
-        if tokens <= self._keys.shape[1]:
-            return
-        used = self.past * self.geometry.frame_tokens
-        room = max(tokens, 2 * self._keys.shape[1])
-        self._keys, self._values = _enlarged(self._keys, used, room), _enlarged(self._values, used, room)
-
-    def valid(self) -> tuple[Tensor, ...]:
-        stop = self.past * self.geometry.frame_tokens
-        return self._keys[:, :stop], self._values[:, :stop]
-
-    def clone(self) -> "KeyValueCache":
-        twin = copy.copy(self)
-        twin._keys, twin._values = self._keys.clone(), self._values.clone()
-        return twin
-
-    @property
-    def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
-
-
-def _enlarged(old: Tensor, used: int, room: int) -> Tensor:
-    """A longer buffer that begins with the ``used`` tokens of ``old``."""
-    grown = old.new_zeros(old.shape[0], room, *old.shape[2:])
-    grown[:, :used] = old[:, :used]
-    return grown
 
 
 @dataclass
@@ -202,13 +29,15 @@ class Memory:
         owner: what the model calls itself (plan and sizes); another model's memory is refused.
         geometry: batch, token grid and block it was allocated for.
         layers: one entry a layer.
-        frames: frames committed since the stream began, the position of the next block.
+        frames: position of the next block: frames committed since the stream began, unless it was made to begin later.
+        start: position of the first block.
     """
 
     owner: str
     geometry: MemoryGeometry
     layers: tuple[LayerMemory, ...]
     frames: int = 0
+    start: int = 0
 
     def check(self, owner: str, batch: int, rows: int, columns: int, frames: int) -> None:
         """Refuse a pass of ``frames`` frames that this memory was not allocated for.
@@ -227,30 +56,166 @@ class Memory:
                 f"This memory is for a batch of {ours.batch} and frames of {ours.rows} x {ours.columns} tokens, "
                 f"but the latents have {batch} and {rows} x {columns}; allocate memory for these sizes."
             )
-        if frames != ours.block_frames and not (self.frames == 0 and frames < ours.block_frames):
+        if frames != ours.block_frames and not (self.frames == self.start and frames < ours.block_frames):
             raise MemoryMismatchError(
                 f"This memory takes blocks of {ours.block_frames} frames (only a stream's first block may be "
                 f"shorter), but this one has {frames} at frame {self.frames}."
             )
+        self._check_whole()
+
+    def begin_at(self, frame: int, *, keep_sinks: bool = False) -> None:
+        """Go on at ``frame`` with empty windows, to be filled again by clean passes. Recurrent states stay.
+
+        What was not written since is never attended to. The next block may be shorter than the others.
+
+        Args:
+            frame: position of the next block.
+            keep_sinks: keep the sinks that stand before ``frame``; otherwise the next frames become the sinks.
+
+        Raises:
+            MemoryMismatchError: a frame that is no position.
+        """
+        if type(frame) is not int or not 0 <= frame < POSITION_LIMIT:
+            raise MemoryMismatchError(f"A stream begins at a whole frame number from 0; got {frame!r:.40}.")
+        for layer in self.layers:
+            layer.begin_at(frame, keep_sinks=keep_sinks)
+        self.frames = self.start = frame
+
+    def move_origin(self, frames: int) -> None:
+        """Count positions from ``frames`` frames later: everything kept turns back, and what follows stays the same.
+
+        Angles are exact at any frame, so no stream needs this; two streams can be brought to one position by it. Each
+        move rounds keys and states once.
+
+        Raises:
+            MemoryMismatchError: a move that would leave the next block before frame 0.
+        """
+        if not 0 <= self.frames - frames < POSITION_LIMIT:
+            raise MemoryMismatchError(f"The next block is at frame {self.frames}; {frames} is too far to move by.")
+        self._check_whole()
+        for layer in self.layers:
+            layer.move_origin(frames)
+        self.frames, self.start = self.frames - frames, self.start - frames
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything remembered, without spare room, as copies named like ``layers.3.state``, ``layers.5.keys``.
+
+        With :meth:`facts` this is all that :meth:`restore` needs to go on with the same bits.
+
+        Raises:
+            MemoryMismatchError: a clean pass broke off half-way.
+        """
+        self._check_whole()
+        return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._held().items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What the tensors do not tell, as JSON holds it: sizes, positions, and which frame lies where.
+
+        Raises:
+            MemoryMismatchError: a clean pass broke off half-way.
+        """
+        self._check_whole()
+        layers = [layer.facts() for layer in self.layers]
+        return {"geometry": asdict(self.geometry), "frames": self.frames, "start": self.start, "layers": layers}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Remember exactly what another memory of the same model and sizes did; what was remembered here is dropped.
+
+        All is checked before anything is changed: the two may come from a file.
+
+        Raises:
+            MemoryMismatchError: tensors or facts of another model, window, size or dtype, or that make no sense.
+        """
+        frames, told = self._checked_facts(facts)
+        expected = [layer.expected(own, frames) for layer, own in zip(self.layers, told, strict=True)]
+        named = {f"layers.{i}.{name}": kind for i, own in enumerate(expected) for name, kind in own.items()}
+        check_tensors(named, tensors)
+        for i, layer in enumerate(self.layers):
+            layer.restore({name: tensors[f"layers.{i}.{name}"] for name in expected[i]}, told[i], frames)
+        self.frames, self.start = frames, facts["start"]
+
+    def states(self) -> dict[str, Tensor]:
+        """Copies of the recurrent states alone, named as in :meth:`tensors`."""
+        return {name: state.clone() for name, state in self._states().items()}
+
+    def restore_states(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the recurrent states alone; windows and positions stay.
+
+        Raises:
+            MemoryMismatchError: other states than this memory keeps.
+        """
+        own = self._states()
+        check_tensors({name: TensorKind(list(state.shape), state.dtype) for name, state in own.items()}, tensors)
+        for name, state in own.items():
+            state.copy_(tensors[name].detach())
+
+    def scale_states(self, factor: float) -> None:
+        """Multiply the recurrent states: below 1 the past fades, 0 forgets it. Windows stay.
+
+        Raises:
+            MemoryMismatchError: a factor that is negative or not finite.
+        """
+        if not (math.isfinite(factor) and factor >= 0):
+            raise MemoryMismatchError(f"States are scaled by a finite number from 0; got {factor!r}.")
+        for state in self._states().values():
+            state.mul_(factor)
+
+    def clone(self) -> "Memory":
+        """An independent copy: what happens to one stream does not reach the other.
+
+        States are copied; windows share their buffers until one side writes, and for good if the other is dropped.
+        """
+        return replace(self, layers=tuple(layer.clone() for layer in self.layers))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything remembered (not over spare room): equal means bit-identical memory."""
+        digest = hashlib.sha256(str(self.frames).encode())
+        for tensor in self._held().values():
+            raw = tensor.detach().cpu().contiguous().view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for all layers, those shared with clones included."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def shared(self) -> int:
+        """Of ``nbytes``, those that living clones use, too."""
+        return sum(layer.shared for layer in self.layers)
+
+    def _held(self) -> dict[str, Tensor]:
+        """Views of everything remembered."""
+        return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.held().items()}
+
+    def _states(self) -> dict[str, Tensor]:
+        layers = enumerate(self.layers)
+        return {f"layers.{i}.state": layer.state for i, layer in layers if isinstance(layer, RecurrentState)}
+
+    def _check_whole(self) -> None:
         if any(layer.frames != self.frames for layer in self.layers):
             raise MemoryMismatchError(
                 "A clean pass broke off half-way, so layers remember different frames; restore an earlier copy."
             )
 
-    def clone(self) -> "Memory":
-        """An independent copy: what happens to one stream does not reach the other."""
-        return Memory(self.owner, self.geometry, tuple(layer.clone() for layer in self.layers), self.frames)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over everything remembered (not over spare room): equal means bit-identical memory."""
-        digest = hashlib.sha256(str(self.frames).encode())
-        for layer in self.layers:
-            for tensor in layer.valid():
-                raw = tensor.detach().cpu().contiguous().view(torch.uint8)
-                digest.update(raw.numpy().tobytes())
-        return digest.hexdigest()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated for all layers."""
-        return sum(layer.nbytes for layer in self.layers)
+    def _checked_facts(self, facts: object) -> tuple[int, list[object]]:
+        """Position and facts of the layers."""
+        names = ("geometry", "frames", "start", "layers")
+        if not isinstance(facts, Mapping) or facts.keys() != set(names):
+            raise MemoryMismatchError(f"The facts of a memory are {', '.join(names)}, but {facts!r:.80} came.")
+        if facts["geometry"] != asdict(self.geometry):
+            raise MemoryMismatchError(
+                f"This memory is for {asdict(self.geometry)}, but what should be restored was of "
+                f"{facts['geometry']!r:.120}; allocate memory for these sizes."
+            )
+        frames, start = facts["frames"], facts["start"]
+        if type(frames) is not int or type(start) is not int or not 0 <= frames < POSITION_LIMIT or start > frames:
+            raise MemoryMismatchError(
+                f"A memory stands at a whole frame number from 0 and began at or before it; got {frames!r:.40} and "
+                f"{start!r:.40}."
+            )
+        layers = facts["layers"]
+        if not isinstance(layers, list) or len(layers) != len(self.layers):
+            raise MemoryMismatchError(f"This memory has {len(self.layers)} layers, but the facts tell of other ones.")
+        return frames, layers

@@ -5,9 +5,12 @@ A new kind of attention is one spec here, one module, and one line in :mod:`arl2
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from arl2.errors import ConfigError
+
+SinkPositions = Literal["absolute", "relative"]
+SINK_POSITIONS: tuple[str, ...] = get_args(SinkPositions)
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,15 @@ class SoftmaxSpec:
     Attributes:
         window: latent frames visible, the current block included; None sees the whole past.
         sink: first frames of the stream that the window never evicts.
+        sink_positions: where the sinks stand for a block that sees them. ``"absolute"``, as published: at their own
+            frames, ever farther away. ``"relative"``: right before the oldest frame of the window, so that no distance
+            is longer than the window; the same until the window slides.
     """
 
     letter: ClassVar[str] = "S"
     window: int | None = None
     sink: int = 0
+    sink_positions: SinkPositions = "absolute"
 
     def __post_init__(self) -> None:
         if self.sink < 0 or (self.window is not None and self.window <= self.sink):

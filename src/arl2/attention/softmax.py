@@ -8,10 +8,10 @@ from arl2.attention.access import Access
 from arl2.attention.base import SelfAttention
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import KeyValueCache, LayerMemory, MemoryGeometry
-from arl2.attention.plan import SoftmaxSpec
+from arl2.attention.plan import SinkPositions, SoftmaxSpec
 from arl2.attention.projections import Projections
 from arl2.kernels.attention import range_attention, softmax_attention
-from arl2.kernels.rope import Rotation
+from arl2.kernels.rope import Rotation, turn_frames
 
 
 class SoftmaxAttention(SelfAttention):
@@ -43,7 +43,13 @@ class SoftmaxAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
         q, k, v = self._rotated(x, rotation)
-        seen = layout.visible(self.spec.window, self.spec.sink)
+        window, sink = self.spec.window, self.spec.sink
+        if self.spec.sink_positions == "absolute":
+            return self.shared.merge(range_attention(q=q, k=k, v=v, ranges=layout.visible(window, sink)))
+        seen, moves = layout.visible_with_moved_sinks(window, sink)
+        tokens = sink * layout.frame_tokens
+        k = torch.cat([k, *(turn_frames(k[:, :tokens], [frames]) for frames in moves)], dim=1)
+        v = torch.cat([v, *(v[:, :tokens] for _ in moves)], dim=1)
         return self.shared.merge(range_attention(q=q, k=k, v=v, ranges=seen))
 
     def allocate_memory(
@@ -52,12 +58,22 @@ class SoftmaxAttention(SelfAttention):
         *,
         window: int | None,
         sink: int,
+        sink_positions: SinkPositions,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> KeyValueCache:
         width = self.shared.to_q.in_features
         heads = self.shared.heads
-        return KeyValueCache(geometry, heads, width // heads, window=window, sink=sink, dtype=dtype, device=device)
+        return KeyValueCache(
+            geometry,
+            heads,
+            width // heads,
+            window=window,
+            sink=sink,
+            sink_positions=sink_positions,
+            dtype=dtype,
+            device=device,
+        )
 
     def _rotated(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.shared.attention_inputs(self.shared.project(x))

@@ -58,9 +58,41 @@ class Rotation:
 
     def __call__(self, x: Float[Tensor, "batch tokens heads head"]) -> Float[Tensor, "batch tokens heads head"]:
         """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
-        even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], dim=-1)
-        return turned.flatten(-2).to(x.dtype)
+        return _turned(x, self.cos, self.sin)
+
+
+def turn_frames(
+    x: Float[Tensor, "batch tokens heads head"], frames: Sequence[int]
+) -> Float[Tensor, "batch tokens heads head"]:
+    """Rotated queries or keys, turned as if they stood other frames later: rows and columns stay.
+
+    Turning all queries and keys alike changes no score. A move by 0 is exact.
+
+    Args:
+        frames: how far to move; one number for all tokens, or one for each of as many equal stretches of them.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    head_dim = x.shape[-1]
+    angles = x.new_zeros(len(frames), head_dim // 2, dtype=torch.float64)
+    pairs, _, _ = split_pairs(head_dim)
+    moves = torch.tensor(frames, dtype=torch.float64, device=x.device)
+    angles[:, :pairs] = torch.outer(moves, _frequencies(pairs, x.device))
+    stretched = angles.repeat_interleave(x.shape[1] // len(frames), dim=0) if len(frames) > 1 else angles
+    return _turned(x, stretched.cos().to(dtype)[:, None], stretched.sin().to(dtype)[:, None])
+
+
+def turn_state(state: Float[Tensor, "batch heads key value"], frames: int) -> Float[Tensor, "batch heads key value"]:
+    """A recurrent state whose keys are turned as if all of them stood ``frames`` frames later.
+
+    The state is a sum of ``k v^T`` over rotated keys, so turning its key dimension turns them all: a stream may count
+    its frames from another origin.
+    """
+    return turn_frames(state.transpose(-1, -2), [frames]).transpose(-1, -2)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
 def _frequencies(pairs: int, device: torch.device | str) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from arl2.attention.plan import AttentionSpec, HybridSpec, SoftmaxSpec, parse_plan
+from arl2.attention.plan import SINK_POSITIONS, AttentionSpec, HybridSpec, SinkPositions, SoftmaxSpec, parse_plan
 from arl2.errors import ConfigError
 
 _WHOLE_NUMBERS = {
@@ -38,10 +38,19 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"A window of {window!r} frames cannot hold {sink} sink frames and a block of {block}; "
             f"use at least {sink + block}, or None for the whole past."
         )
+    check_sink_positions(config["sink_positions"])
     if config["ffn_rank_layers"] not in ("hybrid", "all"):
         raise ConfigError(f'ffn_rank_layers is {config["ffn_rank_layers"]!r}; it must be "hybrid" or "all".')
 
 
-def layer_spec(letter: str, window: int | None, sink: int, rank: int, alpha: float) -> AttentionSpec:
+def check_sink_positions(value: object) -> None:
+    """Refuse anything but the known positions of sinks."""
+    if value not in SINK_POSITIONS:
+        raise ConfigError(f"sink_positions is {value!r}; it must be one of {', '.join(SINK_POSITIONS)}.")
+
+
+def layer_spec(
+    letter: str, window: int | None, sink: int, sink_positions: SinkPositions, rank: int, alpha: float
+) -> AttentionSpec:
     """The self-attention of a layer with that letter in the plan."""
-    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink)
+    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink, sink_positions)

@@ -4,11 +4,12 @@ A multiply-add is two operations. Elementwise work, norms and the time path are 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arl2.attention.memory import MemoryGeometry
 from arl2.attention.plan import HybridSpec
+from arl2.geometry import split_blocks
 from arl2.kernels.delta_rule.chunked import CHUNK
 
 STATE_BYTES = 4  # states are float32
@@ -48,11 +49,9 @@ def pass_flops(config: Mapping[str, Any], geometry: MemoryGeometry, *, past_fram
     plan: str = config["layer_plan"]
     last = len(plan) - 1
     tokens = geometry.batch * geometry.block_frames * geometry.frame_tokens
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    patch_values = config["patch_size"][1] * config["patch_size"][2]
-    ends = 2 * tokens * width * patch_values * config["in_channels"]
+    ends = _end(config, tokens, config["in_channels"])
     if not commit:
-        ends += 2 * tokens * width * patch_values * config["out_channels"]
+        ends += _end(config, tokens, config["out_channels"])
     total = PassFlops(ends, 0, 0, 0, 0)
     for i, letter in enumerate(plan):
         memory_only = commit and i == last
@@ -63,6 +62,55 @@ def pass_flops(config: Mapping[str, Any], geometry: MemoryGeometry, *, past_fram
         if not memory_only:
             total += _cross_and_ffn(config, tokens, letter)
     return total
+
+
+def clip_flops(
+    config: Mapping[str, Any],
+    geometry: MemoryGeometry,
+    *,
+    frames: int,
+    first_block_frames: int | None = None,
+    hybrid_attention_alone: bool = False,
+) -> PassFlops:
+    """Operations of one parallel forward of a whole clip under teacher forcing, both halves.
+
+    Args:
+        config: the transformer's.
+        geometry: batch, token grid and frames of a block.
+        frames: latent frames of the clip.
+        first_block_frames: where the first block differs.
+        hybrid_attention_alone: count the self-attention of hybrid layers and nothing else: what stage 1 adds to the
+            teacher's pass.
+
+    Raises:
+        GeometryError: frames that are not whole blocks.
+    """
+    plan, window = str(config["layer_plan"]), config["window"]
+    hybrid = plan.count(HybridSpec.letter)
+    total = PassFlops(0, 0, 0, 0, 0)
+    spans = split_blocks(frames, geometry.block_frames, first_block_frames)
+    for span in spans:
+        block = replace(geometry, block_frames=len(span))
+        tokens = block.batch * block.block_frames * block.frame_tokens
+        past = span.start if window is None else min(span.start, window - len(span))
+        if hybrid_attention_alone:
+            for _layer in range(2 * hybrid):
+                total += _hybrid(config, block, tokens, commit=False, memory_only=False)
+        else:
+            total += pass_flops(config, block, past_frames=past, commit=False)
+            total += pass_flops(config, block, past_frames=past, commit=False)
+            # The head reads the noisy half alone.
+            total += PassFlops(-_end(config, tokens, config["out_channels"]), 0, 0, 0, 0)
+        # Keys and values are made of both halves; the clean one writes the state, if a block follows.
+        linear, update = _state_write(config, tokens)
+        total += PassFlops(2 * hybrid * linear, 0, 0, 0, hybrid * update if span is not spans[-1] else 0)
+    return total
+
+
+def _end(config: Mapping[str, Any], tokens: int, channels: int) -> int:
+    """Of embedding patches, or of the head."""
+    patch_values = config["patch_size"][1] * config["patch_size"][2] * channels
+    return 2 * tokens * config["num_attention_heads"] * config["attention_head_dim"] * patch_values
 
 
 def _softmax(
@@ -86,8 +134,7 @@ def _hybrid(
     gate = 2 * tokens * width * heads
     linear = self_attention = read = update = 0
     if commit:
-        linear += 2 * branch + 2 * gate  # k', v', decay, strength
-        update = tokens * heads * (4 * head_dim**2 + 3 * CHUNK * head_dim)
+        linear, update = _state_write(config, tokens)
     if memory_only:
         linear += 4 * tokens * width**2
     else:
@@ -95,6 +142,14 @@ def _hybrid(
         self_attention = 4 * tokens * geometry.block_frames * geometry.frame_tokens * width
         read = 2 * tokens * width * head_dim
     return PassFlops(linear, self_attention, 0, read, update)
+
+
+def _state_write(config: Mapping[str, Any], tokens: int) -> tuple[int, int]:
+    """Linear operations of k', v', decay and strength, and those of the update."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    width = heads * head_dim
+    linear = 4 * tokens * width * head_dim + 8 * tokens * width * config["state_rank"] + 4 * tokens * width * heads
+    return linear, tokens * heads * (4 * head_dim**2 + 3 * CHUNK * head_dim)
 
 
 def _cross_and_ffn(config: Mapping[str, Any], tokens: int, letter: str) -> PassFlops:
@@ -117,9 +172,14 @@ class MemoryBytes:
     states: int
     cache_per_frame: int
 
-    def at(self, frames: int) -> int:
-        """With ``frames`` latent frames kept in the softmax layers."""
-        return self.states + frames * self.cache_per_frame
+    def at(self, frames: int, *, moved_sinks: int = 0) -> int:
+        """With ``frames`` latent frames kept in the softmax layers.
+
+        Args:
+            moved_sinks: sinks that move with the window (``sink_positions="relative"``): their keys are kept twice, as
+                they were written and as they stand now.
+        """
+        return self.states + frames * self.cache_per_frame + moved_sinks * self.cache_per_frame // 2
 
 
 def memory_bytes(config: Mapping[str, Any], *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:

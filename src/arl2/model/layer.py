@@ -3,6 +3,7 @@
 Legend: B batch, F frames, S tokens a frame, T = F S tokens, d width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,15 @@ class Modulation(NamedTuple):
     shift: Tensor
     scale: Tensor
     gate: Tensor
+
+
+class AttentionCall(NamedTuple):
+    """One parallel self-attention: its normed and modulated input, what came out, and where the tokens stand."""
+
+    input: Float[Tensor, "batch tokens width"]
+    output: Float[Tensor, "batch tokens width"]
+    rotation: Rotation
+    layout: ClipLayout
 
 
 class FeedForward(nn.Module):
@@ -75,6 +85,8 @@ class TransformerLayer(nn.Module):
         self.ffn = FeedForward(width, ffn_dim, ffn_rank, ffn_alpha)
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.eps = eps
+        # Training looks on here (arl2.training.watching); nobody else does.
+        self.attention_watcher: Callable[[AttentionCall], None] | None = None
 
     def stream(
         self,
@@ -111,7 +123,10 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """A whole clip in parallel (training); equal to streaming its blocks."""
         local, mixing = self._modulations(time)
-        attended = self.self_attention.parallel(self._modulated(x, local), rotation, layout)
+        given = self._modulated(x, local)
+        attended = self.self_attention.parallel(given, rotation, layout)
+        if self.attention_watcher is not None:
+            self.attention_watcher(AttentionCall(given, attended, rotation, layout))
         return self._rest(_gated(x, attended, local), text, mixing)
 
     def _rest(self, x: Tensor, text: TextKeyValues, mixing: Modulation) -> Tensor:

@@ -18,13 +18,13 @@ from arl2.attention.access import Access
 from arl2.attention.cross import TextKeyValues
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import HybridSpec, SinkPositions
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.geometry import split_blocks, token_grid
-from arl2.kernels.norm import layer_norm
 from arl2.kernels.rope import Rotation, rope_angles
-from arl2.model.config import check_config, layer_spec
+from arl2.model.config import check_config, check_sink_positions, layer_spec
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
+from arl2.model.head import FlowHead
 from arl2.model.layer import TransformerLayer
 from arl2.model.passes import DiffusionForcing, Pass, Stream, TeacherForcing
 
@@ -46,24 +46,6 @@ class PromptContext(NamedTuple):
         return self.layers[0].k.shape[0]
 
 
-class FlowHead(nn.Module):
-    """Modulated norm and a linear layer from the width to the values of a patch."""
-
-    def __init__(self, width: int, patch_values: int, eps: float) -> None:
-        super().__init__()
-        self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
-        self.proj = nn.Linear(width, patch_values)
-        self.eps = eps
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens width"], time: Float[Tensor, "batch frames width"]
-    ) -> Float[Tensor, "batch tokens values"]:
-        shift, scale = (self.modulation.float() + time[:, :, None])[:, :, None].unbind(-2)
-        normed = layer_norm(x, self.eps).unflatten(1, (time.shape[1], -1))
-        modulated = torch.addcmul(shift, normed, 1 + scale).flatten(1, 2)
-        return self.proj(modulated.to(self.proj.weight.dtype))
-
-
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     """Predicts the flow ``v = noise - x0`` of video latents, block after block.
 
@@ -78,6 +60,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         block_frames: latent frames denoised together.
         window: frames visible to softmax layers, current block included; None sees the whole past.
         sink: first frames of the stream that the window never evicts.
+        sink_positions: ``"absolute"`` or ``"relative"``: sinks stay at their own frames or move with the window.
         state_rank, ffn_rank: of the low-rank changes of the state branch and of the feed-forward; 0 for none.
         low_rank_alpha: both are scaled by ``alpha / rank``; None is twice the rank.
         ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has the change.
@@ -117,6 +100,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         block_frames: int = 3,
         window: int | None = None,
         sink: int = 0,
+        sink_positions: str = "absolute",
         state_rank: int = 0,
         ffn_rank: int = 0,
         low_rank_alpha: float | None = None,
@@ -135,7 +119,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self.text_embedder = TextEmbedder(text_dim, width)
         self.layers = nn.ModuleList(
             TransformerLayer(
-                layer_spec(letter, window, sink, state_rank, state_alpha),
+                layer_spec(letter, window, sink, cast(SinkPositions, sink_positions), state_rank, state_alpha),
                 width=width,
                 heads=num_attention_heads,
                 ffn_dim=ffn_dim,
@@ -193,7 +177,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         if flow is not None and not self._flow_was_finite:
             self._flow_was_finite = self._check_finite([flow], latents, timestep, prompt)
         if isinstance(run, Stream) and run.access is Access.COMMIT and not self._memory_was_finite:
-            written = [tensor for layer in run.memory.layers for tensor in layer.valid()]
+            written = [tensor for layer in run.memory.layers for tensor in layer.held().values()]
             self._memory_was_finite = self._check_finite(written, latents, timestep, prompt)
         return flow
 
@@ -299,23 +283,27 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         width: int,
         window: int | Literal["config"] | None = "config",
         sink: int | None = None,
+        sink_positions: SinkPositions | None = None,
         block_frames: int | None = None,
     ) -> Memory:
         """Empty memory for ``batch`` new streams of latents ``height x width``.
 
         Args:
             window: frames visible to softmax layers; ``"config"`` takes the model's, None sees the whole past.
-            sink: as in the config unless given.
+            sink, sink_positions: as in the config unless given.
             block_frames: as in the config unless given.
 
         Raises:
             GeometryError: a latent size that does not fit the patch.
+            ConfigError: unknown sink positions.
             MemoryMismatchError: a window too small for the sinks and one block.
         """
         grid = token_grid(height, width, tuple(self.config.patch_size))
         if window == "config":
             window = cast(int | None, self.config.window)
         sink = (self.config.sink if window is not None else 0) if sink is None else sink
+        sink_positions = self.config.sink_positions if sink_positions is None else sink_positions
+        check_sink_positions(sink_positions)
         block_frames = self.config.block_frames if block_frames is None else block_frames
         if batch < 1 or block_frames < 1:
             raise MemoryMismatchError(f"Memory is for 1 or more streams and frames; got {batch} and {block_frames}.")
@@ -325,6 +313,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 geometry,
                 window=window,
                 sink=sink,
+                sink_positions=sink_positions,
                 dtype=self.compute_dtype,
                 device=self.patch_embedding.weight.device,
             )

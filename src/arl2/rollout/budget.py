@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import HybridSpec, SinkPositions
 from arl2.errors import Arl2Error, ConfigError, GeometryError
 from arl2.geometry import token_grid, video_frames_of
 from arl2.model.cost import memory_bytes
@@ -46,6 +46,7 @@ class Work:
         batch: videos at once.
         height, width: of the picture, in pixels.
         window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
+        sink_positions: relative sinks take half as much again.
         first_block_frames: size of the first block, where it differs.
         guided: whether a negative prompt keeps a memory of its own.
         dtype: of computing; the codec is loaded in it, too.
@@ -58,6 +59,7 @@ class Work:
     width: int = 832
     window: int | None = None
     sink: int = 0
+    sink_positions: SinkPositions = "absolute"
     first_block_frames: int | None = None
     guided: bool = False
     dtype: torch.dtype = torch.bfloat16
@@ -173,6 +175,7 @@ def _plan(size: TransformerSize, work: Work, text_encoder_parameters: int, decod
     block, streams, pixels = config["block_frames"], work.batch * (2 if work.guided else 1), work.height * work.width
     per_stream = memory_bytes(config, batch=streams, frame_tokens=grid.tokens, element_size=dtype.itemsize)
     kept, spare = _frames_kept(work, block, has_cache=per_stream.cache_per_frame > 0)
+    moved_sinks = work.sink if work.sink_positions == "relative" else 0
     layers, width = len(config["layer_plan"]), config["num_attention_heads"] * config["attention_head_dim"]
     is_here = work.text_encoder != "elsewhere" and text_encoder_parameters > 0
     # A tensor of keys (or of values) grows at a time, in one layer at a time: then its old copy is there, too.
@@ -189,7 +192,7 @@ def _plan(size: TransformerSize, work: Work, text_encoder_parameters: int, decod
         codec=decoder.weight_bytes(dtype),
         prompts=2 * layers * streams * config["text_len"] * width * dtype.itemsize,
         states=per_stream.states,
-        cache=kept * per_stream.cache_per_frame,
+        cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
         spare=spare.ahead * per_stream.cache_per_frame + growing,
         activations=pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype),
         text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,

@@ -39,8 +39,8 @@ def softmax_attention(
 def range_attention(
     *,
     q: Float[Tensor, "batch tokens heads head"],
-    k: Float[Tensor, "batch tokens heads head"],
-    v: Float[Tensor, "batch tokens heads value"],
+    k: Float[Tensor, "batch keys heads head"],
+    v: Float[Tensor, "batch keys heads value"],
     ranges: Ranges,
     scale: float | None = None,
     backend: str = "auto",
@@ -48,7 +48,7 @@ def range_attention(
     """Attention in which each range of queries sees its ranges of keys alone (block-causal, windowed, ...).
 
     Args:
-        q, k, v: ``[B, T, H, D]``.
+        q: ``[B, T, H, D]``; k, v: the same, or longer where some keys belong to no query.
         ranges: cover all queries in order; see :class:`arl2.kernels.attention.ranges.QueryRange`.
         scale: of the scores; ``D**-0.5`` if None.
         backend: one of ``BACKENDS``; ``auto`` is ``flex`` on CUDA where it can run, a loop of ``sdpa`` calls elsewhere.

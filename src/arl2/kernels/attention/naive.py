@@ -26,18 +26,20 @@ def softmax_attention(
 def range_attention(
     *,
     q: Float[Tensor, "batch tokens heads head"],
-    k: Float[Tensor, "batch tokens heads head"],
-    v: Float[Tensor, "batch tokens heads value"],
+    k: Float[Tensor, "batch keys heads head"],
+    v: Float[Tensor, "batch keys heads value"],
     ranges: Ranges,
     scale: float | None = None,
 ) -> Float[Tensor, "batch tokens heads value"]:
     """Attention in which each range of queries sees its ranges of keys alone."""
-    return softmax_attention(q=q, k=k, v=v, scale=scale, mask=dense_mask(ranges, q.shape[1], q.device))
+    return softmax_attention(q=q, k=k, v=v, scale=scale, mask=dense_mask(ranges, q.shape[1], k.shape[1], q.device))
 
 
-def dense_mask(ranges: Ranges, tokens: int, device: torch.device | str = "cpu") -> Bool[Tensor, "tokens tokens"]:
-    """The ``L x L`` mask that ``ranges`` stand for."""
-    mask = torch.zeros(tokens, tokens, dtype=torch.bool, device=device)
+def dense_mask(
+    ranges: Ranges, queries: int, keys: int, device: torch.device | str = "cpu"
+) -> Bool[Tensor, "queries keys"]:
+    """The full mask that ``ranges`` stand for."""
+    mask = torch.zeros(queries, keys, dtype=torch.bool, device=device)
     for part in ranges:
         for start, stop in part.keys:
             mask[part.start : part.stop, start:stop] = True

@@ -29,8 +29,8 @@ def softmax_attention(
 def range_attention(
     *,
     q: Float[Tensor, "batch tokens heads head"],
-    k: Float[Tensor, "batch tokens heads head"],
-    v: Float[Tensor, "batch tokens heads value"],
+    k: Float[Tensor, "batch keys heads head"],
+    v: Float[Tensor, "batch keys heads value"],
     ranges: Ranges,
     scale: float | None = None,
 ) -> Float[Tensor, "batch tokens heads value"]:
@@ -38,10 +38,11 @@ def range_attention(
     if is_block_diagonal(ranges, q.shape[1]):
         return _block_diagonal(q, k, v, len(ranges), scale)
     # Cut once, at every edge: the gradient of a split is one concatenation, that of each slice a full-size sum.
-    edges = _edges(ranges, q.shape[1])
+    edges = _edges(ranges, q.shape[1], k.shape[1])
     sizes = [stop - start for start, stop in itertools.pairwise(edges)]
     place = {edge: i for i, edge in enumerate(edges)}
-    queries, keys, values = (x.split(sizes, dim=1) for x in (q, k, v))
+    queries = q.split(sizes[: place[q.shape[1]]], dim=1)
+    keys, values = (x.split(sizes, dim=1) for x in (k, v))
     outputs = []
     for part in ranges:
         seen = [i for start, stop in part.keys for i in range(place[start], place[stop])]
@@ -57,10 +58,10 @@ def range_attention(
     return torch.cat(outputs, dim=1)
 
 
-def _edges(ranges: Ranges, tokens: int) -> list[int]:
+def _edges(ranges: Ranges, queries: int, keys: int) -> list[int]:
     """Every position where a range of queries or keys begins or ends, ascending."""
     own = {edge for part in ranges for edge in (part.start, part.stop)}
-    return sorted(own | {edge for part in ranges for pair in part.keys for edge in pair} | {0, tokens})
+    return sorted(own | {edge for part in ranges for pair in part.keys for edge in pair} | {0, queries, keys})
 
 
 def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, blocks: int, scale: float | None) -> Tensor:
