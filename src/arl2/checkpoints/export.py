@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from arl2.attention.plan import HybridSpec
 from arl2.checkpoints.layouts import to_original
+from arl2.checkpoints.merging import with_published_alpha
 from arl2.errors import CheckpointError
+from arl2.files.plain import first_line
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 PublishedLayout = Literal["wan", "arl2"]
@@ -24,7 +27,7 @@ def export_checkpoint(
         layout: ``"arl2"`` takes any model; ``"wan"``, the original naming, all-softmax models without low-rank changes.
 
     Raises:
-        CheckpointError: a model that the layout cannot hold, or another kind of file.
+        CheckpointError: a model that the layout cannot hold, another kind of file, or a disk that is full.
     """
     path = Path(path)
     config = model.config
@@ -33,13 +36,22 @@ def export_checkpoint(
             f"The original layout holds softmax models only, but this plan is {config.layer_plan} "
             f'with feed-forward rank {config.ffn_rank}; export with layout="arl2".'
         )
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    if path.suffix not in (".pt", ".safetensors"):
+        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; export to .pt or .safetensors.")
+    # No file of these layouts says its alpha; readers take twice the rank.
+    tensors = {name: t.detach().cpu().contiguous() for name, t in with_published_alpha(model).state_dict().items()}
     published = to_original(tensors, len(config.layer_plan))
     partial = path.with_name(path.name + ".partial")
-    if path.suffix == ".pt":
-        torch.save({"generator": {f"model.{name}": tensor for name, tensor in published.items()}}, partial)
-    elif path.suffix == ".safetensors":
-        save_file({name: t.contiguous() for name, t in published.items()}, partial, metadata={"format": "pt"})
-    else:
-        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; export to .pt or .safetensors.")
-    partial.replace(path)  # a crash leaves the old file or the new one, never half of one
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pt":
+            torch.save({"generator": {f"model.{name}": tensor for name, tensor in published.items()}}, partial)
+        else:
+            save_file({name: t.contiguous() for name, t in published.items()}, partial, metadata={"format": "pt"})
+        partial.replace(path)  # a crash leaves the old file or the new one, never half of one
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({first_line(error)}); make room or choose another."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

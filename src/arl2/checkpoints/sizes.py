@@ -11,7 +11,16 @@ from arl2.errors import CheckpointError, ConfigError
 
 # What no tensor tells, and its value unless a config beside the file or the caller says otherwise.
 DEFAULT_HEAD_DIM = 128
-OPTIONAL = ("num_attention_heads", "text_len", "block_frames", "window", "sink", "low_rank_alpha", "eps")
+OPTIONAL = (
+    "num_attention_heads",
+    "text_len",
+    "block_frames",
+    "window",
+    "sink",
+    "sink_positions",
+    "low_rank_alpha",
+    "eps",
+)
 
 # How other configs spell these.
 _SYNONYMS = {

@@ -1,0 +1,160 @@
+"""``arl2 convert`` and ``arl2 export``: what they write loads back and gives the same video."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from arl2.cli.main import main
+from arl2.rollout.pipeline import ARL2Pipeline
+from pipeline.stand_in import stand_in_pipeline
+from support import relative
+
+PROMPT = "a red circle moves right on navy"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A softmax model of four layers and a hybrid whose every parameter is random, low-rank changes included."""
+    folder = tmp_path_factory.mktemp("models")
+    stand_in_pipeline("SSSS").save_pretrained(folder / "softmax")
+    stand_in_pipeline("HS").save_pretrained(folder / "hybrid")
+    return folder
+
+
+def latents_of(model: Path | str, **parts: Path) -> torch.Tensor:
+    pipe = ARL2Pipeline.from_pretrained(model, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe([PROMPT], num_frames=33, seed=3, output_type="latent").frames
+
+
+def test_a_conversion_keeps_every_weight_and_says_what_is_new(models, tmp_path, capsys) -> None:
+    folder = tmp_path / "converted"
+    assert main(["convert", str(models / "softmax"), "--layers", "0-1,3", "--keep", "1", "-o", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "SSSS -> HSSH" in said
+    assert "2 of 4 hybrid" in said
+    before = ARL2Pipeline.from_pretrained(models / "softmax").transformer.state_dict()
+    after = ARL2Pipeline.from_pretrained(folder)
+    assert after.transformer.config.layer_plan == "HSSH"
+    tensors = after.transformer.state_dict()
+    for name, tensor in before.items():
+        home = name if name in tensors else name.replace(".up.", ".up.linear.").replace(".down.", ".down.linear.")
+        assert torch.equal(tensors[home], tensor)
+    new = sum(x.numel() for x in tensors.values()) - sum(x.numel() for x in before.values())
+    assert f"{new:,}" in said
+    # A first block has no past: it is the same.
+    torch.testing.assert_close(latents_of(folder)[:, :, :3], latents_of(models / "softmax")[:, :, :3])
+    for part in ("codec", "text"):
+        for file in (models / "softmax" / part).rglob("*"):
+            copied = folder / part / file.relative_to(models / "softmax" / part)
+            assert file.is_dir() or copied.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "plan"),
+    [
+        (("--fraction", "0.75"), "HHHS"),
+        (("--fraction", "0.5", "--keep", "0"), "SHHS"),
+        (("--fraction", "0.5", "--ranking", "ranking.json"), "SHSH"),
+        (("--plan", "SHHS", "--state-rank", "3", "--ffn-rank", "0", "--alpha", "5"), "SHHS"),
+    ],
+)
+def test_ways_to_choose_layers(models, tmp_path, monkeypatch, words, plan) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ranking.json").write_text(json.dumps({"ranking": [3, 1, 0, 2]}))
+    assert main(["convert", str(models / "softmax"), *words, "-o", "out"]) == 0
+    config = json.loads(Path("out/transformer/config.json").read_text())
+    assert config["layer_plan"] == plan
+    assert (config["state_rank"], config["ffn_rank"]) == ((3, 0) if "--alpha" in words else (16, 16))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
+    assert main(["convert", str(models / "hybrid"), "--layers", "1", "-o", str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    assert (config["layer_plan"], config["state_rank"], config["ffn_rank"]) == ("HH", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("softmax", "--plan", "HHHHS"), "names 5 layers but the model has 4"),
+        (("softmax", "--plan", "HHXS"), "unknown letters X"),
+        (("softmax", "--layers", "0-4"), "no layer 4: the model has layers 0 to 3"),
+        (("softmax", "--layers", "0,x"), "numbers and ranges"),
+        (("softmax", "--layers", "0", "--keep", "7"), "no layer 7"),
+        (("softmax", "--layers", "0", "--keep", "0"), "No layer is left to convert"),
+        (("softmax", "--plan", "SSSS"), "No layer is left to convert"),
+        (("softmax", "--plan", "HSSS", "--keep", "0"), "makes layer 0 hybrid and --keep leaves it"),
+        (("softmax", "--fraction", "0.1"), "A share of 0.1"),
+        (("softmax", "--layers", "0", "--ranking", "none.json"), "--ranking goes with --fraction"),
+        (("softmax", "--fraction", "0.5", "--ranking", "none.json"), "cannot be read"),
+        (("hybrid", "--layers", "0"), "No layer is left to convert"),
+        (("hybrid", "--layers", "1", "--state-rank", "4"), "have ranks 2 and 2"),
+        (("hybrid", "--layers", "1", "--alpha", "4"), "leave --alpha"),
+        (("nothing", "--layers", "0"), "There is no model"),
+        (("softmax", "--layers", "0", "-o", "softmax"), "is there already"),
+    ],
+)
+def test_conversions_that_cannot_be(models, tmp_path, monkeypatch, capsys, words, said) -> None:
+    monkeypatch.chdir(models)
+    where = () if "-o" in words else ("-o", str(tmp_path / "out"))
+    assert main(["convert", *words, *where]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_exports_give_the_same_video(models, tmp_path, capsys) -> None:
+    hybrid = models / "hybrid"
+    expected = latents_of(hybrid)
+    for name, words in (("kept", ()), ("merged", ("--merge-low-rank",))):
+        for suffix in ("", ".pt", ".safetensors"):
+            output = tmp_path / f"{name}{suffix}"
+            assert main(["export", str(hybrid), "-o", str(output), *words]) == 0
+            found = latents_of(output) if not suffix else latents_of(hybrid, weights=output)
+            if name == "kept":
+                assert torch.equal(found, expected)
+            else:
+                assert relative(found, expected) < 1e-5
+    said = capsys.readouterr().out
+    assert "merged 2 low-rank changes of feed-forwards" in said
+    assert "3 of state branches stay" in said
+    assert "block_frames 3" in said
+    # And back: a published file over the parts of a pipeline becomes a folder of its own.
+    words = [str(hybrid), "--weights", str(tmp_path / "kept.pt"), "-o", str(tmp_path / "back")]
+    assert main(["export", *words]) == 0
+    assert torch.equal(latents_of(tmp_path / "back"), expected)
+    # A file alone becomes another file; no base is needed for that.
+    assert main(["export", str(tmp_path / "kept.pt"), "-o", str(tmp_path / "again.safetensors")]) == 0
+    assert torch.equal(latents_of(hybrid, weights=tmp_path / "again.safetensors"), expected)
+
+
+def test_only_tensors_are_in_a_published_file(models, tmp_path) -> None:
+    assert main(["export", str(models / "hybrid"), "-o", str(tmp_path / "model.pt")]) == 0
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(content) == {"generator"}
+    assert "model.blocks.0.self_attn.A_log" in content["generator"]
+    assert all(type(tensor) is torch.Tensor for tensor in content["generator"].values())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("softmax", "-o", "out", "--merge-low-rank"), "have no low-rank changes"),
+        (("hybrid", "-o", "out.pt", "--layout", "wan"), "holds softmax models only"),
+        (("hybrid", "-o", "out", "--layout", "arl2"), "--layout goes with a file"),
+        (("hybrid", "-o", "softmax"), "is there already"),
+        (("nothing.pt", "-o", "out.pt"), "There is no model"),
+        (("file.pt", "-o", "out"), "give --base"),
+        (("hybrid", "-o", "file.pt"), "is there already"),
+    ],
+)
+def test_exports_that_cannot_be(models, monkeypatch, capsys, words, said) -> None:
+    monkeypatch.chdir(models)
+    if not Path("file.pt").exists():
+        assert main(["export", "hybrid", "-o", "file.pt"]) == 0
+    assert main(["export", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not any(Path(name).exists() for name in ("out", "out.pt", "out.partial"))
