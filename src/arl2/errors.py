@@ -21,5 +21,17 @@ class MemoryMismatchError(Arl2Error):
     """Memory that was never allocated, is full, or belongs to another model, batch or picture size."""
 
 
+class ProcessLostError(Arl2Error):
+    """Another process of the same run ended before its time; what it said itself is the cause."""
+
+
 class NonFiniteError(Arl2Error):
     """NaN or infinity in weights or inputs, found at the first forward or by ``arl2 inspect``."""
+
+
+class StreamError(Arl2Error):
+    """A stream that cannot do what was asked: it is closed, its decoder is behind, or it does not keep so much."""
+
+
+class SnapshotError(Arl2Error):
+    """A snapshot file that is damaged, or of another model, plan, dtype or a newer version."""

@@ -6,6 +6,8 @@ folder cannot make the loader import anything else, and rooms above this one are
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -83,30 +85,55 @@ def load_parts(folder: Path, *, dtype: torch.dtype) -> Parts:
         ConfigError: ``generation.json`` has an unknown setting.
     """
     _require_files(folder)
+    settings = load_settings(folder)
+    text = load_text(folder)
+    codec = load_codec(folder, dtype=dtype)
+    return Parts(load_transformer(folder / TRANSFORMER, dtype=dtype), codec, text, settings)
+
+
+def load_settings(folder: Path) -> GenerationSettings:
+    """How the model of a folder is sampled; errors as for ``load_parts``."""
     generation = read_json(folder / GENERATION)
-    text_name = generation.pop("text", None)
-    settings = settings_from_mapping(generation, where=GENERATION)
-    codec_name = read_json(folder / CODEC / "config.json").get("_class_name")
-    codec_class = _named(CODECS, codec_name, f"{CODEC}/config.json names the codec")
-    text_class = _named(TEXT_PARTS, text_name, f"{GENERATION} names the text part")
-    transformer = load_transformer(folder / TRANSFORMER, dtype=dtype)
-    try:
-        codec, report = codec_class.from_pretrained(
+    generation.pop("text", None)
+    return settings_from_mapping(generation, where=GENERATION)
+
+
+def load_codec(folder: Path, *, dtype: torch.dtype) -> VideoCodec:
+    """The codec of a folder alone; errors as for ``load_parts``."""
+    name = read_json(folder / CODEC / "config.json").get("_class_name")
+    kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
+    with _undamaged(folder):
+        codec, report = kind.from_pretrained(
             folder / CODEC, torch_dtype=dtype, output_loading_info=True, local_files_only=True
         )
-        text = text_class.from_pretrained(folder / TEXT)
+    unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if unfit:
+        raise CheckpointError(
+            f"'{folder / CODEC}' is not exactly one {name}: {len(unfit)} tensors are missing or besides, "
+            f"first {unfit[0]}."
+        )
+    loaded: VideoCodec = codec.eval()
+    return loaded
+
+
+def load_text(folder: Path) -> TextPart:
+    """The text part of a folder alone; errors as for ``load_parts``."""
+    name = read_json(folder / GENERATION).get("text")
+    kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
+    with _undamaged(folder):
+        text: TextPart = kind.from_pretrained(folder / TEXT)
+    return text
+
+
+@contextmanager
+def _undamaged(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except Arl2Error:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise CheckpointError(f"'{folder}' holds a damaged codec or text part ({reason}); copy it anew.") from error
-    unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if unfit:
-        raise CheckpointError(
-            f"'{folder / CODEC}' is not exactly one {codec_name}: {len(unfit)} tensors are missing or besides, "
-            f"first {unfit[0]}."
-        )
-    return Parts(transformer, codec.eval(), text, settings)
 
 
 def save_parts(parts: Parts, folder: Path) -> None:

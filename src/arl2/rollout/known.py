@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import Tensor
 
 from arl2.errors import Arl2Error, GeometryError
 from arl2.geometry import video_frames_of
+from arl2.rollout.codec_device import for_codec
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.video.clips import clip_frames, count_clip_frames
 from arl2.video.codec import VideoCodec
@@ -119,7 +120,7 @@ def video_latents(codec: VideoCodec, frames: Iterable[Frame], *, height: int, wi
     remaining = iter(frames)
     while piece := list(islice(remaining, codec.temporal_factor if pieces else 1)):
         fitted = np.stack([fit_picture(frame, height=height, width=width) for frame in piece])
-        latents = codec.encode(_for_codec(codec, from_bytes(fitted)[None]), cache)
+        latents = codec.encode(for_codec(codec, from_bytes(fitted)[None]), cache)
         pieces.append(latents.float().cpu().numpy().copy())
     if not pieces:
         raise GeometryError("No video frames came; a known start has at least one.")
@@ -199,11 +200,3 @@ def read_image(path: Path) -> Image.Image:
         raise Arl2Error(f"'{path}' cannot be read as an image ({error}); give a .png, .jpg or .webp.") from error
     white = Image.new("RGBA", upright.size, "white")
     return Image.alpha_composite(white, upright).convert("RGB")
-
-
-def _for_codec(codec: VideoCodec, video: Tensor) -> Tensor:
-    """On the codec's device, in its precision."""
-    if not isinstance(codec, nn.Module):
-        return video
-    parameter = next(codec.parameters())
-    return video.to(device=parameter.device, dtype=parameter.dtype)

@@ -1,28 +1,31 @@
 """Prompt to video: text part, rollout and codec behind a call as diffusers users know it, and as a stream of blocks."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from arl2.attention.plan import SinkPositions
 from arl2.errors import ConfigError
-from arl2.geometry import FrameRange, split_blocks
+from arl2.geometry import split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.blocks import Block
+from arl2.rollout.blocks import VideoBlock as VideoBlock
 from arl2.rollout.folder import Parts, is_saved_pipeline, load_parts, pipeline_folder, save_parts
 from arl2.rollout.frames import FramePlan, plan_frames
-from arl2.rollout.generator import Block, generate_blocks
-from arl2.rollout.request import Ask, Generators, OnStepEnd, Request, Seeds, Window, make_request
+from arl2.rollout.request import Ask, Generators, OnStepEnd, Seeds, Window, make_request
+from arl2.rollout.resume import resume_stream
 from arl2.rollout.settings import GenerationSettings
+from arl2.rollout.stream import Stream
+from arl2.rollout.stream_state import SnapshotKind, Terms
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 from arl2.video.pixels import to_bytes
@@ -36,33 +39,6 @@ _NO_OFFLOAD = (
 )
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-
-
-@dataclass(frozen=True)
-class VideoBlock:
-    """One block, denoised and decoded.
-
-    Attributes:
-        index: number of the block, from 0 at the start of the stream.
-        frames: its latent frames, counted from the start of the stream.
-        latents: ``[B, C, F, h, w]``.
-        first_video_frame: number of its first video frame.
-        video: RGB in [-1, 1], not clamped, ``[B, 3, video frames, height, width]``.
-        denoise_seconds, commit_seconds, decode_seconds: host time of each part; 0 denoising for known latents.
-    """
-
-    index: int
-    frames: FrameRange
-    latents: Float[Tensor, "batch channels latent_frames latent_height latent_width"]
-    first_video_frame: int
-    video: Float[Tensor, "batch 3 video_frames height width"]
-    denoise_seconds: float
-    commit_seconds: float
-    decode_seconds: float
-
-    def pixels(self, sample: int = 0) -> UInt8[np.ndarray, "video_frames height width 3"]:
-        """Video frames of one sample as bytes, ready for a writer."""
-        return to_bytes(self.video[sample])
 
 
 @dataclass
@@ -150,7 +126,7 @@ class ARL2Pipeline(DiffusionPipeline):
         """
         if not safe_serialization or variant is not None:
             raise ConfigError("A pipeline is saved as safetensors without variants; leave these two arguments out.")
-        save_parts(Parts(self.transformer, self.codec, self.text, self.settings), Path(save_directory))
+        save_parts(self._parts(), Path(save_directory))
 
     def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
         """Refused: hooks of diffusers move a part in when its ``forward`` is called, and out after it.
@@ -195,6 +171,7 @@ class ARL2Pipeline(DiffusionPipeline):
         steps: int | Sequence[int] | None = None,
         window: Window = "settings",
         sink: int | None = None,
+        sink_positions: SinkPositions | None = None,
         known: Float[Tensor, "batch channels known h w"] | None = None,
         negative_prompt: str | None = None,
         guidance_scale: float | None = None,
@@ -218,6 +195,8 @@ class ARL2Pipeline(DiffusionPipeline):
             steps: the same; or a list, such as ``(1000, 500)``.
             window: latent frames that softmax layers see; None the whole past, "settings" as these say.
             sink: first latent frames that the window never evicts; None: as the model's config says.
+            sink_positions: "absolute" or "relative": whether sinks stay at their own frames or move with the window;
+                None: as the model's config says.
             known: latents that the videos start with, in whole blocks.
             negative_prompt, guidance_scale: of multi-step models; None: as the settings say.
             prompt_embeds, negative_prompt_embeds: what the text part would give, instead of prompts.
@@ -236,8 +215,8 @@ class ARL2Pipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ConfigError(f'output_type is {output_type!r}; use "pil", "np", "pt" or "latent".')
         num_frames = self.settings.num_frames if num_frames is None else num_frames
-        ask = Ask(
-            prompt=prompt,
+        stream = self.stream(
+            prompt,
             num_frames=num_frames,
             height=height,
             width=width,
@@ -247,27 +226,29 @@ class ARL2Pipeline(DiffusionPipeline):
             steps=steps,
             window=window,
             sink=sink,
+            sink_positions=sink_positions,
             known=known,
             negative_prompt=negative_prompt,
             guidance_scale=guidance_scale,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
+            callback_on_step_end=callback_on_step_end,
+            rewind_blocks=0,
         )
-        request = self._request(ask, callback_on_step_end)
-        assert request.plan is not None
-        notes = () if request.plan.note is None else (request.plan.note,)
-        blocks: Iterator[Block | VideoBlock]
-        blocks = self._latent_blocks(request) if output_type == "latent" else self._video_blocks(request)
+        plan = self.plan_frames(num_frames)
         pieces = []
-        total = len(split_blocks(request.plan.latent_frames, self.block_frames, self.settings.first_block_frames))
-        with self.progress_bar(total=total) as bar:
-            for block in blocks:
+        total = len(split_blocks(plan.latent_frames, self.block_frames, self.settings.first_block_frames))
+        with stream, self.progress_bar(total=total) as bar:
+            for _ in range(total):
+                made = stream.latents_next()
+                block = made if output_type == "latent" else stream.decode(made)
                 pieces.append(block.video.float().cpu() if isinstance(block, VideoBlock) else block.latents)
                 if callback_on_block_end is not None:
                     callback_on_block_end(self, block.index, block)
                 bar.update()
         frames = torch.cat(pieces, dim=2)
         result = frames if output_type == "latent" else _as_output(frames, output_type)
+        notes = () if plan.note is None else (plan.note,)
         return ARL2PipelineOutput(frames=result, notes=notes) if return_dict else (result,)
 
     def stream(
@@ -283,18 +264,28 @@ class ARL2Pipeline(DiffusionPipeline):
         steps: int | Sequence[int] | None = None,
         window: Window = "settings",
         sink: int | None = None,
+        sink_positions: SinkPositions | None = None,
         known: Float[Tensor, "batch channels known h w"] | None = None,
         negative_prompt: str | None = None,
         guidance_scale: float | None = None,
         prompt_embeds: Float[Tensor, "batch words width"] | None = None,
         negative_prompt_embeds: Float[Tensor, "negatives words width"] | None = None,
         callback_on_step_end: OnStepEnd | None = None,
-    ) -> Iterator[VideoBlock]:
+        rewind_blocks: int = 8,
+        rewind_kind: SnapshotKind = "light",
+    ) -> Stream:
         """Generate block by block, each decoded as soon as it is done, in memory that does not grow (with a window).
 
         Arguments and errors as for the call, but ``num_frames=None`` goes on for ever. What is wrong with the
         arguments is said at once, not at the first block. The blocks together are the video of the call: known
         latents come first, decoded, and the last block is cut to what was asked.
+
+        Args:
+            rewind_blocks: how many blocks ``Stream.rewind`` can go back. Each costs one more block of latents, and:
+            rewind_kind: "light": a copy of the recurrent states (0.8 MB a hybrid layer at 1.3B sizes; windows and
+                decoder are filled again from the kept latents when it comes to it). "exact": of everything, states,
+                windows (0.9 GB there with window 12 in 8 layers) and decoder (1.9 GB of the full VAE, bf16); what
+                follows a rewind then has the same bits in every model.
         """
         ask = Ask(
             prompt=prompt,
@@ -307,80 +298,50 @@ class ARL2Pipeline(DiffusionPipeline):
             steps=steps,
             window=window,
             sink=sink,
+            sink_positions=sink_positions,
             known=known,
             negative_prompt=negative_prompt,
             guidance_scale=guidance_scale,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
         )
-        return self._video_blocks(self._request(ask, callback_on_step_end))
-
-    def _request(self, ask: Ask, on_step_end: OnStepEnd | None) -> Request:
-        plan = None if ask.num_frames is None else self.plan_frames(ask.num_frames)
+        if rewind_blocks < 0 or rewind_kind not in ("light", "exact"):
+            raise ConfigError(
+                f'Rewinding is by 0 blocks or more, "light" or "exact"; got {rewind_blocks} and {rewind_kind!r}.'
+            )
+        plan = None if num_frames is None else self.plan_frames(num_frames)
         if plan is not None and plan.note is not None:
             logger.info("%s", plan.note)
 
         def on_step(block: int, step: int, timestep: float, latents: Tensor) -> None:
-            assert on_step_end is not None
-            on_step_end(self, step, timestep, {"latents": latents, "block": block})
+            assert callback_on_step_end is not None
+            callback_on_step_end(self, step, timestep, {"latents": latents, "block": block})
 
-        return make_request(
-            ask,
-            transformer=self.transformer,
-            codec=self.codec,
-            text=self.text,
-            settings=self.settings,
-            plan=plan,
-            on_step=None if on_step_end is None else on_step,
-        )
+        parts = self._parts()
+        request = make_request(ask, parts, plan=plan, on_step=None if callback_on_step_end is None else on_step)
+        return Stream.begin(Terms(parts, request.shape, plan, rewind_blocks, rewind_kind), request)
 
-    def _latent_blocks(self, request: Request) -> Iterator[Block]:
-        first = self.settings.first_block_frames
-        if request.known is not None:
-            for index, span in enumerate(split_blocks(request.known.shape[2], self.block_frames, first)):
-                yield Block(index, span, request.known[:, :, span.start : span.stop], 0.0, 0.0)
-        yield from generate_blocks(
-            self.transformer,
-            request.text,
-            negative_text=request.negative_text,
-            noise=request.noise,
-            sampler=request.sampler,
-            height=request.height,
-            width=request.width,
-            frames=None if request.plan is None else request.plan.latent_frames,
-            known=request.known,
-            first_block_frames=first,
-            context_noise=self.settings.context_noise,
-            memory=request.memory,
-            negative_memory=request.negative_memory,
-        )
+    def resume(self, path: str | Path, *, prompt: str | Sequence[str] | None = None) -> Stream:
+        """Go on with a stream that ``Stream.save`` wrote, in this process or another.
 
-    def _video_blocks(self, request: Request) -> Iterator[VideoBlock]:
-        cache, begun = self.codec.new_cache("decoder"), 0
-        for block in self._latent_blocks(request):
-            started = time.perf_counter()
-            # Not around the yield: whoever takes the block may want gradients of their own.
-            with torch.no_grad():
-                video = self.codec.decode(self._for_codec(block.latents), cache)
-            if request.plan is not None:
-                video = video[:, :, : request.plan.asked - begun]
-            yield VideoBlock(
-                index=block.index,
-                frames=block.frames,
-                latents=block.latents,
-                first_video_frame=begun,
-                video=video,
-                denoise_seconds=block.denoise_seconds,
-                commit_seconds=block.commit_seconds,
-                decode_seconds=time.perf_counter() - started,
-            )
-            begun += video.shape[2]
+        An exact snapshot goes on with the same bits (on the same device). A light one fills windows and decoder by
+        passes over its latents first.
 
-    def _for_codec(self, latents: Tensor) -> Tensor:
-        if not isinstance(self.codec, nn.Module):
-            return latents
-        parameter = next(self.codec.parameters())
-        return latents.to(device=parameter.device, dtype=parameter.dtype)
+        Args:
+            path: the snapshot.
+            prompt: from the next block on; None: the one it had. The text part is used for this alone.
+
+        Raises:
+            SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
+            Arl2Error: a prompt that the text part refuses.
+        """
+        stream = resume_stream(Path(path), self._parts(), self.plan_frames)
+        if prompt is not None:
+            stream.change_prompt(prompt)
+        return stream
+
+    def _parts(self) -> Parts:
+        return Parts(self.transformer, self.codec, self.text, self.settings)
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

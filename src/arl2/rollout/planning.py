@@ -67,6 +67,7 @@ def plan_recipe(
         width=settings.width,
         window=config.get("window"),
         sink=config.get("sink", 0),
+        sink_positions=config.get("sink_positions", "absolute"),
         first_block_frames=settings.first_block_frames,
         guided=settings.guidance_scale != 1.0,
         dtype=dtype,

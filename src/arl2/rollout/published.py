@@ -227,7 +227,7 @@ class _Keys:
         return steps
 
 
-def _picture(keys: _Keys) -> dict[str, int]:
+def _picture(keys: _Keys) -> dict[str, Any]:
     """Size of the picture and number of video frames: the latents are ``[batch, frames, channels, height, width]``."""
     name = "image_or_video_shape"
     shape = keys.values.get(name)

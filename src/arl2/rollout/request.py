@@ -9,15 +9,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.attention.memory import Memory
+from arl2.attention.plan import SinkPositions
 from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.denoise import RolloutSettings
+from arl2.rollout.folder import Parts
 from arl2.rollout.frames import FramePlan
 from arl2.rollout.noise import SeededNoise
+from arl2.rollout.recent import Prompts
 from arl2.rollout.samplers import MultiStep, OnStep, Sampler, Watched
 from arl2.rollout.settings import GenerationSettings
 from arl2.text.interface import TextPart
-from arl2.video.codec import VideoCodec
 
 Window = int | Literal["settings"] | None
 Seeds = int | Sequence[int] | None
@@ -27,7 +30,7 @@ OnStepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """The arguments of ``ARL2Pipeline.__call__`` and ``stream``; see there."""
+    """The arguments of ``ARL2Pipeline.stream``; see there."""
 
     prompt: str | Sequence[str] | None
     num_frames: int | None
@@ -39,6 +42,7 @@ class Ask:
     steps: int | Sequence[int] | None
     window: Window
     sink: int | None
+    sink_positions: SinkPositions | None
     known: Tensor | None
     negative_prompt: str | None
     guidance_scale: float | None
@@ -47,32 +51,56 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A call, checked, its prompts embedded, its memory allocated."""
+class MemoryShape:
+    """What a stream's memory is allocated with, besides the model's sizes.
 
-    text: Float[Tensor, "batch words width"]
-    negative_text: Float[Tensor, "batch words width"] | None
-    noise: SeededNoise
-    sampler: Sampler
-    plan: FramePlan | None
+    Attributes:
+        batch: streams side by side.
+        height, width: latent size.
+        window, sink, sink_positions: of the softmax layers.
+    """
+
+    batch: int
     height: int
     width: int
-    memory: Memory
-    negative_memory: Memory | None
+    window: int | None
+    sink: int
+    sink_positions: SinkPositions
+
+    def allocate(self, transformer: CausalWanTransformer3DModel) -> Memory:
+        """Empty memory.
+
+        Raises:
+            ConfigError: unknown sink positions.
+            GeometryError: a latent size that does not fit the patch.
+            MemoryMismatchError: a window too small for the sinks and one block.
+        """
+        return transformer.allocate_memory(
+            batch=self.batch,
+            height=self.height,
+            width=self.width,
+            window=self.window,
+            sink=self.sink,
+            sink_positions=self.sink_positions,
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call, checked, its prompts embedded, its memory allocated: one, or two under guidance."""
+
+    prompts: Prompts
+    noise: SeededNoise
+    settings: RolloutSettings
+    plan: FramePlan | None
+    shape: MemoryShape
+    memories: tuple[Memory, ...]
     known: Float[Tensor, "batch channels known h w"] | None
 
 
-def make_request(
-    ask: Ask,
-    *,
-    transformer: CausalWanTransformer3DModel,
-    codec: VideoCodec,
-    text: TextPart,
-    settings: GenerationSettings,
-    plan: FramePlan | None,
-    on_step: OnStep | None,
-) -> Request:
-    """Check everything before the first pass; errors as said at ``ARL2Pipeline.__call__``."""
+def make_request(ask: Ask, parts: Parts, *, plan: FramePlan | None, on_step: OnStep | None) -> Request:
+    """Check everything before the first pass; errors as said at ``ARL2Pipeline.stream``."""
+    transformer, settings = parts.transformer, parts.settings
     if ask.num_inference_steps is not None and ask.steps is not None:
         raise ConfigError("Both num_inference_steps and steps came; give one of them.")
     sampler = settings.sampler(ask.num_inference_steps if ask.steps is None else ask.steps)
@@ -83,55 +111,41 @@ def make_request(
                 "inside; leave guidance_scale out."
             )
         sampler = replace(sampler, guidance_scale=ask.guidance_scale)
-    size = _LatentSize.of(ask, codec, transformer, settings)
+    height, width = _latent_size(ask, parts)
     with torch.no_grad():
-        embedded = _embedded(ask.prompt, ask.prompt_embeds, text, "prompt")
+        embedded = _embedded(ask.prompt, ask.prompt_embeds, parts.text, "prompt")
         batch = embedded.shape[0]
-        negative = _negative(ask, sampler, text, settings, batch)
+        negative = _negative(ask, sampler, parts.text, settings, batch)
+    texts = (embedded,) if negative is None else (embedded, negative)
     if ask.known is not None:
         _check_known(ask.known, batch, plan, int(transformer.config.block_frames), settings.first_block_frames)
-
-    def memory() -> Memory:
-        return transformer.allocate_memory(
-            batch=batch,
-            height=size.height,
-            width=size.width,
-            window=settings.window if ask.window == "settings" else ask.window,
-            sink=ask.sink,
-        )
-
+    window = settings.window if ask.window == "settings" else ask.window
+    sink = (transformer.config.sink if window is not None else 0) if ask.sink is None else ask.sink
+    sink_positions = transformer.config.sink_positions if ask.sink_positions is None else ask.sink_positions
+    shape = MemoryShape(batch, height, width, window, sink, sink_positions)
+    watched = sampler if on_step is None else Watched(sampler, on_step)
     return Request(
-        text=embedded,
-        negative_text=negative,
-        noise=SeededNoise(_seeds(ask.seed, ask.generator, batch)),
-        sampler=sampler if on_step is None else Watched(sampler, on_step),
+        prompts=Prompts(ask.prompt if ask.prompt is None or isinstance(ask.prompt, str) else tuple(ask.prompt), texts),
+        noise=SeededNoise(seeds_of(ask.seed, ask.generator, batch)),
+        settings=RolloutSettings(watched, height, width, settings.first_block_frames, settings.context_noise),
         plan=plan,
-        height=size.height,
-        width=size.width,
-        memory=memory(),
-        negative_memory=None if negative is None else memory(),
+        shape=shape,
+        memories=tuple(shape.allocate(transformer) for _ in texts),
         known=None if ask.known is None else ask.known.to(transformer.patch_embedding.weight.device),
     )
 
 
-@dataclass(frozen=True)
-class _LatentSize:
-    height: int
-    width: int
+def _latent_size(ask: Ask, parts: Parts) -> tuple[int, int]:
+    def side(name: str, pixels: int, axis: int) -> int:
+        factor = parts.codec.spatial_factor
+        step = factor * int(parts.transformer.config.patch_size[axis])
+        if pixels < step or pixels % step:
+            nearest = max(step, round(pixels / step) * step)
+            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
+        return pixels // factor
 
-    @classmethod
-    def of(
-        cls, ask: Ask, codec: VideoCodec, transformer: CausalWanTransformer3DModel, settings: GenerationSettings
-    ) -> "_LatentSize":
-        def side(name: str, pixels: int, axis: int) -> int:
-            factor = codec.spatial_factor
-            step = factor * int(transformer.config.patch_size[axis])
-            if pixels < step or pixels % step:
-                nearest = max(step, round(pixels / step) * step)
-                raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
-            return pixels // factor
-
-        return cls(side("height", ask.height or settings.height, 1), side("width", ask.width or settings.width, 2))
+    settings = parts.settings
+    return side("height", ask.height or settings.height, 1), side("width", ask.width or settings.width, 2)
 
 
 def _embedded(prompt: str | Sequence[str] | None, given: Tensor | None, text: TextPart, name: str) -> Tensor:
@@ -175,8 +189,12 @@ def _check_known(known: Tensor, batch: int, plan: FramePlan | None, block_frames
         )
 
 
-def _seeds(seed: Seeds, generator: Generators, batch: int) -> list[int]:
-    """One seed a prompt."""
+def seeds_of(seed: Seeds, generator: Generators, batch: int) -> list[int]:
+    """One seed a prompt.
+
+    Raises:
+        ConfigError: both came, a negative seed, or another number of them than prompts.
+    """
     if seed is not None and generator is not None:
         raise ConfigError("Both a seed and a generator came; give one of them.")
     if generator is not None:

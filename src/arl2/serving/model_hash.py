@@ -1,48 +1,9 @@
-"""Which model made a video, as a hash that costs a fraction of a second whatever the model's size.
+"""Which model made a video; see :mod:`arl2.rollout.model_hash` for what the hash covers."""
 
-It is the sha256 of the configurations of transformer and codec and of every tensor's name, shape, dtype and a sample
-of its bytes: all of a tensor up to 64 KiB, of a larger one 16 pieces of 4 KiB, spread evenly from its first byte to its
-last. So it tells trainings, conversions, branches and precisions apart, but not two models that differ in a few numbers
-of a large tensor alone. The text part is not in it: some read their weights only when a prompt needs them.
-"""
-
-import hashlib
-import json
-
-import torch
-from diffusers.configuration_utils import ConfigMixin
-from torch import Tensor, nn
-
+from arl2.rollout.model_hash import parts_hash
 from arl2.rollout.pipeline import ARL2Pipeline
-
-_WHOLE, _PIECES, _PIECE = 64 * 1024, 16, 4 * 1024
 
 
 def model_hash(pipe: ARL2Pipeline) -> str:
-    """Hexadecimal, 64 digits; see the module for what it covers."""
-    digest = hashlib.sha256()
-    for name, part in (("transformer", pipe.transformer), ("codec", pipe.codec)):
-        digest.update(f"{name} {type(part).__name__}\n".encode())
-        if isinstance(part, ConfigMixin):
-            # Names that begin with _ are diffusers' own: versions and paths.
-            own = {key: value for key, value in part.config.items() if not key.startswith("_")}
-            digest.update(json.dumps(own, sort_keys=True, default=str).encode())
-        if isinstance(part, nn.Module):
-            for key, tensor in sorted(part.state_dict().items()):
-                digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
-                digest.update(_sample(tensor))
-    return digest.hexdigest()
-
-
-def _sample(tensor: Tensor) -> bytes:
-    flat = tensor.detach().reshape(-1)
-    if flat.numel() * flat.element_size() <= _WHOLE:
-        return _bytes(flat)
-    length = _PIECE // flat.element_size()
-    last = flat.numel() - length
-    starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
-    return b"".join(_bytes(flat[start : start + length]) for start in starts)
-
-
-def _bytes(flat: Tensor) -> bytes:
-    return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    """Hexadecimal, 64 digits: the hash that manifests and snapshots carry."""
+    return parts_hash(pipe.transformer, pipe.codec)

@@ -1,0 +1,167 @@
+"""The rollout: read memory while a block is denoised, write it once when the block is done.
+
+This is the one place that denoises and commits. ``generate_blocks`` iterates it for latents, ``Stream`` for everything
+else.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.attention.access import Access
+from arl2.attention.memory import Memory
+from arl2.errors import MemoryMismatchError
+from arl2.geometry import FrameRange, split_blocks
+from arl2.model.passes import Stream
+from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
+from arl2.rollout.blocks import Block
+from arl2.rollout.noise import NoiseSource
+from arl2.rollout.samplers import Sampler
+
+Latents = Float[Tensor, "batch channels frames height width"]
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt and the memory of the stream under this prompt."""
+
+    prompt: PromptContext
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """What stays the same for the whole life of a stream.
+
+    Attributes:
+        sampler: :class:`FewStep` or :class:`MultiStep`.
+        height, width: latent size.
+        first_block_frames: size of the first block, if it differs.
+        context_noise: timestep of the clean pass.
+    """
+
+    sampler: Sampler
+    height: int
+    width: int
+    first_block_frames: int | None = None
+    context_noise: float = 0.0
+
+
+class Rollout:
+    """Where a batch of streams stands, and the passes that take it on.
+
+    Args:
+        model: the transformer.
+        prompted: the prompt and its memory; then, under guidance, the negative prompt and its own.
+        noise: a sample's seeds, or noise handed in.
+        settings: of all blocks.
+
+    Raises:
+        ConfigError: noise for another batch.
+        GeometryError: memory that stands inside a block.
+        MemoryMismatchError: memories that are one, or of different streams.
+    """
+
+    def __init__(
+        self,
+        model: CausalWanTransformer3DModel,
+        prompted: Sequence[Prompted],
+        *,
+        noise: NoiseSource,
+        settings: RolloutSettings,
+    ) -> None:
+        own, last = prompted[0].memory, prompted[-1].memory
+        if len(prompted) > 1 and last is own:
+            raise MemoryMismatchError("The prompt and the negative prompt share one memory; allocate one for each.")
+        if last.frames != own.frames:
+            raise MemoryMismatchError(
+                f"The prompt's memory stands at frame {own.frames} but the negative prompt's at {last.frames}; keep "
+                "the two together."
+            )
+        if own.frames:
+            # A stream goes on with the blocks it began with.
+            split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
+        noise.check(own.geometry.batch)
+        self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """One, or two under guidance."""
+        return tuple(one.memory for one in self.prompted)
+
+    @property
+    def frames(self) -> int:
+        """Latent frames committed since the stream began."""
+        return self.prompted[0].memory.frames
+
+    @property
+    def batch(self) -> int:
+        """Streams side by side."""
+        return self.prompted[0].memory.geometry.batch
+
+    @property
+    def block_frames(self) -> int:
+        """Latent frames of every block but perhaps the first."""
+        return self.prompted[0].memory.geometry.block_frames
+
+    @property
+    def device(self) -> torch.device:
+        """Where passes run."""
+        return self.model.patch_embedding.weight.device
+
+    def next_block(self) -> tuple[int, FrameRange]:
+        """Index and frames of the block that is to come."""
+        first = self.block_frames if self.settings.first_block_frames is None else self.settings.first_block_frames
+        start = self.frames
+        if start == 0:
+            return 0, FrameRange(0, first)
+        return 1 + (start - first) // self.block_frames, FrameRange(start, start + self.block_frames)
+
+    @torch.no_grad()
+    def make(self, known: Latents | None = None, *, cut: bool = False) -> Block:
+        """Denoise the next block, or take it as ``known``, and commit it: memory is read, then written once.
+
+        Args:
+            known: the block's latents, if nothing is to be generated.
+            cut: what the block says of itself.
+        """
+        index, span = self.next_block()
+        started = time.perf_counter()
+        latents = self._denoise(index, span) if known is None else known.to(self.device)
+        denoised = time.perf_counter()
+        self.commit(latents)
+        committed = time.perf_counter()
+        return Block(index, span, latents, 0.0 if known is not None else denoised - started, committed - denoised, cut)
+
+    @torch.no_grad()
+    def commit(self, latents: Latents) -> None:
+        """The clean pass: its only purpose is to write memory."""
+        for one in self.prompted:
+            timesteps = _timesteps(latents, self.settings.context_noise)
+            self.model(latents, timesteps, one.prompt, run=Stream(one.memory, Access.COMMIT))
+
+    def _denoise(self, index: int, span: FrameRange) -> Latents:
+        shape = (self.batch, self.model.config.in_channels, len(span), self.settings.height, self.settings.width)
+        sampler = self.settings.sampler
+
+        def predict(x: Tensor, timestep: float) -> Tensor:
+            flows = [self._read(x, timestep, one) for one in self.prompted]
+            if len(flows) == 1:
+                return flows[0]
+            return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+
+        return sampler.sample(predict, lambda draw: self.noise.draw(index, draw, shape).to(self.device), index)
+
+    def _read(self, x: Tensor, timestep: float, one: Prompted) -> Tensor:
+        """A denoising pass: memory is read, never written."""
+        flow = self.model(x, _timesteps(x, timestep), one.prompt, run=Stream(one.memory, Access.READ))
+        assert flow is not None  # only a committing pass predicts nothing
+        return flow.to(x.dtype)
+
+
+def _timesteps(x: Tensor, timestep: float) -> Float[Tensor, "batch frames"]:
+    return torch.full((x.shape[0], x.shape[2]), timestep, dtype=torch.float64, device=x.device)

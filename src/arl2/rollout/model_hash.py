@@ -1,0 +1,60 @@
+"""Which model made a video, as a hash that costs a fraction of a second whatever the model's size.
+
+It is the sha256 of the configurations of transformer and codec and of every tensor's name, shape, dtype and a sample
+of its bytes: all of a tensor up to 64 KiB, of a larger one 16 pieces of 4 KiB, spread evenly from its first byte to its
+last. So it tells trainings, conversions, branches and precisions apart, but not two models that differ in a few numbers
+of a large tensor alone. The text part is not in it: some read their weights only when a prompt needs them, and a
+snapshot of a stream holds what it made of the prompt.
+"""
+
+import hashlib
+import json
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from torch import Tensor, nn
+
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.video.codec import VideoCodec
+
+_WHOLE, _PIECES, _PIECE = 64 * 1024, 16, 4 * 1024
+
+
+def parts_hash(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> str:
+    """Hexadecimal, 64 digits; see the module for what it covers."""
+    digest = hashlib.sha256()
+    for name, part in (("transformer", transformer), ("codec", codec)):
+        digest.update(f"{name} {type(part).__name__}\n".encode())
+        if isinstance(part, ConfigMixin):
+            # Names that begin with _ are diffusers' own: versions and paths.
+            own = {key: value for key, value in part.config.items() if not key.startswith("_")}
+            digest.update(json.dumps(own, sort_keys=True, default=str).encode())
+        if isinstance(part, nn.Module):
+            for key, tensor in sorted(part.state_dict().items()):
+                digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
+                digest.update(_sample(tensor))
+    return digest.hexdigest()
+
+
+def model_facts(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> dict[str, str]:
+    """What must be the same where a stream goes on: plan and sizes, dtype, codec, and the weights themselves."""
+    return {
+        "signature": transformer.signature,
+        "dtype": str(transformer.compute_dtype).removeprefix("torch."),
+        "codec": type(codec).__name__,
+        "hash": parts_hash(transformer, codec),
+    }
+
+
+def _sample(tensor: Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    if flat.numel() * flat.element_size() <= _WHOLE:
+        return _bytes(flat)
+    length = _PIECE // flat.element_size()
+    last = flat.numel() - length
+    starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
+    return b"".join(_bytes(flat[start : start + length]) for start in starts)
+
+
+def _bytes(flat: Tensor) -> bytes:
+    return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
