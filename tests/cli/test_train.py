@@ -42,6 +42,14 @@ def test_bad_input(words: tuple[str, ...], said: str, tmp_path: Path, monkeypatc
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_dry_run_shows_every_setting_and_leaves_nothing(tmp_path: Path, capsys) -> None:
+    assert main(["train", "codec", str(tmp_path / "run"), "loop.steps=1", "--max-minutes", "2", "--dry-run"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["loop"]["steps"], shown["loop"]["max_minutes"]) == (1, 2)
+    assert {"model", "crop", "clips"} < shown.keys()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_part_must_be_named() -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train"])

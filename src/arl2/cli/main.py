@@ -5,11 +5,37 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from arl2.cli import download, generate, inspect, models, selfcheck, shapes, train
+from arl2.cli import (
+    convert,
+    download,
+    export,
+    generate,
+    inspect,
+    models,
+    rollouts,
+    selfcheck,
+    sensitivity,
+    shapes,
+    stream,
+    train,
+)
 from arl2.errors import Arl2Error
 from arl2.version import __version__
 
-COMMANDS = (generate, models, download, shapes, train, inspect, selfcheck)
+COMMANDS = (
+    generate,
+    stream,
+    models,
+    download,
+    shapes,
+    convert,
+    rollouts,
+    train,
+    sensitivity,
+    export,
+    inspect,
+    selfcheck,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,23 +19,25 @@ class BlockReport:
     """A block is written.
 
     Attributes:
-        index: of the block in its video, from 0; ``blocks``: of the video in all.
+        index: of the block in its video, from 0; ``blocks``: of the video in all, None if it has no end.
         file: that it went to.
         video_frames: in that file by now; ``video_seconds`` of them, when played.
         video: number of the video, from 0 (of several made at once, the first); ``videos``: of the command in all.
-        share: of the command's work that is done, 0 to 1.
+        share: of the command's work that is done, 0 to 1; None if it has no end.
         fps: video frames a second, of the machine.
+        dropped: video frames that nobody took in time.
     """
 
     index: int
-    blocks: int
+    blocks: int | None
     file: Path
     video_frames: int
     video_seconds: float
     video: int
     videos: int
-    share: float
+    share: float | None
     fps: float
+    dropped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Summary:
     video_frames: int
     seconds: float
     interrupted: bool
+    dropped: int = 0
 
 
 class Progress(ABC):
@@ -81,10 +84,11 @@ class LiveLine(Progress):
 
     Args:
         quiet: show nothing.
+        endless: the work has no end.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._live = LiveProgress("block", 1, quiet=quiet)
+    def __init__(self, *, quiet: bool, endless: bool = False) -> None:
+        self._live = LiveProgress("block", None if endless else 1, quiet=quiet)
 
     def __enter__(self) -> "Progress":
         self._live.__enter__()
@@ -94,10 +98,11 @@ class LiveLine(Progress):
         self._live.close()
 
     def block(self, report: BlockReport) -> None:
-        count = f"block {report.index + 1} of {report.blocks}"
+        count = f"block {report.index + 1}" + (f" of {report.blocks}" if report.blocks is not None else "")
         if report.videos > 1:
             count = f"video {report.video + 1} of {report.videos}, {count}"
         said = f"{report.video_seconds:.1f} s of video  {report.fps:.0f} video frames/s  {memory_words()}"
+        said += f"  {report.dropped} dropped" if report.dropped else ""
         self._live.show(report.share, said, description=count)
 
     def finished(self, file: Path, *, before: bool = False) -> None:
@@ -128,7 +133,8 @@ class JsonLines(Progress):
             video=report.video,
             videos=report.videos,
             fps=round(report.fps, 2),
-            seconds_left=round(passed * (1 - report.share) / report.share, 2),
+            seconds_left=round(passed * (1 - report.share) / report.share, 2) if report.share else None,
+            dropped=report.dropped,
             **_memory(),
         )
 
@@ -142,6 +148,7 @@ class JsonLines(Progress):
             video_frames=summary.video_frames,
             seconds=round(summary.seconds, 3),
             interrupted=summary.interrupted,
+            dropped=summary.dropped,
             **_memory(),
         )
 
@@ -157,9 +164,9 @@ def voice(arguments: argparse.Namespace) -> Callable[[str], None]:
     return lambda line: print(line, file=stream)
 
 
-def progress_of(arguments: argparse.Namespace) -> Progress:
-    """What shows the work."""
-    return JsonLines() if arguments.json_progress else LiveLine(quiet=arguments.quiet)
+def progress_of(arguments: argparse.Namespace, *, endless: bool = False, hidden: bool = False) -> Progress:
+    """What shows the work; ``hidden`` if something else is on the terminal."""
+    return JsonLines() if arguments.json_progress else LiveLine(quiet=arguments.quiet or hidden, endless=endless)
 
 
 def _memory() -> dict[str, int | None]:

@@ -1,19 +1,22 @@
-"""``arl2 train codec | teacher``: train a part of a model, or go on with a run that was stopped."""
+"""``arl2 train codec | teacher | align | distill``: train a part of a model, or go on with a run that was stopped."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from arl2.cli import words
 
 if TYPE_CHECKING:
-    from arl2.training.loop import RunResult
+    from arl2.training.task import Task
 
 _PARTS = {
     "codec": "pixels to latents and back, on rendered clips",
     "teacher": "the transformer and its text part, on latents of a trained codec (give codec=FOLDER)",
+    "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
+    "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
 }
 
 
@@ -21,7 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Describe the command and its parts."""
     parser = commands.add_parser(
         "train",
-        help="train the codec or the teacher of the shapes world",
+        help="train the shapes world's codec and teacher, or a converted model",
         description="Train a part of a model. The same words again go on with a run that was stopped. Under torchrun "
         "(torchrun -m arl2.cli.main train ...) several processes share the work.",
     )
@@ -36,6 +39,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         one.add_argument("--max-minutes", type=float, metavar="M", help="the same as loop.max_minutes=M")
         one.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
         one.add_argument("--accept-changes", action="store_true", help="go on although settings differ from the run's")
+        one.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print every setting (of a conversion also what trains, memory and operations), and do nothing",
+        )
     parser.set_defaults(run=run)
 
 
@@ -43,9 +51,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and say where the result is; 130 if it was interrupted (the same words go on from there)."""
     import torch
 
+    from arl2.training.start import resolved_settings, start_run
+
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    result = _train(arguments)
+    overrides = list(arguments.overrides)
+    if arguments.max_minutes is not None:
+        overrides.append(f"loop.max_minutes={arguments.max_minutes}")
+    kind, make_task = _part(arguments.part)
+    if arguments.dry_run:
+        from arl2.training.dry_run import dry_run
+
+        print(dry_run(resolved_settings(kind, arguments.folder, settings=arguments.settings, overrides=overrides)))
+        return 0
+    result = start_run(
+        kind,
+        lambda config, device: make_task(config, device=device),
+        arguments.folder,
+        settings=arguments.settings,
+        overrides=overrides,
+        accept_changes=arguments.accept_changes,
+        console=Console(stderr=True),
+    )
     print(
         f"{result.reason} after {result.step} steps, {result.minutes:.1f} minutes; "
         f"checkpoint {result.checkpoint}, export {result.export}"
@@ -53,26 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 130 if result.reason == "interrupted" else 0
 
 
-def _train(arguments: argparse.Namespace) -> "RunResult":
-    from arl2.training.start import start_run
-
-    overrides = list(arguments.overrides)
-    if arguments.max_minutes is not None:
-        overrides.append(f"loop.max_minutes={arguments.max_minutes}")
-    shared = {
-        "settings": arguments.settings,
-        "overrides": overrides,
-        "accept_changes": arguments.accept_changes,
-        "console": Console(stderr=True),
-    }
-    if arguments.part == "codec":
+def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":
+    """The settings and the task of a part; only that part is imported."""
+    if name == "codec":
         from arl2.training.codec import CodecConfig, CodecTask
 
-        return start_run(
-            CodecConfig, lambda config, device: CodecTask(config, device=device), arguments.folder, **shared
-        )
-    from arl2.training.teacher import TeacherConfig, TeacherTask
+        return CodecConfig, CodecTask
+    if name == "teacher":
+        from arl2.training.teacher import TeacherConfig, TeacherTask
 
-    return start_run(
-        TeacherConfig, lambda config, device: TeacherTask(config, device=device), arguments.folder, **shared
-    )
+        return TeacherConfig, TeacherTask
+    if name == "align":
+        from arl2.training.align import AlignConfig, AlignTask
+
+        return AlignConfig, AlignTask
+    from arl2.training.distill import DistillConfig, DistillTask
+
+    return DistillConfig, DistillTask

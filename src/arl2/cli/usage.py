@@ -37,19 +37,19 @@ class LiveProgress:
 
     Args:
         what: what is counted, such as "block".
-        total: how many there will be.
+        total: how many there will be; None if there is no end.
         quiet: show nothing.
     """
 
-    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
+    def __init__(self, what: str, total: int | None, *, quiet: bool = False) -> None:
         console = Console(stderr=True)
         self._what, self._total = what, total
+        ends = total is not None
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width=24)] if ends else []),
             TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            *([TimeRemainingColumn(), TextColumn("left")] if ends else []),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
@@ -69,7 +69,7 @@ class LiveProgress:
         """Take the line away."""
         self._progress.stop()
 
-    def show(self, done: float, said: str = "", *, description: str | None = None) -> None:
-        """Set how much of the total is done, and what stands before and beside the bar."""
+    def show(self, done: float | None, said: str = "", *, description: str | None = None) -> None:
+        """Set how much of the total is done (None: there is no end), and what stands before and beside the bar."""
         description = description or f"{self._what} {done} of {self._total}"
         self._progress.update(self._task, completed=done, description=description, said=said)

@@ -1,6 +1,7 @@
 """Option values that several commands read the same way; no torch."""
 
 import argparse
+import math
 from typing import Literal
 
 
@@ -32,3 +33,16 @@ def window(text: str) -> int | Literal["settings"] | None:
     if text == "settings":
         return "settings"
     return None if text == "full" else whole_from_one(text)
+
+
+def above_zero(text: str) -> float:
+    """A number above 0, not infinity."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} came; give a number above 0")
+    return value
+
+
+def minutes_or_all(text: str) -> float | Literal["all"]:
+    """Minutes, or ``all`` of them."""
+    return "all" if text == "all" else above_zero(text)

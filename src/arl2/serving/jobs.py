@@ -270,6 +270,7 @@ class JobList:
             steps=self.settings.steps,
             window=self.settings.window,
             known=None if known is None else known.latents.to(self.pipe.device),
+            rewind_blocks=0,
         )
 
     def _known(self, job: Job) -> KnownVideo | None:

@@ -1,12 +1,14 @@
 """The writer of raw video, YUV4MPEG2: a header line, then every frame as it is, for programs that read a pipe.
 
 Colours are BT.601 with luma from 16 to 235, as in the mp4. Even sizes have one colour for each square of four pixels
-(``C420jpeg``: in its middle), others one for every pixel (``C444``).
+(``C420jpeg``: in its middle), others one for every pixel (``C444``). A frame that does not go on from the one before
+can be marked: ``XCUT`` in its header, a comment of the format, which programs that do not know it pass over.
 """
 
 import sys
 from io import FileIO
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,6 +23,17 @@ _MATRIX = np.array(
 ) / np.float32(255)
 
 
+@runtime_checkable
+class ByteSink(Protocol):
+    """Takes bytes at once, without a buffer of its own."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Take the first bytes of ``data``, and say how many."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
 class Y4mVideo(VideoWriter):
     """Opens the file at the first frame, when the size is known; made by ``arl2.video.writers.open_video``.
 
@@ -28,12 +41,19 @@ class Y4mVideo(VideoWriter):
         path: the file, or ``-`` for standard output, which is left open.
         fps: video frames a second.
         scale: whole number by which every pixel is enlarged.
+        sink: writes there instead; ``path`` is its name in messages.
     """
 
-    def __init__(self, path: Path, *, fps: int, scale: int) -> None:
+    def __init__(self, path: Path, *, fps: int, scale: int, sink: ByteSink | None = None) -> None:
         self._path, self._fps, self._scale = path, fps, scale
-        self._file: FileIO | None = None
+        self._sink = sink
+        self._file: ByteSink | None = None
         self._shape: tuple[int, ...] | None = None
+        self._cut = False
+
+    def mark_cut(self) -> None:
+        """The next frame does not go on from the one before."""
+        self._cut = True
 
     def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
         for frame in enlarge(frames, self._scale):
@@ -47,7 +67,8 @@ class Y4mVideo(VideoWriter):
                     chroma = "420jpeg" if halved else "444"
                     head = f"YUV4MPEG2 W{width} H{height} F{self._fps}:1 Ip A1:1 C{chroma} XCOLORRANGE=LIMITED\n"
                     _write_all(self._file, head.encode())
-                _write_all(self._file, b"FRAME\n" + _planes(frame, halved=halved))
+                mark, self._cut = b" XCUT" if self._cut else b"", False
+                _write_all(self._file, b"FRAME" + mark + b"\n" + _planes(frame, halved=halved))
             except OSError as error:
                 raise writing_failed(self._path, error) from error
 
@@ -60,13 +81,15 @@ class Y4mVideo(VideoWriter):
         except OSError as error:
             raise writing_failed(self._path, error) from error
 
-    def _open(self) -> FileIO:
+    def _open(self) -> ByteSink:
+        if self._sink is not None:
+            return self._sink
         if self._path == STANDARD_OUTPUT:
             return FileIO(sys.stdout.fileno(), "wb", closefd=False)
         return FileIO(self._path, "wb")
 
 
-def _write_all(file: FileIO, data: bytes) -> None:
+def _write_all(file: ByteSink, data: bytes) -> None:
     """Unbuffered, so that a reader at the other end sees every frame at once; a pipe may take less at a time."""
     rest = memoryview(data)
     while len(rest):

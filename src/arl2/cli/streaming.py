@@ -1,0 +1,244 @@
+"""The work of ``arl2 stream``: from checked words to a stream that runs, and what is said about it."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arl2.cli.generation import shown_scale
+from arl2.cli.loading import load_model, model_name
+from arl2.cli.progress import BlockReport, Progress, Summary, progress_of, voice
+from arl2.cli.usage import memory_words
+from arl2.errors import Arl2Error, ConfigError
+from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.rollout.stream import Stream
+from arl2.serving.outputs.base import StreamOutput
+from arl2.serving.outputs.opening import open_output
+from arl2.serving.outputs.preview import TerminalPreview, require_terminal
+from arl2.serving.outputs.raw import ReaderGoneError
+from arl2.serving.pace import Pace
+from arl2.serving.script import BlockTimes, Change, Entry, plan_script
+from arl2.serving.streaming import Shown, Snapshots, StreamRun
+from arl2.training.interrupt import StopSignal
+from arl2.version import __version__
+from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
+
+
+def run_stream(arguments: argparse.Namespace, script: tuple[Entry, ...]) -> int:
+    """Load, stream, say what it took; the exit code."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    pipe = load_model(arguments)
+    changes = _planned(pipe, script)
+    with _begun(pipe, arguments) as stream, StopSignal() as stop, _hangup_too(stop):
+        return _run(pipe, stream, changes, arguments, stop)
+
+
+def _run(
+    pipe: ARL2Pipeline, stream: Stream, changes: tuple[Change, ...], arguments: argparse.Namespace, stop: StopSignal
+) -> int:
+    say, fps = voice(arguments), pipe.settings.fps
+    pace = Pace(fps, stopped=lambda: stop.asked)
+    preview = _preview(arguments, pace, lambda: f"{work.video_frames / fps:.0f} s  {work.prompt}")
+    work: StreamRun = StreamRun(
+        stream,
+        times=_times(pipe),
+        frames=arguments.frames if arguments.seconds is None else max(1, round(arguments.seconds * fps)),
+        changes=changes,
+        snapshots=_snapshots(arguments),
+        policy=arguments.policy,
+        # A preview that shows every frame in its time is clock enough.
+        pace=pace if arguments.live and preview is None else None,
+    )
+    if arguments.output is not None:
+        work.add_output(_file(pipe, arguments, stop))
+    if preview is not None:
+        work.add_output(preview)
+    if work.note is not None:
+        say(work.note)
+    made = _Made(work, fps, arguments.output or Path("the terminal"))
+    try:
+        with progress_of(arguments, endless=work.until is None, hidden=preview is not None) as progress:
+            with closing(work.run(lambda: stop.asked)) as events:
+                for shown in events:
+                    made.tell(shown, progress)
+            progress.done(made.summary(interrupted=stop.asked))
+    except ReaderGoneError as error:
+        # Somebody who watches a stream without end, or a part of it, goes away at some time: no failure.
+        if not (stop.asked or arguments.forever):
+            raise ReaderGoneError(f"{error}{made.saved(arguments)}") from error
+        _say_error(f"{error}{made.saved(arguments)}", arguments)
+        return 130 if stop.asked else 0
+    except VideoFileError as error:
+        raise VideoFileError(f"{error}{made.saved(arguments)}") from error
+    took = f"{made.took()}; peak memory {memory_words()}"
+    if stop.asked:
+        print(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(arguments)}", file=sys.stderr)
+        return 130
+    say(f"wrote {made.where}" if arguments.output is not None else "shown")
+    say(f"{took}.{made.saved(arguments)}")
+    return 0
+
+
+def _say_error(words: str, arguments: argparse.Namespace) -> None:
+    """A line for people on standard error, unless they are not wanted."""
+    if not arguments.quiet and not arguments.json_progress:
+        print(f"arl2 stream: {words}", file=sys.stderr)
+
+
+class _Made:
+    """What a run has put out, in words."""
+
+    def __init__(self, work: StreamRun, fps: int, where: Path) -> None:
+        self._work, self._fps, self.where = work, fps, where
+        self._first = work.stream.index
+        self._started = time.perf_counter()
+        self._dropped = 0
+
+    def tell(self, shown: Shown, progress: Progress) -> None:
+        """A block is out."""
+        self._dropped = shown.dropped
+        blocks = None if self._work.until is None else self._work.until - self._first
+        done = shown.block.index + 1 - self._first
+        progress.block(
+            BlockReport(
+                index=shown.block.index if blocks is None else done - 1,
+                blocks=blocks,
+                file=self.where,
+                video_frames=shown.video_frames,
+                video_seconds=shown.video_frames / self._fps,
+                video=0,
+                videos=1,
+                share=None if blocks is None else done / blocks,
+                fps=shown.video_frames / self._seconds(),
+                dropped=shown.dropped,
+            )
+        )
+
+    def summary(self, *, interrupted: bool) -> Summary:
+        """The end, for programs."""
+        return Summary(
+            files=[self.where],
+            video_frames=self._work.video_frames,
+            seconds=self._seconds(),
+            interrupted=interrupted,
+            dropped=self._dropped,
+        )
+
+    def took(self) -> str:
+        """The end, for people."""
+        frames, seconds = self._work.video_frames, self._seconds()
+        dropped = f", {self._dropped} more dropped" if self._dropped else ""
+        return f"{frames} video frames in {seconds:.2f} s: {frames / seconds:.0f} a second{dropped}"
+
+    def saved(self, arguments: argparse.Namespace) -> str:
+        """Where the stream can go on."""
+        at = self._work.saved_at
+        return "" if at is None else f" The stream is saved after {at} blocks in {arguments.snapshot}."
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def _begun(pipe: ARL2Pipeline, arguments: argparse.Namespace) -> Stream:
+    """The stream, from its beginning or from a snapshot."""
+    if arguments.resume is not None:
+        stream = pipe.resume(arguments.resume)
+        if arguments.prompt is not None:
+            stream.change_prompt(arguments.prompt)
+        return stream
+    if arguments.window is None or (arguments.window == "settings" and pipe.settings.window is None):
+        voice(arguments)("softmax layers see the whole past: memory grows with the stream; --window N bounds it")
+    return pipe.stream(
+        arguments.prompt,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        window=arguments.window,
+        sink=arguments.sink,
+        sink_positions=arguments.sink_positions,
+        # Nobody rewinds here.
+        rewind_blocks=0,
+    )
+
+
+def _planned(pipe: ARL2Pipeline, script: tuple[Entry, ...]) -> tuple[Change, ...]:
+    """The script at its blocks, every prompt read once: nothing is refused hours later."""
+    changes = plan_script(script, _times(pipe))
+    for change in changes:
+        try:
+            with torch.no_grad():
+                pipe.text.encode([change.entry.prompt])
+        except Arl2Error as error:
+            raise ConfigError(f"{change.entry.where}: {error}") from error
+    # What takes effect at the first block is the stream's prompt.
+    return tuple(change for change in changes if change.block > 0)
+
+
+def _times(pipe: ARL2Pipeline) -> BlockTimes:
+    return BlockTimes(
+        fps=pipe.settings.fps,
+        temporal_factor=pipe.codec.temporal_factor,
+        block_frames=pipe.block_frames,
+        first_block_frames=pipe.settings.first_block_frames or pipe.block_frames,
+    )
+
+
+def _snapshots(arguments: argparse.Namespace) -> Snapshots | None:
+    if arguments.snapshot is None:
+        return None
+    return Snapshots(path=arguments.snapshot, kind=arguments.snapshot_kind or "exact", every=arguments.save_every)
+
+
+def _file(pipe: ARL2Pipeline, arguments: argparse.Namespace, stop: StopSignal) -> StreamOutput:
+    minutes = arguments.keep_minutes
+    facts: dict[str, Any] = {"prompt": arguments.prompt, "seed": arguments.seed or 0}
+    if arguments.resume is not None:
+        facts = {"resumed": str(arguments.resume)}
+    return open_output(
+        arguments.output,
+        fps=pipe.settings.fps,
+        scale=arguments.scale or shown_scale(pipe),
+        settings={**facts, "model": model_name(arguments), "fps": pipe.settings.fps, "arl2": __version__},
+        keep_seconds=None if minutes is None or minutes == "all" else 60 * minutes,
+        going_on=arguments.resume is not None,
+        stopped=lambda: stop.asked,
+    )
+
+
+def _preview(arguments: argparse.Namespace, pace: Pace, caption: Callable[[], str]) -> TerminalPreview | None:
+    """None, and a line that says why, where nothing can be drawn but an output is there."""
+    if not arguments.preview:
+        return None
+    terminal = sys.stderr if arguments.output == STANDARD_OUTPUT else sys.stdout
+    try:
+        require_terminal(terminal)
+    except VideoFileError as error:
+        if arguments.output is None:
+            raise VideoFileError(f"Nothing would be shown or kept: {error}; give --output.") from error
+        _say_error(str(error), arguments)
+        return None
+    in_time = arguments.live or arguments.output is None
+    return TerminalPreview(terminal, pace=pace if in_time else None, caption=caption)
+
+
+@contextmanager
+def _hangup_too(stop: StopSignal) -> Iterator[None]:
+    """A terminal that goes away (a broken ssh) asks to stop, too, unless the person said that it shall not (nohup)."""
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
+        yield
+        return
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    signal.signal(signal.SIGHUP, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,0 +1,322 @@
+"""A stream and its consumer, each at its own pace: one thread denoises, another decodes, the consumer takes pictures.
+
+Block ``i`` is decoded, and block ``i - 1`` shown, while block ``i + 1`` is denoised. Between them are queues of a few
+blocks and never more: when the consumer is slow, either the stream waits for it or pictures are dropped. What the
+stream generates is the same in every case, bit for bit.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from arl2.errors import ConfigError, StreamError
+from arl2.rollout.blocks import Block, VideoBlock
+
+Policy = Literal["wait", "drop"]
+POLICIES: tuple[Policy, ...] = ("wait", "drop")
+
+
+@runtime_checkable
+class BlockStream(Protocol):
+    """What is needed of a stream: ``arl2.rollout.stream.Stream`` has it."""
+
+    @property
+    def index(self) -> int:
+        """Number of the next block."""
+
+    def latents_next(self) -> Block:
+        """Denoise a block; raises ``StopIteration`` after the last one."""
+
+    def decode(self, block: Block) -> VideoBlock:
+        """Pictures of a block; blocks come in order."""
+
+
+AnyStream = TypeVar("AnyStream", bound=BlockStream)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Action:
+    """Something to do with the stream between two blocks; ``index`` None: before the next one."""
+
+    run: Callable[[Any], Any]
+    index: int | None
+    done: Future
+
+
+class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
+    """Iterates over a stream's blocks while the next ones are made.
+
+    Use it as a context: leaving it ends the threads, once the passes under way are over. Work begins at the first
+    ``next``.
+
+    Args:
+        stream: where the blocks come from. While the iteration goes on nobody else may touch it; see ``at_block``.
+        ahead: blocks that may wait for the decoder, and as many for the consumer.
+        policy: what happens when the consumer is slower than the stream: "wait" holds the stream up, "drop" throws the
+            oldest pictures away that were not taken yet. The block after dropped ones says ``cut``.
+        until: number of the block before which the iteration ends; None: the stream's own end.
+
+    Raises:
+        ConfigError: ``ahead`` below 1, or an unknown policy.
+    """
+
+    def __init__(self, stream: AnyStream, *, ahead: int = 1, policy: Policy = "wait", until: int | None = None) -> None:
+        if ahead < 1:
+            raise ConfigError(f"ahead is {ahead}, but at least one block must be able to wait; give 1 or more.")
+        if policy not in POLICIES:
+            raise ConfigError(f"policy is {policy!r}; use {' or '.join(POLICIES)}.")
+        self._stream, self._ahead, self._policy, self._until = stream, ahead, policy, until
+        # Guards everything below; whoever changes something notifies.
+        self._changed = threading.Condition()
+        self._latents: deque[Block] = deque()
+        self._pictures: deque[VideoBlock] = deque()
+        self._actions: list[_Action] = []
+        self._threads: tuple[threading.Thread, ...] = ()
+        # The decoder has a block in hand whose pictures are not there yet.
+        self._decoding = False
+        # Actions wait until everything is decoded: pictures in hand go out whether they are awaited or not.
+        self._draining = False
+        self._stopping = self._closed = False
+        self._denoised_all = self._decoded_all = False
+        self._error: Exception | None = None
+        self._dropped_blocks = self._dropped_frames = 0
+        self._cut_next = False
+
+    @property
+    def dropped_blocks(self) -> int:
+        """Blocks whose pictures nobody took in time."""
+        return self._dropped_blocks
+
+    @property
+    def dropped_frames(self) -> int:
+        """Video frames of the dropped blocks."""
+        return self._dropped_frames
+
+    def __enter__(self) -> "KeepUp[AnyStream]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> "KeepUp[AnyStream]":
+        return self
+
+    def __next__(self) -> VideoBlock:
+        """The next block; raises what went wrong in denoiser or decoder, after the blocks that were whole."""
+        self._start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._pictures or self._decoded_all or self._closed)
+            if self._pictures:
+                block = self._pictures.popleft()
+                self._changed.notify_all()
+                return block
+            if self._error is not None and not self._closed:
+                error, self._error = self._error, None
+                raise error
+        raise StopIteration
+
+    def at_block(self, action: Callable[[AnyStream], Result], *, index: int | None = None) -> "Future[Result]":
+        """Do something with the stream between two blocks, when all blocks before are decoded.
+
+        There it may be saved, forked, rewound, or told another prompt. Blocks that are made but not taken yet are
+        still handed out.
+
+        Args:
+            action: called with the stream, in the thread that denoises, where it may call ``at_block`` itself.
+            index: number of the block before which it is called; None, or a block that is begun: the next one.
+
+        Returns:
+            What the action returns or raises, later: the iteration does not end by an error of an action. Cancelled if
+            the stream ends before.
+
+        Raises:
+            StreamError: the stream is at its end or closed, and quiet: call it yourself.
+        """
+        done: Future = Future()
+        with self._changed:
+            if self._denoised_all or self._closed:
+                raise StreamError("The stream has ended, so no block comes any more; use the stream itself now.")
+            self._actions.append(_Action(action, index, done))
+            self._changed.notify_all()
+        return done
+
+    def stop(self) -> None:
+        """Begin no further block. What is under way is finished and handed out; then the iteration ends, and the stream
+        is quiet: it can be saved."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End both threads and let go of all blocks that were not taken; waits for the passes under way.
+
+        A block that was denoised may stay without pictures then; to end in good order, ``stop`` and iterate to the end.
+        """
+        with self._changed:
+            self._stopping = self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        with self._changed:
+            self._latents.clear()
+            self._pictures.clear()
+            self._cancel_actions()
+
+    def _start(self) -> None:
+        # In one piece: a close from elsewhere finds threads that run, or none.
+        with self._changed:
+            if self._threads or self._closed:
+                return
+            # Threads do not inherit the chosen GPU.
+            gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+            # Daemons: a second Ctrl-C does not wait for a pass of minutes.
+            self._threads = (
+                threading.Thread(target=self._denoise_all, args=(gpu,), name="arl2-denoise", daemon=True),
+                threading.Thread(target=self._decode_all, args=(gpu,), name="arl2-decode", daemon=True),
+            )
+            for thread in self._threads:
+                thread.start()
+
+    def _denoise_all(self, gpu: int | None) -> None:
+        try:
+            if gpu is not None:
+                torch.cuda.set_device(gpu)
+            with torch.no_grad():
+                while self._may_begin() and (block := self._next_block()) is not None:
+                    with self._changed:
+                        self._latents.append(block)
+                        self._changed.notify_all()
+                # What was asked while the last block was made.
+                self._run_actions()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._denoised_all = True
+                self._cancel_actions()
+                self._changed.notify_all()
+
+    def _may_begin(self) -> bool:
+        """Wait for room and do what is due; whether another block is to be denoised."""
+        while True:
+            self._run_actions()
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._due() or self._at_end() or self._has_room())
+                if self._closed:
+                    return False
+                if self._due():
+                    continue
+                return not (self._stopping or self._at_end())
+
+    def _next_block(self) -> Block | None:
+        try:
+            return self._stream.latents_next()
+        except StopIteration:
+            return None
+
+    def _has_room(self) -> bool:
+        """Actions let pictures out beyond their number; those go first, or many actions would heap them up."""
+        return len(self._latents) < self._ahead and len(self._pictures) <= self._ahead
+
+    def _at_end(self) -> bool:
+        return self._until is not None and self._stream.index >= self._until
+
+    def _due(self) -> list[_Action]:
+        return [one for one in self._actions if one.index is None or one.index <= self._stream.index]
+
+    def _run_actions(self) -> None:
+        """Those that are due, in the order of their asking, once the decoder has caught up."""
+        while True:
+            with self._changed:
+                due = self._due()
+                if not due or self._closed:
+                    return
+                self._actions.remove(due[0])
+                self._draining = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not (self._latents or self._decoding) or self._decoded_all)
+                self._draining = False
+                failed = self._closed or self._error is not None
+            if failed:
+                due[0].done.cancel()
+            elif due[0].done.set_running_or_notify_cancel():
+                _run(due[0], self._stream)
+
+    def _decode_all(self, gpu: int | None) -> None:
+        try:
+            if gpu is not None:
+                torch.cuda.set_device(gpu)
+            with torch.no_grad():
+                while (latents := self._next_latents()) is not None:
+                    self._hand_out(self._stream.decode(latents))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._decoding, self._decoded_all = False, True
+                self._changed.notify_all()
+
+    def _next_latents(self) -> Block | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._latents or self._denoised_all or self._closed)
+            if self._closed or not self._latents:
+                return None
+            self._decoding = True
+            block = self._latents.popleft()
+            self._changed.notify_all()
+            return block
+
+    def _hand_out(self, block: VideoBlock) -> None:
+        with self._changed:
+            self._decoding = False
+            self._changed.notify_all()
+            if self._policy == "wait":
+                self._changed.wait_for(lambda: len(self._pictures) < self._ahead or self._draining or self._closed)
+            else:
+                while len(self._pictures) >= self._ahead:
+                    self._drop_oldest()
+            if self._cut_next:
+                block, self._cut_next = replace(block, cut=True), False
+            if not self._closed:
+                self._pictures.append(block)
+                self._changed.notify_all()
+
+    def _drop_oldest(self) -> None:
+        """What follows it does not go on from what the consumer saw last."""
+        lost = self._pictures.popleft()
+        self._dropped_blocks += 1
+        self._dropped_frames += lost.video.shape[2]
+        if self._pictures:
+            self._pictures[0] = replace(self._pictures[0], cut=True)
+        else:
+            self._cut_next = True
+
+    def _fail(self, error: Exception) -> None:
+        """Keep the first error for the consumer; no further block is begun."""
+        with self._changed:
+            self._error = self._error or error
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _cancel_actions(self) -> None:
+        for one in self._actions:
+            one.done.cancel()
+        self._actions.clear()
+
+
+def _run(action: _Action, stream: BlockStream) -> None:
+    """Its result or its error goes to whoever asked."""
+    try:
+        action.done.set_result(action.run(stream))
+    except Exception as error:
+        action.done.set_exception(error)

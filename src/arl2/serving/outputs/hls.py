@@ -1,0 +1,202 @@
+"""A stream as a folder of HLS: ``index.m3u8`` and segments of H.264 in MPEG-TS, for browsers, players and web servers.
+
+One encoder and one muxer write the whole video; its bytes are cut at key frames, so times and counters run on from
+segment to segment. Each segment begins with a key frame and can be played alone. A cut begins a new segment, marked
+with ``EXT-X-DISCONTINUITY``.
+"""
+
+import math
+from collections import deque
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arl2.errors import ConfigError, GeometryError
+from arl2.serving.outputs.base import Pictures, StreamOutput
+from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist, write_whole
+from arl2.video.formats import VideoFileError, writing_failed
+from arl2.video.pixels import enlarge
+from arl2.video.writing import require_same_size
+
+if TYPE_CHECKING:
+    from av import Packet
+
+SEGMENT_SECONDS = 2.0
+# Matrix and range are written into the stream: left out, players guess them from the picture's size.
+_BT601, _LIMITED_RANGE = 6, 1
+# No frame waits in the encoder for later ones, so that a segment is there when its last frame is.
+_ENCODER = {"preset": "veryfast", "crf": "17", "tune": "zerolatency", "forced-idr": "1"}
+# Of MPEG-TS; readers pass it over.
+_EMPTY_PACKET = b"\x47\x1f\xff\x10" + b"\xff" * 184
+_FEWEST_PACKETS = 16
+
+
+class HlsOutput(StreamOutput):
+    """Writes a folder of HLS.
+
+    Args:
+        folder: new or empty; the one of an earlier stream with ``append``.
+        fps: video frames a second.
+        scale: whole number by which every pixel is enlarged.
+        segment_seconds: of each segment; the last one, and one before a cut, are shorter.
+        keep_seconds: of video that stays. Older segments leave the playlist, and their files, as the standard asks,
+            after as long again: the folder holds at most twice as much. None keeps everything.
+        append: go on with the folder's playlist, after a cut.
+
+    Raises:
+        VideoFileError: a folder that holds other things, or cannot be written to.
+        ConfigError: segments without length, or nothing to keep.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fps: int,
+        scale: int = 1,
+        segment_seconds: float = SEGMENT_SECONDS,
+        keep_seconds: float | None = None,
+        append: bool = False,
+    ) -> None:
+        if not segment_seconds > 0 or (keep_seconds is not None and not keep_seconds > 0):
+            raise ConfigError(
+                f"Segments of {segment_seconds} and {keep_seconds} seconds to keep came; give more than 0."
+            )
+        self._folder, self._fps, self._scale = folder, fps, scale
+        self._segment_frames = max(1, round(segment_seconds * fps))
+        longest = max(1, math.ceil(self._segment_frames / fps))
+        going_on = append and (folder / PLAYLIST).exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not going_on and any(folder.iterdir()):
+                raise VideoFileError(f"The folder '{folder}' is not empty; choose a new one for the segments.")
+            self._playlist = (
+                read_playlist(folder, longest=longest, keep=keep_seconds)
+                if going_on
+                else Playlist(folder, longest, keep_seconds)
+            )
+        except OSError as error:
+            raise writing_failed(folder, error) from error
+        # Frames at which segments begin that are not muxed yet, and whether the picture jumps there.
+        self._starts: deque[tuple[int, bool]] = deque()
+        self._cut = bool(self._playlist.listed)
+        self._count, self._in_segment = 0, 0
+        self._muxed_from, self._muxed_cut = 0, False
+        self._muxer: _Muxer | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._closed = False
+
+    def write(self, frames: Pictures) -> None:
+        for frame in enlarge(frames, self._scale):
+            if self._muxer is None:
+                self._shape, self._muxer = frame.shape, _Muxer(frame.shape[1], frame.shape[0], self._fps)
+            require_same_size(frame.shape, self._shape or frame.shape)
+            begins = self._cut or self._in_segment == self._segment_frames or self._count == 0
+            if begins:
+                self._starts.append((self._count, self._cut))
+                self._in_segment, self._cut = 0, False
+            self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
+            self._count += 1
+            self._in_segment += 1
+
+    def mark_cut(self) -> None:
+        self._cut = self._cut or self._count > 0
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._muxer is not None:
+            self._take(self._muxer, self._muxer.flush())
+            self._finish_segment(self._muxer, self._count)
+            self._muxer.close()
+        try:
+            self._playlist.end()
+        except OSError as error:
+            raise writing_failed(self._folder, error) from error
+
+    def _take(self, muxer: "_Muxer", packets: "list[Packet]") -> None:
+        for packet in packets:
+            number = packet.pts
+            if self._starts and number is not None and number >= self._starts[0][0]:
+                start, cut = self._starts.popleft()
+                self._finish_segment(muxer, start)
+                self._muxed_from, self._muxed_cut = start, cut
+            muxer.mux(packet)
+
+    def _finish_segment(self, muxer: "_Muxer", end: int) -> None:
+        """What was muxed up to frame ``end`` becomes a file, then the playlist names it."""
+        if end == self._muxed_from:
+            return
+        data, name = muxer.taken(), self._playlist.next_name
+        # Of fewer packets some players cannot tell the format.
+        data += _EMPTY_PACKET * (_FEWEST_PACKETS - len(data) // len(_EMPTY_PACKET))
+        try:
+            write_whole(self._folder / name, data)
+            self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
+        except OSError as error:
+            # Closing afterwards is quiet: what is listed is whole.
+            self._muxer = None
+            raise writing_failed(self._folder, error) from error
+        self._muxed_from = end
+
+
+class _Bytes:
+    """What FFmpeg writes into: memory, so that a full disk is met here and not inside a muxer."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        """Take all of it."""
+        self.data += data
+        return len(data)
+
+
+class _Muxer:
+    """H.264 in MPEG-TS, all segments one after the other."""
+
+    def __init__(self, width: int, height: int, fps: int) -> None:
+        # PyAV is loaded when it is needed: importing arl2 stays light.
+        import av
+
+        if width % 2 or height % 2:
+            raise GeometryError(f"H.264 needs even sides, but the video is {width} x {height}; use an even scale.")
+        self._sink = _Bytes()
+        self._container = av.open(self._sink, "w", format="mpegts", options={"flush_packets": "1"})
+        self._stream = self._container.add_stream("libx264", rate=fps, options=_ENCODER)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._time_base = Fraction(1, fps)
+        context = self._stream.codec_context
+        context.time_base = self._time_base
+        context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+
+    def encode(self, frame: np.ndarray, number: int, *, key: bool) -> "list[Packet]":
+        """Packets that are ready, with their frames' numbers as times."""
+        import av
+        from av.video.frame import PictureType
+
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = rgb.reformat(format="yuv420p", dst_colorspace=_BT601, dst_color_range=_LIMITED_RANGE)
+        picture.pts, picture.time_base = number, self._time_base
+        picture.pict_type = PictureType.I if key else PictureType.NONE
+        return list(self._stream.encode(picture))
+
+    def flush(self) -> "list[Packet]":
+        """Packets of what the encoder still holds."""
+        return list(self._stream.encode(None))
+
+    def mux(self, packet: "Packet") -> None:
+        """Add a packet to the bytes."""
+        self._container.mux(packet)
+
+    def taken(self) -> bytes:
+        """All bytes since the last call."""
+        data, self._sink.data = bytes(self._sink.data), bytearray()
+        return data
+
+    def close(self) -> None:
+        """Let go."""
+        self._container.close()

@@ -1,0 +1,157 @@
+"""The playlist of a growing video (HTTP Live Streaming, RFC 8216): which segments there are, in which order.
+
+It is replaced in one step whenever a segment is done, so whoever reads it, at any moment and after a crash, finds a
+whole one that names whole segments.
+"""
+
+import math
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arl2.video.formats import VideoFileError
+
+PLAYLIST = "index.m3u8"
+_NAME = re.compile(r"segment-\d{8,}\.ts")
+_LARGEST = 64_000_000  # bytes; a year of segments is smaller
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of video; ``cut`` if it does not go on from the one before."""
+
+    name: str
+    seconds: float
+    cut: bool = False
+
+
+@dataclass
+class Playlist:
+    """Segments in order.
+
+    Attributes:
+        folder: of playlist and segments.
+        longest: seconds that no segment exceeds.
+        keep: seconds of video that stay in the playlist; None keeps all.
+        first: number of the first listed segment.
+        cuts_before: cuts that left the playlist.
+        listed: what players see.
+        leaving: what they no longer see, but may still be loading.
+    """
+
+    folder: Path
+    longest: int
+    keep: float | None = None
+    first: int = 0
+    cuts_before: int = 0
+    listed: deque[Segment] = field(default_factory=deque)
+    leaving: deque[Segment] = field(default_factory=deque)
+
+    @property
+    def next_name(self) -> str:
+        """File name of the next segment."""
+        return f"segment-{self.first + len(self.listed):08d}.ts"
+
+    def add(self, segment: Segment) -> None:
+        """List a segment, whose file is there already; old ones leave, and some time later their files.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        self.listed.append(segment)
+        self.longest = max(self.longest, math.ceil(segment.seconds))
+        if self.keep is not None:
+            while len(self.listed) > 1 and _seconds(self.listed) - self.listed[0].seconds >= self.keep:
+                old = self.listed.popleft()
+                self.first += 1
+                self.cuts_before += old.cut
+                self.leaving.append(old)
+        self._write(ended=False)
+        if self.keep is not None:
+            # A player that read the playlist just before may load what it named for as long as that lasts.
+            while _seconds(self.leaving) > self.keep + self.longest:
+                (self.folder / self.leaving.popleft().name).unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Say that no segment follows; raises ``OSError`` as ``add``."""
+        if self.listed:
+            self._write(ended=True)
+        while self.leaving:
+            (self.folder / self.leaving.popleft().name).unlink(missing_ok=True)
+
+    def text(self, *, ended: bool) -> str:
+        """As the file has it."""
+        lines = [
+            "#EXTM3U",
+            "#EXT-X-VERSION:6",
+            f"#EXT-X-TARGETDURATION:{self.longest}",
+            f"#EXT-X-MEDIA-SEQUENCE:{self.first}",
+            f"#EXT-X-DISCONTINUITY-SEQUENCE:{self.cuts_before}",
+            "#EXT-X-INDEPENDENT-SEGMENTS",
+        ]
+        if self.keep is None:
+            lines.append("#EXT-X-PLAYLIST-TYPE:EVENT")
+        for segment in self.listed:
+            if segment.cut:
+                lines.append("#EXT-X-DISCONTINUITY")
+            lines += [f"#EXTINF:{segment.seconds:.6f},", segment.name]
+        return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if ended else []), ""])
+
+    def _write(self, *, ended: bool) -> None:
+        write_whole(self.folder / PLAYLIST, self.text(ended=ended).encode())
+
+
+def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> Playlist:
+    """The playlist that an earlier run left in a folder, to go on with.
+
+    Segments that it does not list, and halves of files, are removed.
+
+    Raises:
+        VideoFileError: no playlist, or one that this program did not write.
+    """
+    path = folder / PLAYLIST
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise VideoFileError(f"'{path}' has more than {_LARGEST // 1_000_000} MB; choose a new folder.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VideoFileError(f"'{path}' cannot be read ({error}); choose a new folder.") from error
+    playlist = Playlist(folder, longest, keep)
+    seconds, cut = 0.0, False
+    try:
+        for line in lines:
+            tag, _, value = line.partition(":")
+            if tag == "#EXT-X-TARGETDURATION":
+                playlist.longest = max(longest, int(value))
+            elif tag == "#EXT-X-MEDIA-SEQUENCE":
+                playlist.first = int(value)
+            elif tag == "#EXT-X-DISCONTINUITY-SEQUENCE":
+                playlist.cuts_before = int(value)
+            elif tag == "#EXT-X-DISCONTINUITY":
+                cut = True
+            elif tag == "#EXTINF":
+                seconds = float(value.removesuffix(","))
+            elif line and not line.startswith("#"):
+                if line != playlist.next_name:
+                    raise ValueError(line)
+                playlist.listed.append(Segment(line, seconds, cut))
+                cut = False
+    except ValueError as error:
+        raise VideoFileError(f"'{path}' was not written by this program ({error}); choose a new folder.") from error
+    listed = {segment.name for segment in playlist.listed}
+    for file in folder.iterdir():
+        if file.suffix == ".part" or (_NAME.fullmatch(file.name) and file.name not in listed):
+            file.unlink()
+    return playlist
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one step: whoever looks finds the old one or the new one. Raises ``OSError``."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _seconds(segments: deque[Segment]) -> float:
+    return sum(segment.seconds for segment in segments)

@@ -1,0 +1,206 @@
+"""A stream on its way to people: a script changes its prompts, snapshots are taken, its pictures go to outputs.
+
+What ends it, an output that fails too, leaves whole outputs and, where snapshots are asked for, a last one that goes on
+exactly where the pictures stopped.
+"""
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from arl2.errors import Arl2Error, ConfigError
+from arl2.rollout.blocks import VideoBlock
+from arl2.rollout.stream import Stream
+from arl2.rollout.stream_state import SnapshotKind
+from arl2.serving.keep_up import KeepUp, Policy
+from arl2.serving.outputs.base import StreamOutput
+from arl2.serving.pace import Pace, never
+from arl2.serving.script import BlockTimes, Change
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """Where and when a stream is saved.
+
+    Attributes:
+        path: of the one file, which is replaced as a whole.
+        kind: see ``arl2.rollout.stream.Stream.save``.
+        every: so many blocks; None saves at the end alone.
+    """
+
+    path: Path
+    kind: SnapshotKind = "exact"
+    every: int | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A block whose pictures are out.
+
+    Attributes:
+        block: itself.
+        video_frames: that this run has put out.
+        dropped: video frames that nobody took in time.
+    """
+
+    block: VideoBlock
+    video_frames: int
+    dropped: int
+
+
+class StreamRun:
+    """Puts a stream out.
+
+    Args:
+        stream: of one sample (of several, the first is shown), at a place where nothing waits to be decoded.
+        outputs: where the pictures go; closed at the end.
+        times: of the stream's blocks.
+        frames: video frames of this run; None goes on until ``stopped``, or to the stream's own end. With snapshots the
+            last block is not cut, so that what goes on from them leaves nothing out.
+        changes: of the prompt; those before the stream's place are passed by.
+        snapshots: whether and where the stream is saved.
+        policy: see ``KeepUp``.
+        pace: waited for after every block.
+
+    Raises:
+        ConfigError: a number of frames below 1, or of blocks between snapshots.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        outputs: Sequence[StreamOutput] = (),
+        *,
+        times: BlockTimes,
+        frames: int | None = None,
+        changes: Sequence[Change] = (),
+        snapshots: Snapshots | None = None,
+        policy: Policy = "wait",
+        pace: Pace | None = None,
+    ) -> None:
+        every = None if snapshots is None else snapshots.every
+        for name, number in (("video frames", frames), ("blocks between snapshots", every)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{number} {name} came; give 1 or more.")
+        self.stream, self._outputs = stream, list(outputs)
+        self._first = stream.index
+        self._changes = [change for change in changes if change.block >= self._first]
+        self._snapshots, self._policy, self._pace = snapshots, policy, pace
+        begin = times.begin(self._first)
+        self.until = None if frames is None else times.block_from(begin + frames)
+        # Of this run; whole blocks need no limit.
+        self._frames = frames if snapshots is None else None
+        self.note: str | None = None
+        if self.until is not None and (whole := times.begin(self.until) - begin) != frames:
+            done = "all are put out" if self._frames is None else f"then cut to {frames}"
+            self.note = f"{frames} video frames do not fill whole blocks: {whole} are generated, {done}."
+        self.video_frames = 0
+        self.saved_at: int | None = None
+        self._prompt = _said(stream.prompt)
+        self._asked: list[Future[None]] = []
+
+    @property
+    def prompt(self) -> str:
+        """In force at the block that is shown."""
+        return self._prompt
+
+    def add_output(self, output: StreamOutput) -> None:
+        """One more place for the pictures, before ``run``; it is closed there."""
+        self._outputs.append(output)
+
+    def run(self, stopped: Callable[[], bool] = never) -> Generator[Shown, None, None]:
+        """Put out block after block.
+
+        Args:
+            stopped: whether to end. What is under way is still put out.
+
+        Raises:
+            VideoFileError: an output fails; blocks that were under way have no pictures there, but the stream is saved.
+            SnapshotError: the stream cannot be saved; the snapshot before stays.
+            Arl2Error: whatever else stopped the stream.
+        """
+        with KeepUp(self.stream, policy=self._policy, until=self.until) as keep:
+            self._plan(keep)
+            try:
+                with ExitStack() as stack:
+                    for output in self._outputs:
+                        stack.enter_context(output)
+                    for block in keep:
+                        self._show(block)
+                        yield Shown(block, self.video_frames, keep.dropped_frames)
+                        self._hear_actions()
+                        if stopped():
+                            keep.stop()
+                self._hear_actions()
+            except Arl2Error:
+                self._rescue(keep)
+                raise
+            self._save_last()
+
+    def _plan(self, keep: KeepUp[Stream]) -> None:
+        for change in self._changes:
+            self._asked.append(keep.at_block(partial(_change_prompt, change), index=change.block))
+        every = None if self._snapshots is None else self._snapshots.every
+        if every is None:
+            return
+
+        def save(stream: Stream) -> None:
+            self._save()
+            self._asked.append(keep.at_block(save, index=stream.index + every))
+
+        self._asked.append(keep.at_block(save, index=self._first + every))
+
+    def _show(self, block: VideoBlock) -> None:
+        while self._changes and self._changes[0].block <= block.index:
+            self._prompt = self._changes.pop(0).entry.prompt
+        pictures = block.pixels()
+        if self._frames is not None:
+            pictures = pictures[: self._frames - self.video_frames]
+        for output in self._outputs:
+            if block.cut:
+                output.mark_cut()
+            output.write(pictures)
+        self.video_frames += len(pictures)
+        if self._pace is not None:
+            self._pace.wait(len(pictures))
+
+    def _hear_actions(self) -> None:
+        """What went wrong between blocks: a prompt that is refused, a snapshot that cannot be written."""
+        for done in [one for one in self._asked if one.done()]:
+            self._asked.remove(done)
+            if not done.cancelled():
+                done.result()
+
+    def _rescue(self, keep: KeepUp[Stream]) -> None:
+        """Something failed, but what the stream remembers may be whole."""
+        try:
+            keep.stop()
+            for _ in keep:
+                continue
+            self._save_last()
+        except Arl2Error as error:
+            logger.warning("the stream was not saved: %s", error)
+
+    def _save_last(self) -> None:
+        if self._snapshots is not None and self.stream.index > self._first:
+            self._save()
+
+    def _save(self) -> None:
+        assert self._snapshots is not None
+        if self.saved_at != self.stream.index:
+            self.stream.save(self._snapshots.path, kind=self._snapshots.kind)
+            self.saved_at = self.stream.index
+
+
+def _change_prompt(change: Change, stream: Stream) -> None:
+    stream.change_prompt(change.entry.prompt, mode=change.entry.mode)
+
+
+def _said(prompt: str | list[str] | None) -> str:
+    return prompt if isinstance(prompt, str) else (prompt or [""])[0]

@@ -1,0 +1,193 @@
+"""Folders of HLS: what is written plays back frame by frame, at every moment, and does not grow if it shall not."""
+
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arl2.errors import ConfigError, GeometryError
+from arl2.serving.outputs import hls_playlist
+from arl2.serving.outputs.hls import HlsOutput
+from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
+from arl2.video.formats import VideoFileError
+
+FPS = 8
+
+
+def pictures(*numbers: int, side: int = 32) -> np.ndarray:
+    """Frames that carry their number, a stripe for each bit: H.264 cannot blur that."""
+    bits = np.array([[number >> bit & 1 for bit in range(8)] for number in numbers], dtype=np.uint8)
+    columns = np.repeat(200 * bits + 25, -(-side // 8), axis=1)[:, :side]
+    return np.broadcast_to(columns[:, None, :, None], (len(numbers), side, side, 3)).copy()
+
+
+def numbers_of(path: Path) -> list[int]:
+    """The other way round: of a segment or of a whole playlist."""
+    found = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            stripes = frame.to_ndarray(format="rgb24").mean(axis=(0, 2)).reshape(8, -1).mean(axis=1)
+            found.append(sum(1 << bit for bit in range(8) if stripes[bit] > 128))
+    return found
+
+
+def segments(folder: Path) -> list[Path]:
+    lines = (folder / PLAYLIST).read_text().splitlines()
+    return [folder / line for line in lines if line and not line.startswith("#")]
+
+
+@given(
+    blocks=st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=4),
+    seconds=st.sampled_from([0.1, 0.5, 1.0]),
+)
+@settings(max_examples=8, deadline=None)
+def test_segments_hold_every_frame_and_begin_at_cuts(tmp_path_factory, blocks, seconds: float) -> None:
+    folder = tmp_path_factory.mktemp("hls") / "live.hls"
+    count, cuts = 0, set()
+    with HlsOutput(folder, fps=FPS, segment_seconds=seconds) as output:
+        for frames, cut in blocks:
+            if cut:
+                output.mark_cut()
+                cuts |= {count} if count else set()
+            if frames:
+                output.write(pictures(*range(count, count + frames)))
+            count += frames
+    if not count:
+        assert not (folder / PLAYLIST).exists()
+        return
+    shown, begins, marks = [], [], re.split(r"#EXTINF:[\d.]+,", (folder / PLAYLIST).read_text())[:-1]
+    for segment, before in zip(segments(folder), marks, strict=True):
+        begins.append(len(shown))
+        alone = numbers_of(segment)
+        assert 1 <= len(alone) <= max(1, round(seconds * FPS))
+        assert ("EXT-X-DISCONTINUITY\n" in before) == (len(shown) in cuts)
+        shown += alone
+    assert shown == numbers_of(folder / PLAYLIST) == list(range(count))
+    assert {cut for cut in cuts if cut < count} <= set(begins)
+    assert (folder / PLAYLIST).read_text().endswith("#EXT-X-ENDLIST\n")
+
+
+def test_whoever_looks_finds_whole_segments(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    output = HlsOutput(folder, fps=FPS, segment_seconds=1)
+    for first in range(0, 40, 5):
+        output.write(pictures(*range(first, first + 5)))
+        done = first + 5 - 1
+        if done >= FPS:
+            text = (folder / PLAYLIST).read_text()
+            assert "ENDLIST" not in text
+            assert "PLAYLIST-TYPE:EVENT" in text
+            assert [number for one in segments(folder) for number in numbers_of(one)] == list(range(done // FPS * FPS))
+    output.close()
+    output.close()
+    assert list(folder.glob("*.part")) == []
+
+
+def test_times_run_on_from_segment_to_segment(tmp_path: Path) -> None:
+    with HlsOutput(tmp_path / "a.hls", fps=FPS, scale=2, segment_seconds=1) as output:
+        output.write(pictures(*range(20)))
+    with av.open(str(tmp_path / "a.hls" / PLAYLIST)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (64, 64)
+        frames = list(container.decode(stream))
+    times = [float(frame.time) - float(frames[0].time) for frame in frames]
+    assert times == pytest.approx([number / FPS for number in range(20)], abs=1e-4)
+    for segment in segments(tmp_path / "a.hls"):
+        with av.open(str(segment)) as container:
+            assert next(container.decode(video=0)).key_frame
+
+
+def test_a_sliding_window_keeps_disk_and_playlist_bounded(tmp_path: Path) -> None:
+    folder, most = tmp_path / "live.hls", 0
+    with HlsOutput(folder, fps=FPS, segment_seconds=1, keep_seconds=3) as output:
+        for first in range(0, 160, 8):
+            if first == 80:
+                output.mark_cut()
+            output.write(pictures(*range(first, first + 8)))
+            most = max(most, len(list(folder.iterdir())))
+            if (folder / PLAYLIST).exists():
+                assert 1 <= len(segments(folder)) <= 4
+                assert all(one.exists() for one in segments(folder))
+                # The mark of a cut is counted when it has left.
+                text = (folder / PLAYLIST).read_text()
+                number = int(re.search(r"MEDIA-SEQUENCE:(\d+)", text)[1])
+                assert f"DISCONTINUITY-SEQUENCE:{int(number > 10)}\n" in text
+        assert "PLAYLIST-TYPE" not in text
+    assert most <= 3 + 3 + 4
+    assert len(list(folder.glob("*.ts"))) == len(segments(folder))
+    assert numbers_of(folder / PLAYLIST) == list(range(160 - 8 * len(segments(folder)), 160))
+
+
+def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    killed = HlsOutput(folder, fps=FPS, segment_seconds=1)
+    killed.write(pictures(*range(20)))  # two segments are out, half a one is lost
+    (folder / "segment-00000002.ts").write_bytes(b"half")
+    (folder / "segment-00000002.ts.part").write_bytes(b"half")
+    with HlsOutput(folder, fps=FPS, segment_seconds=1, append=True) as output:
+        output.write(pictures(*range(16, 30)))
+    assert [number for one in segments(folder) for number in numbers_of(one)] == list(range(30))
+    text = (folder / PLAYLIST).read_text()
+    assert text.count("#EXT-X-DISCONTINUITY\n") == 1
+    assert text.index("segment-00000001") < text.index("#EXT-X-DISCONTINUITY\n") < text.index("segment-00000002")
+    assert text.count("ENDLIST") == 1
+    assert sorted(one.name for one in folder.glob("*.ts*")) == [one.name for one in segments(folder)]
+
+
+def test_playlists_are_read_as_they_were_written(tmp_path: Path) -> None:
+    written = Playlist(tmp_path, 2, keep=4.0)
+    for number in range(9):
+        written.add(Segment(written.next_name, 1.5, cut=number % 3 == 1))
+    read = read_playlist(tmp_path, longest=1, keep=4.0)
+    assert (read.listed, read.first, read.cuts_before, read.longest) == (written.listed, written.first, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\nhttps://example.com/a.ts\n", "#EXTINF:soon,\n", "#EXT-X-MEDIA-SEQUENCE:x\n"]
+)
+def test_playlists_of_others_are_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / PLAYLIST).write_text(text)
+    (tmp_path / "segment-00000000.ts").write_bytes(b"mine")
+    with pytest.raises(VideoFileError, match="not written by this program"):
+        HlsOutput(tmp_path, fps=FPS, append=True)
+    assert (tmp_path / "segment-00000000.ts").read_bytes() == b"mine"
+
+
+def test_places_that_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "full.hls").mkdir()
+    (tmp_path / "full.hls" / "letter.txt").write_text("dear")
+    with pytest.raises(VideoFileError, match="is not empty"):
+        HlsOutput(tmp_path / "full.hls", fps=FPS)
+    (tmp_path / "file.hls").write_text("")
+    with pytest.raises(VideoFileError, match="Writing failed"):
+        HlsOutput(tmp_path / "file.hls", fps=FPS)
+    with pytest.raises(ConfigError, match="more than 0"):
+        HlsOutput(tmp_path / "a.hls", fps=FPS, keep_seconds=0)
+    output = HlsOutput(tmp_path / "odd.hls", fps=FPS)
+    with pytest.raises(GeometryError, match="even sides"):
+        output.write(pictures(1, side=33))
+    with HlsOutput(tmp_path / "two.hls", fps=FPS) as output:
+        output.write(pictures(1))
+        with pytest.raises(GeometryError, match="one size"):
+            output.write(pictures(1, side=64))
+
+
+def test_a_full_disk_leaves_a_playlist_that_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, whole = tmp_path / "live.hls", hls_playlist.write_whole
+    output = HlsOutput(folder, fps=FPS, segment_seconds=1)
+    output.write(pictures(*range(17)))
+
+    def full(path: Path, data: bytes) -> None:
+        if path.suffix == ".ts":
+            raise OSError(28, "No space left on device")
+        whole(path, data)
+
+    monkeypatch.setattr("arl2.serving.outputs.hls.write_whole", full)
+    with pytest.raises(VideoFileError, match=r"No space left on device.*live\.hls"):
+        output.write(pictures(*range(17, 40)))
+    output.close()
+    assert numbers_of(folder / PLAYLIST) == list(range(16))
