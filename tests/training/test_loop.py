@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
@@ -254,20 +254,8 @@ with joined_processes() as processes:
 
 def test_two_processes_are_one_process(tmp_path: Path) -> None:
     train(ToyTask(), CONFIG, tmp_path / "one", run_config={"loop": {}}, console=Console(quiet=True))
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "two")],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for code, errors in started_twice([sys.executable, "-c", PROGRAM, str(tmp_path / "two")]):
+        assert code == 0, errors
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [record["loss"] for record in one] == [record["loss"] for record in two]
     # Other logs are of the first process alone, but of the right size.
@@ -278,12 +266,22 @@ def test_two_processes_are_one_process(tmp_path: Path) -> None:
         torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-7)
 
 
-def free_port() -> int:
-    import socket
+DYING = PROGRAM.replace("ToyTask()", "ToyTask(before_loss=die)").replace(
+    "with joined",
+    "import os\ndef die(batch):\n    if (batch.step, batch.slot) == (16, 1): os._exit(7)\nwith joined",
+)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def test_a_process_that_dies_ends_the_run_and_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    (code, said), (other, _) = started_twice([sys.executable, "-c", DYING, str(tmp_path)])
+    assert (code, other) == (1, 7)
+    assert "ProcessLostError: Another process of this run has ended" in said
+    assert checkpoints_in(tmp_path / "checkpoints")[-1].name == "step-000000014"
+    resumed = train(ToyTask(), CONFIG, tmp_path, run_config={"loop": {}}, console=Console(quiet=True))
+    whole = run(ToyTask(), tmp_path.parent / "uncut")
+    assert resumed.step == 30
+    for name, x in state_of(whole).items():
+        torch.testing.assert_close(state_of(resumed)[name], x, rtol=1e-6, atol=1e-7)
 
 
 def test_muon_moves_hidden_matrices_by_orthogonal_steps_and_nothing_else(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from arl2.errors import ConfigError
+from arl2.training.align import AlignConfig
 from arl2.training.codec import CodecConfig
 from arl2.training.config import config_from_mapping, config_to_mapping
+from arl2.training.distill import DistillConfig
 from arl2.training.teacher import TeacherConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"codec": CodecConfig, "teacher": TeacherConfig}
+KINDS = {"codec": CodecConfig, "teacher": TeacherConfig, "align": AlignConfig, "distill": DistillConfig}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda p: p.stem)

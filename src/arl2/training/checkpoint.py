@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from arl2.errors import CheckpointError
+from arl2.files.plain import first_line
 from arl2.training.ema import WeightAverage
 from arl2.training.optimizer import Optimizers
 
@@ -44,13 +45,18 @@ def save_checkpoint(
     average: WeightAverage,
     optimizer: Optimizers,
     keep: int,
+    task_state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``folder/step-NNNNNNNNN`` and delete all but the newest ``keep``.
 
     The files are written and flushed under a temporary name, and the folder is renamed as the last act.
+
+    Raises:
+        CheckpointError: it cannot be written (disk full, no permission); earlier checkpoints are untouched.
     """
     tensors = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+    tensors |= {f"task/{name}": tensor for name, tensor in (task_state or {}).items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state_of(parameter).items():
             tensors[f"optimizer/{key}/{name}"] = value
@@ -58,11 +64,21 @@ def save_checkpoint(
     final = folder / checkpoint_name(state.step)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial / _TENSORS)
-    (partial / _FACTS).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    for path in (partial / _TENSORS, partial / _FACTS, partial):
-        _flush(path)
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial / _TENSORS)
+        (partial / _FACTS).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        for path in (partial / _TENSORS, partial / _FACTS, partial):
+            _flush(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        size = sum(x.numel() * x.element_size() for x in tensors.values()) / 1e6
+        before = checkpoints_in(folder)
+        kept = f"the last whole one is '{before[-1]}'" if before else "none was saved before"
+        raise CheckpointError(
+            f"The checkpoint '{final}' could not be written ({first_line(error)}); it needs {size:.1f} MB: make room "
+            f"and start the run again; {kept}."
+        ) from error
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
@@ -106,8 +122,9 @@ def load_checkpoint(
     parameters: Mapping[str, nn.Parameter],
     average: WeightAverage,
     optimizer: Optimizers,
+    task_state: Mapping[str, Tensor] | None = None,
 ) -> RunState:
-    """Put a checkpoint back into weights, average and optimizer, in place.
+    """Put a checkpoint back into weights, average, optimizer and what the task keeps, in place.
 
     Raises:
         CheckpointError: when it cannot be read, or names or shapes differ from what trains now.
@@ -121,6 +138,7 @@ def load_checkpoint(
         ) from error
     taken = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     taken |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+    taken |= {f"task/{name}": tensor for name, tensor in (task_state or {}).items()}
     held = {name: x for name, x in tensors.items() if not name.startswith("optimizer/")}
     differing = sorted(taken.keys() ^ held.keys()) or sorted(n for n in taken if taken[n].shape != held[n].shape)
     if differing:

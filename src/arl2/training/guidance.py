@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.model.passes import DiffusionForcing
+from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.text import ShapesText
 
 
 class Autoguidance:
-    """Two frozen models: ``v = good + weight (good - weak)``, for clips of a single block.
+    """Two frozen models: ``v = good + weight (good - weak)``, for clips of a single block, or for longer ones.
 
     Args:
         good, weak: folders of exports (``transformer`` and ``text``).
@@ -42,9 +42,10 @@ class Autoguidance:
         noisy: Float[Tensor, "clips channels frames height width"],
         timestep: Float[Tensor, "clips frames"],
         captions: list[str],
+        run: DiffusionForcing | TeacherForcing | None = None,
     ) -> Float[Tensor, "clips channels frames height width"]:
-        """``weight (good - weak)``: what guidance adds to a flow."""
-        good, weak = (one.flow(noisy, timestep, captions) for one in (self._good, self._weak))
+        """``weight (good - weak)``: what guidance adds to a flow; ``run`` says what stands before each block."""
+        good, weak = (one.flow(noisy, timestep, captions, run) for one in (self._good, self._weak))
         return self.weight * (good - weak)
 
     @torch.no_grad()
@@ -66,7 +67,9 @@ class _Frozen:
         self.text = ShapesText.from_pretrained(folder / "text")
         self.text.words.encoder.float().to(device).eval().requires_grad_(False)
 
-    def flow(self, noisy: Tensor, timestep: Tensor, captions: list[str]) -> Tensor:
-        flow = self.model(noisy, timestep, self.text.encode_captions(captions), run=DiffusionForcing())
+    def flow(
+        self, noisy: Tensor, timestep: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing | None = None
+    ) -> Tensor:
+        flow = self.model(noisy, timestep, self.text.encode_captions(captions), run=run or DiffusionForcing())
         assert flow is not None
         return flow

@@ -28,10 +28,13 @@ from arl2.training.optimizer import OptimizerName, Optimizers
 from arl2.training.processes import Processes
 from arl2.training.progress import Progress, Reporter
 from arl2.training.schedule import learning_rate_factor
-from arl2.training.task import Batch, ParameterGroup, Task
+from arl2.training.task import Batch, DrawsPictures, KeepsState, ParameterGroup, Task
 
 # Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
-_HARMLESS = {"checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "tensorboard"}
+_HARMLESS = {
+    *("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard"),
+    *("evaluate_every", "evaluate_first", "pictures_every"),
+}
 
 Reason = Literal["finished", "time is up", "interrupted"]
 
@@ -53,6 +56,8 @@ class LoopConfig:
         gradient_clip: largest norm of all gradients together.
         average_decay: of the running average of the weights that is evaluated and exported.
         checkpoint_every, evaluate_every, log_every: in steps.
+        evaluate_first: also evaluate before the first step.
+        pictures_every: steps between pictures of what was learnt, in ``pictures/`` (and one at the end); None: none.
         keep_checkpoints: how many of the newest checkpoints stay.
         tensorboard: also write a TensorBoard log.
     """
@@ -71,6 +76,8 @@ class LoopConfig:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     evaluate_every: int = 1000
+    evaluate_first: bool = False
+    pictures_every: int | None = None
     log_every: int = 20
     tensorboard: bool = False
 
@@ -78,9 +85,10 @@ class LoopConfig:
         if self.steps is None and self.max_minutes is None:
             raise ConfigError("A run needs a length: give steps or max_minutes.")
         counts = ("batches_per_step", "checkpoint_every", "keep_checkpoints", "evaluate_every", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        for name in (*counts, "pictures_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; give 1 or more.")
         if not 0 <= self.average_decay < 1:
             raise ConfigError(f"average_decay is {self.average_decay}; give a number from 0 to just below 1.")
 
@@ -112,7 +120,7 @@ def train(
     Args:
         task: what trains.
         config: settings of the loop.
-        folder: of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``export/``.
+        folder: of the run: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``export/``, ``pictures/``.
         run_config: every setting of the run, plain; kept beside the run and compared when it is resumed.
         accept_changes: resume even though settings that matter differ.
         processes: from ``joined_processes()``; None: this one alone.
@@ -121,7 +129,8 @@ def train(
     Raises:
         ConfigError: when the run in ``folder`` was made with other settings: the message lists them.
         NonFiniteError: when the loss or a gradient is NaN or infinite; nothing is saved after that.
-        CheckpointError: when the newest checkpoint does not fit or cannot be read.
+        CheckpointError: when the newest checkpoint does not fit or cannot be read, or a new one cannot be written.
+        ProcessLostError: when another process of the run has ended.
     """
     processes = processes or Processes()
     if config.batches_per_step % processes.count:
@@ -158,6 +167,9 @@ class _Run:
         self.run_config, self.console = run_config, console
         groups = list(task.parameter_groups())
         self.parameters = _by_name(groups)
+        self.task_state = task.state_tensors() if isinstance(task, KeepsState) else {}
+        if config.pictures_every is not None and not isinstance(task, DrawsPictures):
+            raise ConfigError("This task draws no pictures; leave loop.pictures_every out.")
         self.optimizer = Optimizers(
             groups, name=config.optimizer, learning_rate=config.learning_rate, adam_betas=config.adam_betas
         )
@@ -189,7 +201,11 @@ class _Run:
         if saved:
             self._check_config(read_state(saved[-1]).config, accept_changes)
             state = load_checkpoint(
-                saved[-1], parameters=self.parameters, average=self.average, optimizer=self.optimizer
+                saved[-1],
+                parameters=self.parameters,
+                average=self.average,
+                optimizer=self.optimizer,
+                task_state=self.task_state,
             )
             self.step, self.minutes_before, self.last_checkpoint = state.step, state.minutes, saved[-1]
             self.window = _Window(state.logged_step, self.started)
@@ -205,6 +221,9 @@ class _Run:
         """Steps until the end; then a last checkpoint, evaluation and export."""
         if self.step:
             reporter.say(f"Going on from step {self.step} ({self.minutes_before:.1f} minutes of training).")
+        elif self.config.evaluate_first:
+            self._evaluate(export=False)
+            reporter.show(self._progress())
         while (reason := self._reason_to_stop(stop)) is None:
             self._one_step()
             self.scores = None
@@ -214,7 +233,11 @@ class _Run:
                 reporter.show(self._progress())
             if self.step % self.config.checkpoint_every == 0:
                 self._save()
+            if self.config.pictures_every is not None and self.step % self.config.pictures_every == 0:
+                self._draw()
         self._save()
+        if self.config.pictures_every is not None:
+            self._draw()
         if self.scores is None:
             self._evaluate()
             reporter.show(self._progress())
@@ -257,11 +280,15 @@ class _Run:
                 window.add(name, value.detach() * share * self.processes.count)
         self.processes.sum_gradients(self.parameters.values())
         (total,) = self.processes.sum(total)
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.gradient_clip)
+        # The norm first: clipping by one that is not finite would spoil every gradient, and hide where it began.
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
         self._check_finite(total, norm.item())
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), config.gradient_clip, norm)
         self.optimizer.step()
         self.step += 1
         self.average.update(self.step)
+        if isinstance(self.task, KeepsState):
+            self.task.end_step(self.processes)
         window.add("loss", torch.tensor(total))
         window.add("gradient_norm", norm)
 
@@ -288,6 +315,7 @@ class _Run:
                 average=self.average,
                 optimizer=self.optimizer,
                 keep=self.config.keep_checkpoints,
+                task_state=self.task_state,
             )
         self.processes.wait()
 
@@ -295,13 +323,23 @@ class _Run:
         unlogged = {name: value.item() for name, value in self.window.sums.items()}
         return RunState(self.step, self.minutes, self.run_config, self.window.step, unlogged)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, *, export: bool = True) -> None:
         """Scores and export of the averaged weights; the other processes wait."""
         self.scores = {}
         if self.processes.is_first:
             with self.average.applied():
                 self.scores = dict(self.task.evaluate())
-                self.task.export(self.folder / "export")
+                if export:
+                    self.task.export(self.folder / "export")
+        self.processes.wait()
+
+    def _draw(self) -> None:
+        """A picture of this step, if there is none yet; the other processes wait."""
+        path = self.folder / "pictures" / f"{checkpoint_name(self.step)}.png"
+        if self.processes.is_first and isinstance(self.task, DrawsPictures) and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self.average.applied():
+                self.task.draw(path)
         self.processes.wait()
 
     def _progress(self) -> Progress:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+
+from arl2.errors import ProcessLostError
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,16 @@ class Processes:
             return
         held = list(parameters)
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held])
-        dist.all_reduce(flat)
+        with _all_alive():
+            dist.all_reduce(flat)
         for parameter, gradient in zip(held, flat.split([p.numel() for p in held]), strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
+
+    def sum_tensor(self, tensor: Tensor) -> None:
+        """Add it up over processes, in place."""
+        if self.count > 1:
+            with _all_alive():
+                dist.all_reduce(tensor)
 
     def sum(self, *values: float) -> list[float]:
         """Each value, added up over processes."""
@@ -45,15 +54,30 @@ class Processes:
     def wait(self) -> None:
         """Return when all processes are here."""
         if self.count > 1:
-            dist.barrier()
+            with _all_alive():
+                dist.barrier()
 
     def _reduced(self, values: tuple[float, ...], operation: "dist.ReduceOp.RedOpType | None") -> list[float]:
         if operation is None:
             return list(values)
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         held = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(held, operation)
-        return held.tolist()
+        with _all_alive():
+            dist.all_reduce(held, operation)
+            return held.tolist()
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Turn the transport's error when a partner has gone into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(
+            "Another process of this run has ended, so this one ends too: look at the first message of the others for "
+            "the cause, then start the run again; it goes on from its last checkpoint. "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 @contextmanager

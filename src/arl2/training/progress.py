@@ -102,7 +102,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _drop_records_after(path: Path, step: int) -> None:
-    kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
+    # A run that begins anew evaluates its start anew, too.
+    kept = [json.dumps(record) + "\n" for record in read_metrics(path) if step and record["step"] <= step]
     if path.exists():
         path.write_text("".join(kept), encoding="utf-8")
 

@@ -29,18 +29,11 @@ def start_run(
     Args:
         kind: the dataclass of the settings; one of them is ``loop``, a ``LoopConfig``.
         make_task: makes the task from settings and device.
-        folder: of the run.
-        settings: a ``.json`` or ``.toml`` file; None: the settings that ``folder`` already has, or defaults.
-        overrides: words like ``loop.steps=100``.
+        folder, settings, overrides: as for ``resolved_settings``.
         accept_changes: resume although settings differ from those that the run began with.
         console: where progress goes.
     """
-    kept = folder / "config.json"
-    if settings is None and kept.exists():
-        settings = kept
-    values = read_config_values(settings) if settings else {}
-    values = with_overrides(values, overrides)
-    config = config_from_mapping(kind, {"loop": {}, **values})
+    config = resolved_settings(kind, folder, settings=settings, overrides=overrides)
     with joined_processes() as processes:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cuda":
@@ -54,6 +47,27 @@ def start_run(
             processes=processes,
             console=console,
         )
+
+
+def resolved_settings(
+    kind: type[Any], folder: Path, *, settings: Path | None = None, overrides: Sequence[str] = ()
+) -> Any:
+    """Every setting of a run, defaults filled in.
+
+    Args:
+        kind: the dataclass of the settings; one of them is ``loop``, a ``LoopConfig``.
+        folder: of the run.
+        settings: a ``.json`` or ``.toml`` file; None: the settings that ``folder`` already has, or defaults.
+        overrides: words like ``loop.steps=100``.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown name, a value that cannot be.
+    """
+    kept = folder / "config.json"
+    if settings is None and kept.exists():
+        settings = kept
+    values = with_overrides(read_config_values(settings) if settings else {}, overrides)
+    return config_from_mapping(kind, {"loop": {}, **values})
 
 
 def start_run_from_words(

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.training.processes import Processes
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -82,4 +84,26 @@ class Task(Protocol):
 
     def export(self, folder: Path) -> None:
         """Write what people load, with the averaged weights in place, into ``folder`` (made by the task)."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A task that learns something besides weights, such as running means; checkpoints hold it."""
+
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint keeps, by name; the tensors are filled in place when one is loaded."""
+        ...
+
+    def end_step(self, processes: Processes) -> None:
+        """After every optimizer step: make what was gathered the same on all processes, and part of the state."""
+        ...
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """A task that can show what it has learnt."""
+
+    def draw(self, path: Path) -> None:
+        """Save a PNG, with the averaged weights in place."""
         ...

@@ -69,7 +69,7 @@ class TeacherConfig:
         opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
             go by, and wants many more examples than the blocks that follow.
         hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
-            ``arl2.shapes.hiding``); ``hiding_share`` of the longest batches come from them.
+            ``arl2.shapes.hiding``); ``hiding_share`` of the batches of more than one block come from them.
         data_seed: of the scenes.
         lengths: latent frames of a training clip; each batch draws one of them. A single block first (48 tokens, where
             shapes are learnt), longer ones later.
@@ -78,12 +78,13 @@ class TeacherConfig:
         paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
             ``arl2.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
         level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
-        own_context_share: share of the longer clips whose context is not the clip but what the model makes of a noisy
-            copy of it: a rollout stands on the model's own blocks, and learns here to mend them.
+        own_context_share: share of the longer batches whose context is not the clips but what the model makes of noisy
+            copies of them: a rollout stands on the model's own blocks, and learns here to mend them.
         guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
             (see ``arl2.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
         guide_data: the data's flow and the push of the guide in place of the model's guided flow: slower, but it goes
             on learning from the data.
+        guide_longer: push the later blocks of longer clips as well (the data's flow and the push).
         content_weight: extra weight of the loss where a latent differs from its clip's background.
         steps, first_block_steps, first_block_fresh_below: of the sampler in evaluation, and what is exported with the
             model.
@@ -110,6 +111,7 @@ class TeacherConfig:
     guide: str | None = None
     guide_weight: float = 1.0
     guide_data: bool = False
+    guide_longer: bool = False
     content_weight: float = 2.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
@@ -213,6 +215,8 @@ class TeacherTask:
                 target = target + self.guidance.push(noisy, timestep, captions)
             else:
                 target = self.guidance.flow(noisy, timestep, captions)
+        elif self.guidance is not None and self.config.guide_longer:
+            target = target + self.guidance.push(noisy, timestep, captions, run)
         error = (flow - target).square().mean(1)
         weight = 1 + config.content_weight * _differs_from_background(clean)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
@@ -272,7 +276,7 @@ class TeacherTask:
         """The clips that a batch of this length is taken from."""
         if frames == self.config.model.block_frames:
             return self.openings
-        if self.hiding is not None and frames == max(self.config.lengths):
+        if self.hiding is not None:
             hiding = bool(torch.rand((), generator=draw) < self.config.hiding_share)
             return self.hiding if hiding else self.clips
         return self.clips
@@ -304,7 +308,9 @@ class TeacherTask:
         """What stands before the noisy blocks: the clips, or what the model itself makes of noisy copies of them."""
         if not self.config.own_context_share:
             return clean
-        own = torch.rand(len(clean), generator=draw) < self.config.own_context_share
+        # The whole batch or none of it: the extra pass is paid where it is used.
+        if float(torch.rand((), generator=draw)) >= self.config.own_context_share:
+            return clean
         low, high = _OWN_CONTEXT_LEVELS
         size = self.config.model.block_frames
         levels = low + (high - low) * torch.rand(len(clean), clean.shape[2] // size, generator=draw)
@@ -314,8 +320,7 @@ class TeacherTask:
         with torch.no_grad():
             flow = self.model(noisy, (1000 * sigma).to(self.device), text, run=TeacherForcing(clean))
         assert flow is not None
-        made = velocity_to_clean(noisy, flow, broad)
-        return torch.where(own[:, None, None, None, None].to(self.device), made, clean)
+        return velocity_to_clean(noisy, flow, broad)
 
     def _pair(
         self,

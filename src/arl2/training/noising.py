@@ -1,0 +1,92 @@
+"""Noisy copies of clips for teacher forcing: one level a block, where the student's sampler will be."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.diffusion.flow import add_noise, clean_to_velocity
+from arl2.diffusion.levels import shift_sigma
+from arl2.errors import ConfigError
+from arl2.geometry import FrameRange
+from arl2.rollout.settings import GenerationSettings
+
+TRAIN_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class NoisyClips:
+    """Clips and their noisy copies.
+
+    Attributes:
+        clean, noise, noisy: ``[B, C, F, h, w]``.
+        sigma: noise level of every block, 0 to 1.
+        timestep: the same for every frame, 0 to 1000: what the model takes.
+        blocks: frames of each block.
+    """
+
+    clean: Float[Tensor, "batch channels frames height width"]
+    noise: Float[Tensor, "batch channels frames height width"]
+    noisy: Float[Tensor, "batch channels frames height width"]
+    sigma: Float[Tensor, "batch blocks"]
+    timestep: Float[Tensor, "batch frames"]
+    blocks: tuple[FrameRange, ...]
+
+    @property
+    def velocity(self) -> Float[Tensor, "batch channels frames height width"]:
+        """The flow of the data: ``noise - clean``."""
+        return clean_to_velocity(self.clean, self.noise)
+
+    def block_means(self, values: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch blocks"]:
+        """The mean of each block."""
+        return torch.stack([values[:, :, span.start : span.stop].mean((1, 2, 3, 4)) for span in self.blocks], dim=1)
+
+
+class SamplingLevels:
+    """The noise levels at which a model will be asked, and those between them.
+
+    Args:
+        settings: how the student is sampled.
+        share: of the blocks that are put at exactly one of the sampler's levels; the others fall between the lowest
+            of them and pure noise, spread as the schedule spreads them.
+
+    Raises:
+        ConfigError: a share outside [0, 1].
+    """
+
+    def __init__(self, settings: GenerationSettings, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ConfigError(f"level_share is {share}; give a share from 0 to 1.")
+        sampler = settings.sampler()
+        self.share, self.shift = share, settings.shift
+        # The first block may have levels of its own.
+        self.first, self.later = (torch.tensor(sampler.levels_of(block)) / TRAIN_STEPS for block in (0, 1))
+        lowest = float(min(self.first.min(), self.later.min()))
+        self.lowest = lowest / (self.shift - (self.shift - 1) * lowest)  # before the shift
+
+    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        """One level for every block, on the CPU."""
+        u = self.lowest + (1 - self.lowest) * torch.rand(clips, blocks, generator=generator)
+        between = shift_sigma(u, self.shift)
+        exact = torch.rand(clips, blocks, generator=generator) < self.share
+        own = torch.empty(clips, blocks)
+        for block in range(blocks):
+            levels = self.later if block else self.first
+            own[:, block] = levels[torch.randint(len(levels), (clips,), generator=generator)]
+        return torch.where(exact, own, between)
+
+
+def noised(
+    clean: Float[Tensor, "batch channels frames height width"],
+    blocks: tuple[FrameRange, ...],
+    levels: SamplingLevels,
+    generator: torch.Generator,
+) -> NoisyClips:
+    """Clips with noise at levels drawn for every block; all randomness from ``generator`` (on the CPU)."""
+    sigma = levels.draw(len(clean), len(blocks), generator).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    lengths = torch.tensor([len(span) for span in blocks], device=clean.device)
+    by_frame = sigma.repeat_interleave(lengths, 1)
+    noisy = add_noise(clean, noise, by_frame[:, None, :, None, None])
+    return NoisyClips(clean, noise, noisy, sigma, TRAIN_STEPS * by_frame, blocks)

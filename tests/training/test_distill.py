@@ -1,0 +1,224 @@
+"""Stage 2: the loss is the plain formula, the context may be the student's own, and what is kept is kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from tests.training.conversion import FRAMES, distill_config, loop, task_of
+
+from arl2.attention.access import Access
+from arl2.errors import ConfigError
+from arl2.geometry import split_blocks
+from arl2.model.passes import Stream, TeacherForcing
+from arl2.rollout.folder import load_parts
+from arl2.training.config import config_to_mapping
+from arl2.training.distill import DistillTask
+from arl2.training.level_means import LevelMeans
+from arl2.training.loop import train
+from arl2.training.noising import noised
+from arl2.training.pictures import RolloutSpec, roll_out
+from arl2.training.processes import Processes
+from arl2.training.progress import read_metrics
+from arl2.training.students import load_teacher, with_window
+from arl2.training.task import Batch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distill")
+
+
+def a_task(folder: Path, **changes: object) -> DistillTask:
+    task = task_of(distill_config(folder, **changes))
+    assert isinstance(task, DistillTask)
+    return task
+
+
+def test_the_loss_is_the_plain_formula(folder):
+    task = a_task(folder, frames=(FRAMES,), on_policy_share=0.0, hidden_weight=0.5, hidden_every=1, data_weight=0.25)
+    # Levels seen before have means of their own.
+    task.level_means.means.copy_(torch.linspace(0.5, 2.0, 10))
+    task.level_means.steps.fill_(3)
+    loss = task.loss(Batch.keyed(3, 1, 0, 1))
+
+    draw = Batch.keyed(3, 1, 0, 1).generator
+    torch.randint(1, (1,), generator=draw)
+    clips = task.clips.draw(2, FRAMES, draw)
+    torch.rand((), generator=draw)
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    states: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    flows = {}
+    for name, model in (("student", task.student), ("teacher", task.teacher.model)):
+        handles = [layer.register_forward_hook(lambda m, x, y, n=name: states[n].append(y)) for layer in model.layers]
+        with torch.no_grad():
+            flows[name] = model(noisy.noisy, noisy.timestep, clips.text, run=TeacherForcing(noisy.clean))
+        for handle in handles:
+            handle.remove()
+    total = 0.0
+    for sample in range(2):
+        for block in range(3):
+            part = slice(3 * block, 3 * block + 3)
+            error = (flows["student"] - flows["teacher"])[sample, :, part].square().mean()
+            bucket = min(int(noisy.sigma[sample, block] * 10), 9)
+            total += error / torch.linspace(0.5, 2.0, 10)[bucket] / 6
+    hidden = sum((a - b).square().mean() / b.square().mean() for a, b in zip(*states.values(), strict=True)) / 2
+    data = (flows["student"] - (noisy.noise - noisy.clean)).square().mean()
+    assert loss.value.item() == pytest.approx(float(total + 0.5 * hidden + 0.25 * data), rel=1e-5)
+    assert loss.logs["hidden_error"].item() == pytest.approx(float(hidden), rel=1e-5)
+
+
+def test_at_the_start_a_student_errs_in_later_blocks_only(folder):
+    task = a_task(folder)
+    clips = task.clips.held_out(range(2), FRAMES)
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, torch.Generator().manual_seed(0))
+    flows = task.follow(clips, noisy)
+    first, *later = noisy.block_means((flows.student - flows.teacher).square()).unbind(1)
+    assert first.max() < 1e-10
+    assert all(error.min() > 1e-4 for error in later)
+    assert not flows.teacher.requires_grad
+
+
+def test_on_policy_the_context_is_what_the_student_rolls_out(folder):
+    """The clip that is scored continues its known blocks exactly as the student's stream does."""
+    task = a_task(folder, on_policy_share=1.0, on_policy_known=(1,), frames=(FRAMES,))
+    seen = []
+    model = task.teacher.model
+    forward = model.forward
+    model.forward = lambda *given, run: (seen.append((run.clean, given[2])), forward(*given, run=run))[1]
+    loss = task.loss(Batch.keyed(0, 0, 0, 1))
+    assert loss.value.requires_grad
+    (clean, text), *_ = seen
+    given = task.clips.draw(2, FRAMES, _after(Batch.keyed(0, 0, 0, 1).generator)).latents
+    assert torch.equal(clean[:, :, :3], given[:, :, :3])
+    assert not torch.allclose(clean[:, :, 3:], given[:, :, 3:])
+
+    draw = _after(Batch.keyed(0, 0, 0, 1).generator)
+    task.clips.draw(2, FRAMES, draw)
+    torch.rand((), generator=draw)
+    torch.randint(1, (1,), generator=draw)
+    seed = int(torch.randint(2**62, (1,), generator=draw))
+    spec = RolloutSpec(task.teacher.settings, 8, 8, FRAMES, seed)
+    again = roll_out(task.student, text, spec, known=given[:, :, :3])
+    assert torch.equal(again, clean)
+    # Another past gives another continuation: memory was read.
+    other = roll_out(task.student, text, spec, known=-given[:, :, :3])
+    assert not torch.allclose(other[:, :, 3:], clean[:, :, 3:])
+
+
+def _after(draw: torch.Generator) -> torch.Generator:
+    """Past the draw of the clip's length."""
+    torch.randint(1, (1,), generator=draw)
+    return draw
+
+
+def test_windows_of_teacher_and_student_differ_if_asked(folder):
+    task = a_task(folder, teacher_window="all", student_window=3, plan="HS")
+    assert (task.teacher.model.config.window, task.student.config.window) == (None, 3)
+    assert task.student.layers[1].self_attention.spec.window == 3
+    latents, text = torch.randn(1, 3, 9, 8, 8), torch.randn(1, 4, 10)
+
+    def last_flow(model: torch.nn.Module, past: torch.Tensor) -> torch.Tensor:
+        run = TeacherForcing(torch.cat([past, latents[:, :, 3:]], 2))
+        with torch.no_grad():
+            return model(latents, torch.full((1, 9), 500.0), text, run=run)[:, :, 6:]
+
+    teacher = load_teacher(task.config.teacher, device="cpu").model
+    for window, sees in ((3, False), (6, True), (None, True)):  # through two layers, two blocks reach back a third
+        model = with_window(teacher, window)
+        one, other = (last_flow(model, past) for past in (latents[:, :, :3], -latents[:, :, :3]))
+        assert torch.equal(one, other) is not sees
+        assert model.config.window == window
+    assert with_window(teacher, 6) is teacher
+    # "model" is the window of the teacher's file, whatever the teacher is given here.
+    assert a_task(folder, teacher_window="all", student_window="model").student.config.window == 6
+    # The student's stream keeps no more than its window.
+    memory = task.student.allocate_memory(batch=1, height=8, width=8)
+    for start in (0, 3, 6):
+        part = latents[:, :, start : start + 3]
+        task.student(part, torch.zeros(1, 3), text, run=Stream(memory, Access.COMMIT))
+    assert sum(x.shape[1] for x in memory.layers[1].held().values()) <= 2 * 3 * 16
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    steps=st.lists(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 10)), min_size=1, max_size=6), max_size=5),
+    cut=st.integers(1, 4),
+)
+def test_level_means_do_not_depend_on_how_a_step_is_cut_into_batches(steps, cut):
+    whole, parts = (LevelMeans(4, 0.9, torch.device("cpu")) for _ in range(2))
+    for step in steps:
+        sigma, errors = (torch.tensor([list(values)]) for values in zip(*step, strict=True))
+        scaled = whole.divided(errors, sigma)
+        pieces = [parts.divided(errors[:, i : i + cut], sigma[:, i : i + cut]) for i in range(0, errors.shape[1], cut)]
+        seen = whole.steps[(sigma * 4).long().clamp(max=3)] > 0
+        # A level that has a mean is divided by it, whatever else the batch holds.
+        torch.testing.assert_close(torch.cat(pieces, 1)[seen], scaled[seen])
+        for means in (whole, parts):
+            means.end_step(Processes())
+        torch.testing.assert_close(whole.means, parts.means)
+        assert torch.equal(whole.steps, parts.steps)
+
+
+def test_level_means_follow_their_level():
+    means = LevelMeans(2, 0.5, torch.device("cpu"))
+    sigma = torch.tensor([[0.1, 0.9]])
+    for _ in range(12):
+        means.divided(torch.tensor([[1.0, 100.0]]), sigma)
+        means.end_step(Processes())
+    torch.testing.assert_close(means.means, torch.tensor([1.0, 100.0]))
+    torch.testing.assert_close(means.divided(torch.tensor([[1.0, 100.0]]), sigma), torch.ones(1, 2))
+    # A level where nothing is wrong yet is not blown up.
+    means.means[0] = 0.0
+    assert means.divided(torch.tensor([[1.0, 100.0]]), sigma)[0, 0] == pytest.approx(1 / (0.01 * 50))
+    with pytest.raises(ConfigError, match="0 level buckets"):
+        LevelMeans(0, 0.5, torch.device("cpu"))
+
+
+def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):
+    config = distill_config(
+        folder,
+        loop=loop(steps=8, evaluate_first=True, pictures_every=100, learning_rate=3e-2, average_decay=0.3),
+        on_policy_share=0.3,
+        activation_checkpointing=True,
+        student_window=3,
+    )
+    result = train(
+        task_of(config), config.loop, tmp_path, run_config=config_to_mapping(config), console=Console(quiet=True)
+    )
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert records[-1]["held_out_error"] < 0.9 * records[0]["held_out_error"]
+    assert {"rollout_distance", "held_out_error"} <= result.scores.keys()
+    assert (tmp_path / "pictures" / "step-000000008.png").exists()
+    parts = load_parts(result.export, dtype=torch.float32)
+    assert parts.transformer.config.layer_plan == "HS"
+    assert (parts.transformer.config.state_rank, parts.transformer.config.low_rank_alpha) == (2, None)
+    assert parts.settings.window == 3
+
+
+def test_activation_checkpointing_changes_nothing(folder):
+    gradients = []
+    for checkpointing in (False, True):
+        task = a_task(folder, activation_checkpointing=checkpointing, hidden_weight=0.1)
+        task.loss(Batch.keyed(0, 0, 0, 1)).value.backward()
+        gradients.append({name: p.grad for name, p in task.trained.items()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_settings_that_cannot_be(folder):
+    config = distill_config(folder)
+    for name, value, said in (
+        ("on_policy_share", 2.0, "on_policy_share is 2"),
+        ("hidden_every", 0, "hidden_every 1 or more"),
+        ("data_weight", -1.0, "must be 0 or more"),
+        ("on_policy_known", (), "numbers of blocks"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            replace(config, **{name: value})
+    with pytest.raises(ConfigError, match="leaves nothing of a clip of 6 latent frames"):
+        task_of(replace(config, on_policy_known=(0, 2)))

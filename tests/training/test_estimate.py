@@ -1,0 +1,103 @@
+"""What a dry run says a step takes, held against what a step does take."""
+
+import pytest
+import torch
+
+from arl2.attention.memory import MemoryGeometry
+from arl2.errors import GeometryError
+from arl2.model.passes import TeacherForcing
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.training.estimate import estimate_step
+from arl2.training.trainable import parameter_table, unfreeze
+from arl2.training.watching import watched_attention
+
+FRAMES = 9
+
+
+def a_model(plan: str, heads: int, head_dim: int, ffn: int) -> CausalWanTransformer3DModel:
+    sizes = {"text_dim": 16, "text_len": 8, "freq_dim": 32, "block_frames": 3, "state_rank": 4, "ffn_rank": 4}
+    return CausalWanTransformer3DModel(plan, heads, head_dim, ffn, **sizes)
+
+
+def forward(model: CausalWanTransformer3DModel) -> None:
+    latents = torch.randn(1, 16, FRAMES, 8, 8)
+    model(latents, torch.full((1, FRAMES), 500.0), torch.randn(1, 8, 16), run=TeacherForcing(latents))
+
+
+def kept(model: CausalWanTransformer3DModel, *, layers_alone: bool) -> int:
+    """Bytes that autograd saves, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held: dict[int, int] = {}
+    alive = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        alive.append(x)  # an address is not used again while its tensor lives
+        return x
+
+    calls = {}
+    if layers_alone:
+        with torch.no_grad(), watched_attention(model, range(len(model.layers)), calls.__setitem__):
+            forward(model)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        if not layers_alone:
+            forward(model)
+        for i, call in calls.items():
+            model.layers[i].self_attention.parallel(call.input, call.rotation, call.layout)
+    return sum(held.values())
+
+
+@pytest.mark.parametrize("layers_alone", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "heads", "head_dim", "ffn"), [("HHHHHH", 4, 16, 128), ("HHHHHH", 2, 64, 512), ("HSHSHS", 4, 32, 256)]
+)
+def test_what_is_kept_is_about_what_autograd_keeps(plan, heads, head_dim, ffn, layers_alone):
+    if layers_alone:
+        plan = "H" * len(plan)
+    model = a_model(plan, heads, head_dim, ffn)
+    unfreeze(model, 1 if layers_alone else 2)
+    step = estimate_step(
+        model.config,
+        model.config,
+        parameter_table(model, 2),
+        MemoryGeometry(1, 4, 4, 3),
+        frames=FRAMES,
+        first_block_frames=None,
+        checkpointing=False,
+        layers_alone=layers_alone,
+    )
+    measured = kept(model, layers_alone=layers_alone)
+    assert 0.8 * measured < step.activation_bytes < 1.5 * measured
+
+
+def test_a_long_clip_of_the_published_size():
+    """The 21-frame clip of spec 4: both halves must fit on 80 GB with activations computed again."""
+    with torch.device("meta"):
+        teacher, student = (
+            CausalWanTransformer3DModel(plan, 12, 128, 8960, state_rank=rank, ffn_rank=rank)
+            for plan, rank in (("S" * 30, 0), ("H" * 22 + "S" * 8, 16))
+        )
+    table = parameter_table(student, 2)
+
+    def estimate(checkpointing: bool, frames: int = 21):
+        return estimate_step(
+            teacher.config,
+            student.config,
+            table,
+            MemoryGeometry(1, 30, 52, 3),
+            frames=frames,
+            first_block_frames=None,
+            checkpointing=checkpointing,
+            layers_alone=False,
+        )
+
+    lean, full = estimate(True), estimate(False)
+    assert lean.tokens == 2 * 21 * 30 * 52
+    assert lean.memory_bytes < 80e9 < full.memory_bytes
+    assert lean.flops > full.flops
+    assert lean.training_bytes == 16 * 24_826_384
+    assert "TFLOP" in lean.text()
+    with pytest.raises(GeometryError, match="20 latent frames do not fit"):
+        estimate(True, 20)

@@ -1,0 +1,30 @@
+"""Two processes that train together on this machine, as torchrun starts them."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def started_twice(command: Sequence[str], *, timeout: float = 600) -> list[tuple[int, str]]:
+    """Exit code and standard error of each of the two."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": paths},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=timeout)[1] for process in started]
+    return [(process.returncode, words) for process, words in zip(started, said, strict=True)]
