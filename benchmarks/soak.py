@@ -31,7 +31,7 @@ from arl2.video.group_codec import GroupCodec
 
 PROMPTS = ("a red circle moves right on navy", "a blue square moves up on white", "a green triangle bounces on beige")
 WARM_UP = 50
-WINDOW, TURNS = 10, 10  # blocks of a window, windows of each stream
+WINDOW, TURNS = 5, 40  # blocks of a window, windows of each stream
 
 
 def tiny_pipeline() -> ARL2Pipeline:

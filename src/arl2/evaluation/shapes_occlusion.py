@@ -97,6 +97,7 @@ def score_occluded(
             steps=steps,
             window=window,
             known=pipe.codec.encode(video[:, :, :known].to(pipe.device)),
+            rewind_blocks=0,
         )
         generated += read_all(torch.cat(list(blocks_video(blocks)), dim=2))
         true += read_all(video)

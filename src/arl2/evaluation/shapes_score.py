@@ -93,7 +93,9 @@ def score_model(
     def generated() -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, prompts, BATCH):
             batch = captions[first : first + BATCH]
-            blocks = pipe.stream(batch, num_frames=num_frames, seed=seed + first, steps=steps, window=window)
+            blocks = pipe.stream(
+                batch, num_frames=num_frames, seed=seed + first, steps=steps, window=window, rewind_blocks=0
+            )
             yield _first_and_last(blocks_video(blocks))
 
     return _score_clips(generated(), requests_of(scenes), num_frames, pipe.settings.fps, on_progress)
