@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +192,34 @@ def test_a_full_disk_is_one_sentence_and_the_stream_is_saved(stream, model: str,
     error = capsys.readouterr().err
     assert error.startswith("arl2 stream: Writing failed (No space left on device)")
     assert "The stream is saved after" in error
+    assert "; video frames 0 to " in error
     assert error.count("\n") == 1
     assert ARL2Pipeline.from_pretrained(model).resume("s.arl2").index >= 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("words", [(), ("--json-progress",)])
+def test_lines_that_nobody_reads_any_more_end_nothing(model: str, tmp_path: Path, words, hangs_up: bool) -> None:
+    length = ("--forever",) if hangs_up else BLOCKS
+    command = [sys.executable, "-m", "arl2.cli.main", "stream", "--model", model, PROMPT, *length, *words]
+    # As "2>&1 | head", or as a terminal that went away.
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [*command, "-o", "a.y4m", "--snapshot", "s.arl2", "--save-every", "1"],
+        cwd=tmp_path,
+        stdout=writing,
+        stderr=writing,
+    )
+    os.close(writing)
+    if hangs_up:
+        while not (tmp_path / "s.arl2").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == (130 if hangs_up else 0)
+    shown = len(read_video(tmp_path / "a.y4m"))
+    assert ARL2Pipeline.from_pretrained(model).resume(tmp_path / "s.arl2").video_frames == shown
 
 
 def test_preview_without_a_terminal(stream, capsys) -> None:

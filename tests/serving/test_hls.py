@@ -191,3 +191,15 @@ def test_a_full_disk_leaves_a_playlist_that_plays(tmp_path: Path, monkeypatch: p
         output.write(pictures(*range(17, 40)))
     output.close()
     assert numbers_of(folder / PLAYLIST) == list(range(16))
+
+
+@pytest.mark.parametrize("failure", [av.error.InvalidDataError(1, "broken"), OSError(28, "broken")])
+def test_an_encoder_that_fails_is_one_sentence(tmp_path: Path, monkeypatch, failure: Exception) -> None:
+    def fail(*words) -> None:
+        raise failure
+
+    with HlsOutput(tmp_path / "a.hls", fps=FPS) as output:
+        output.write(pictures(*range(4)))
+        monkeypatch.setattr("arl2.serving.outputs.hls._Muxer.mux", fail)
+        with pytest.raises(VideoFileError, match="broken"):
+            output.write(pictures(4))

@@ -25,15 +25,15 @@ TIMES = BlockTimes(fps=16, temporal_factor=4, block_frames=3, first_block_frames
 class Kept(StreamOutput):
     """Keeps everything; fails at a block if it shall."""
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    def __init__(self, fails_at: int | None = None, failure: Exception | None = None) -> None:
         self.pieces: list[np.ndarray] = []
         self.cuts: list[int] = []
         self.closed = 0
-        self._fails_at = fails_at
+        self._fails_at, self._failure = fails_at, failure or VideoFileError("no room")
 
     def write(self, frames: Pictures) -> None:
         if len(self.pieces) == self._fails_at:
-            raise VideoFileError("no room")
+            raise self._failure
         self.pieces.append(frames)
 
     def mark_cut(self) -> None:
@@ -155,13 +155,15 @@ def test_stopping_saves_where_the_pictures_end(pipe: ARL2Pipeline, tmp_path: Pat
     np.testing.assert_array_equal(np.concatenate([output.video, rest.video]), plain(pipe, blocks + 1))
 
 
-def test_an_output_that_fails_does_not_lose_the_stream(pipe: ARL2Pipeline, tmp_path: Path) -> None:
-    failing, other = Kept(fails_at=2), Kept()
+@pytest.mark.parametrize("failure", [VideoFileError("no room"), OSError(28, "no room"), RuntimeError("no room")])
+def test_an_output_that_fails_does_not_lose_the_stream(pipe, tmp_path: Path, failure: Exception) -> None:
+    failing, other = Kept(2, failure), Kept()
     run = StreamRun(
         pipe.stream(PROMPT, seed=3), [other, failing], times=TIMES, snapshots=Snapshots(path=tmp_path / "s.arl2")
     )
-    with pytest.raises(VideoFileError, match="no room"):
+    with pytest.raises(type(failure), match="no room"):
         list(run.run())
+    assert run.missing == range(len(failing.video), TIMES.begin(run.saved_at))
     assert (failing.closed, other.closed) == (1, 1)
     resumed = pipe.resume(tmp_path / "s.arl2")
     assert resumed.index == run.saved_at >= 3
@@ -185,6 +187,31 @@ def test_leaving_early_closes_outputs_and_threads(pipe: ARL2Pipeline) -> None:
     next(events)
     events.close()
     assert output.closed == 1
+
+
+def test_leaving_early_saves_the_stream(pipe: ARL2Pipeline, tmp_path: Path) -> None:
+    output = Kept()
+    run = StreamRun(pipe.stream(PROMPT, seed=3), [output], times=TIMES, snapshots=Snapshots(path=tmp_path / "s.arl2"))
+    events = run.run()
+    next(events)
+    events.close()
+    resumed = pipe.resume(tmp_path / "s.arl2")
+    assert run.missing == range(len(output.video), resumed.video_frames)
+
+
+def test_a_rescue_that_fails_does_not_hide_what_happened(
+    pipe: ARL2Pipeline, tmp_path: Path, caplog, monkeypatch
+) -> None:
+    stream = pipe.stream(PROMPT, seed=3)
+
+    def no_memory(self, *words, **named) -> None:
+        raise MemoryError("nor is there memory")
+
+    monkeypatch.setattr(type(stream), "save", no_memory)
+    run = StreamRun(stream, [Kept(fails_at=1)], times=TIMES, snapshots=Snapshots(path=tmp_path / "s.arl2"))
+    with pytest.raises(VideoFileError, match="no room"):
+        list(run.run())
+    assert "the stream was not saved: nor is there memory" in caplog.text
 
 
 @pytest.mark.parametrize("words", [{"frames": 0}, {"snapshots": Snapshots(path=Path("s.arl2"), every=0)}])

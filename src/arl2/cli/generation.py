@@ -124,6 +124,8 @@ class Generation:
             seed=[self.seed + i for i in batch],
             steps=self.steps,
             window=self.window,
+            # Nobody rewinds here.
+            rewind_blocks=0,
             known=None if self.known is None else self._known_of(len(batch)),
         )
 

@@ -19,6 +19,7 @@ from arl2.cli import (
     stream,
     train,
 )
+from arl2.cli.standard_streams import say_error
 from arl2.errors import Arl2Error
 from arl2.version import __version__
 
@@ -60,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except Arl2Error as error:
-        print(f"arl2 {arguments.command}: {error}", file=sys.stderr)
+        say_error(f"arl2 {arguments.command}: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"arl2 {arguments.command}: interrupted", file=sys.stderr)
+        say_error(f"arl2 {arguments.command}: interrupted")
         return 130
 
 

@@ -14,6 +14,7 @@ import torch
 from arl2.cli.generation import shown_scale
 from arl2.cli.loading import load_model, model_name
 from arl2.cli.progress import BlockReport, Progress, Summary, progress_of, voice
+from arl2.cli.standard_streams import lasting_streams
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
 from arl2.rollout.pipeline import ARL2Pipeline
@@ -34,10 +35,12 @@ def run_stream(arguments: argparse.Namespace, script: tuple[Entry, ...]) -> int:
     """Load, stream, say what it took; the exit code."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    pipe = load_model(arguments)
-    changes = _planned(pipe, script)
-    with _begun(pipe, arguments) as stream, StopSignal() as stop, _hangup_too(stop):
-        return _run(pipe, stream, changes, arguments, stop)
+    # Whoever reads the lines may go away; the stream goes on, and what ends it saves it.
+    with lasting_streams():
+        pipe = load_model(arguments)
+        changes = _planned(pipe, script)
+        with _begun(pipe, arguments) as stream, StopSignal() as stop, _hangup_too(stop):
+            return _run(pipe, stream, changes, arguments, stop)
 
 
 def _run(
@@ -77,6 +80,10 @@ def _run(
         return 130 if stop.asked else 0
     except VideoFileError as error:
         raise VideoFileError(f"{error}{made.saved(arguments)}") from error
+    except Exception:
+        if saved := made.saved(arguments).strip():
+            print(f"arl2 stream: {saved}", file=sys.stderr)
+        raise
     took = f"{made.took()}; peak memory {memory_words()}"
     if stop.asked:
         print(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(arguments)}", file=sys.stderr)
@@ -138,9 +145,12 @@ class _Made:
         return f"{frames} video frames in {seconds:.2f} s: {frames / seconds:.0f} a second{dropped}"
 
     def saved(self, arguments: argparse.Namespace) -> str:
-        """Where the stream can go on."""
-        at = self._work.saved_at
-        return "" if at is None else f" The stream is saved after {at} blocks in {arguments.snapshot}."
+        """Where the stream can go on, and what is not shown before."""
+        at, missing = self._work.saved_at, self._work.missing
+        if at is None:
+            return ""
+        gap = f"; video frames {missing.start} to {missing.stop - 1} have no pictures" if missing else ""
+        return f" The stream is saved after {at} blocks in {arguments.snapshot}{gap}."
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started

@@ -1,7 +1,8 @@
 """A stream on its way to people: a script changes its prompts, snapshots are taken, its pictures go to outputs.
 
-What ends it, an output that fails too, leaves whole outputs and, where snapshots are asked for, a last one that goes on
-exactly where the pictures stopped.
+What ends it leaves whole outputs and, where snapshots are asked for, a last one. In good order that goes on exactly
+where the pictures stopped. Where something failed, blocks were under way: the snapshot is past them, and
+``StreamRun.missing`` says which video frames have no pictures.
 """
 
 import logging
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from arl2.errors import Arl2Error, ConfigError
+from arl2.errors import ConfigError
 from arl2.rollout.blocks import VideoBlock
 from arl2.rollout.stream import Stream
 from arl2.rollout.stream_state import SnapshotKind
@@ -92,7 +93,10 @@ class StreamRun:
         self._first = stream.index
         self._changes = [change for change in changes if change.block >= self._first]
         self._snapshots, self._policy, self._pace = snapshots, policy, pace
-        begin = times.begin(self._first)
+        self._times, begin = times, times.begin(self._first)
+        # Of the stream: where the next pictures begin.
+        self._next_frame = begin
+        self.missing = range(0)
         self.until = None if frames is None else times.block_from(begin + frames)
         # Of this run; whole blocks need no limit.
         self._frames = frames if snapshots is None else None
@@ -121,9 +125,10 @@ class StreamRun:
             stopped: whether to end. What is under way is still put out.
 
         Raises:
-            VideoFileError: an output fails; blocks that were under way have no pictures there, but the stream is saved.
+            VideoFileError: an output fails; blocks that were under way have no pictures there (``missing``: their video
+                frames, in the stream's numbers), but the stream is saved.
             SnapshotError: the stream cannot be saved; the snapshot before stays.
-            Arl2Error: whatever else stopped the stream.
+            Exception: whatever else stopped the stream; if what it remembers is whole, it is saved all the same.
         """
         with KeepUp(self.stream, policy=self._policy, until=self.until) as keep:
             self._plan(keep)
@@ -138,7 +143,8 @@ class StreamRun:
                         if stopped():
                             keep.stop()
                 self._hear_actions()
-            except Arl2Error:
+            # A consumer that leaves early, too.
+            except (Exception, GeneratorExit):
                 self._rescue(keep)
                 raise
             self._save_last()
@@ -167,6 +173,7 @@ class StreamRun:
                 output.mark_cut()
             output.write(pictures)
         self.video_frames += len(pictures)
+        self._next_frame = block.first_video_frame + block.video.shape[2]
         if self._pace is not None:
             self._pace.wait(len(pictures))
 
@@ -178,14 +185,17 @@ class StreamRun:
                 done.result()
 
     def _rescue(self, keep: KeepUp[Stream]) -> None:
-        """Something failed, but what the stream remembers may be whole."""
+        """Something failed, but what the stream remembers may be whole. Raises nothing that would hide the failure."""
+        if self._snapshots is None:
+            return
         try:
             keep.stop()
             for _ in keep:
                 continue
             self._save_last()
-        except Arl2Error as error:
-            logger.warning("the stream was not saved: %s", error)
+            self.missing = range(self._next_frame, self._times.begin(self.stream.index))
+        except Exception as error:
+            logger.warning("the stream was not saved: %s", str(error) or repr(error))
 
     def _save_last(self) -> None:
         if self._snapshots is not None and self.stream.index > self._first:

@@ -7,6 +7,8 @@ with ``EXT-X-DISCONTINUITY``.
 
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,13 +93,15 @@ class HlsOutput(StreamOutput):
     def write(self, frames: Pictures) -> None:
         for frame in enlarge(frames, self._scale):
             if self._muxer is None:
-                self._shape, self._muxer = frame.shape, _Muxer(frame.shape[1], frame.shape[0], self._fps)
+                with self._telling():
+                    self._shape, self._muxer = frame.shape, _Muxer(frame.shape[1], frame.shape[0], self._fps)
             require_same_size(frame.shape, self._shape or frame.shape)
             begins = self._cut or self._in_segment == self._segment_frames or self._count == 0
             if begins:
                 self._starts.append((self._count, self._cut))
                 self._in_segment, self._cut = 0, False
-            self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
+            with self._telling():
+                self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
             self._count += 1
             self._in_segment += 1
 
@@ -109,13 +113,26 @@ class HlsOutput(StreamOutput):
             return
         self._closed = True
         if self._muxer is not None:
-            self._take(self._muxer, self._muxer.flush())
-            self._finish_segment(self._muxer, self._count)
-            self._muxer.close()
-        try:
+            muxer = self._muxer
+            with self._telling():
+                self._take(muxer, muxer.flush())
+                self._finish_segment(muxer, self._count)
+                muxer.close()
+        with self._telling():
             self._playlist.end()
-        except OSError as error:
-            raise writing_failed(self._folder, error) from error
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say in one sentence what the system or the encoder refuses."""
+        import av
+
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            # Closing afterwards is quiet: what is listed is whole.
+            self._muxer = None
+            failure = error if isinstance(error, OSError) else OSError(error.errno, error.strerror)
+            raise writing_failed(self._folder, failure) from error
 
     def _take(self, muxer: "_Muxer", packets: "list[Packet]") -> None:
         for packet in packets:
@@ -133,13 +150,8 @@ class HlsOutput(StreamOutput):
         data, name = muxer.taken(), self._playlist.next_name
         # Of fewer packets some players cannot tell the format.
         data += _EMPTY_PACKET * (_FEWEST_PACKETS - len(data) // len(_EMPTY_PACKET))
-        try:
-            write_whole(self._folder / name, data)
-            self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
-        except OSError as error:
-            # Closing afterwards is quiet: what is listed is whole.
-            self._muxer = None
-            raise writing_failed(self._folder, error) from error
+        write_whole(self._folder / name, data)
+        self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
         self._muxed_from = end
 
 
