@@ -1,5 +1,13 @@
-"""Two test processes share two cores, so each keeps to one torch thread."""
+"""What every test process begins with: one torch thread, as two of them share two cores; signals as in a terminal."""
+
+import signal
+import sys
 
 import torch
 
 torch.set_num_threads(1)
+
+# What starts the tests may have them ignored (nohup, a shell's "&"); tests of Ctrl-C would then wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

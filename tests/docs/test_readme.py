@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    lines = [line.split("#")[0].split(" | ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
     words = [shlex.split(line.removeprefix(".venv/bin/")) for line in lines if line]
     return [line[1:] for line in words if line[0] == "arl2"]
 

@@ -105,8 +105,16 @@ class Memory:
         Raises:
             MemoryMismatchError: a clean pass broke off half-way.
         """
+        return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.views().items()}
+
+    def views(self) -> dict[str, Tensor]:
+        """As :meth:`tensors`, but this memory's own: for who has read them before the next pass, and writes none.
+
+        Raises:
+            MemoryMismatchError: a clean pass broke off half-way.
+        """
         self._check_whole()
-        return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self._held().items()}
+        return self._held()
 
     def facts(self) -> dict[str, Any]:
         """What the tensors do not tell, as JSON holds it: sizes, positions, and which frame lies where.

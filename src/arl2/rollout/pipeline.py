@@ -21,7 +21,7 @@ from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
 from arl2.rollout.folder import Parts, is_saved_pipeline, load_parts, pipeline_folder, save_parts
 from arl2.rollout.frames import FramePlan, plan_frames
-from arl2.rollout.request import Ask, Generators, OnStepEnd, Seeds, Window, make_request
+from arl2.rollout.request import Ask, Generators, OnStepEnd, Seeds, Window, make_request, whole
 from arl2.rollout.resume import resume_stream
 from arl2.rollout.settings import GenerationSettings
 from arl2.rollout.stream import Stream
@@ -152,7 +152,7 @@ class ARL2Pipeline(DiffusionPipeline):
     def plan_frames(self, num_frames: int) -> FramePlan:
         """What is generated for so many video frames; raises ``GeometryError`` below 1."""
         return plan_frames(
-            num_frames,
+            whole("num_frames", num_frames),
             temporal_factor=self.codec.temporal_factor,
             block_frames=self.block_frames,
             first_block_frames=self.settings.first_block_frames,
@@ -305,6 +305,7 @@ class ARL2Pipeline(DiffusionPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
         )
+        rewind_blocks = whole("number of rewind_blocks", rewind_blocks)
         if rewind_blocks < 0 or rewind_kind not in ("light", "exact"):
             raise ConfigError(
                 f'Rewinding is by 0 blocks or more, "light" or "exact"; got {rewind_blocks} and {rewind_kind!r}.'

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arl2.errors import GeometryError, NonFiniteError
+from arl2.errors import ConfigError, GeometryError, NonFiniteError
 from arl2.geometry import split_blocks, video_frames_of
 from arl2.rollout.codec_device import for_codec
 from arl2.video.codec import VideoCodec
 from arl2.video.pixels import from_bytes
 
+OVERSHOOT = 0.5  # of decoded pictures, which nobody clamped, above 1 and below -1
 CONTEXT_FRAMES = 9  # latent frames whose pictures the encoder sees first: leaves 1e-3 of the latents of Wan's codec
 
 RealFrames = Float[Tensor, "batch 3 frames height width"] | UInt8[np.ndarray, "frames height width 3"]
@@ -26,9 +27,21 @@ def as_video(frames: RealFrames, *, batch: int, height: int, width: int) -> Floa
         batch, height, width: of the stream, in pixels.
 
     Raises:
+        ConfigError: an array that is not of bytes, a tensor of whole numbers, or values far from [-1, 1].
         GeometryError: another number of videos, another picture size, or no frames.
         NonFiniteError: NaN or infinity.
     """
+    if isinstance(frames, np.ndarray) and frames.dtype != np.uint8:
+        raise ConfigError(
+            f"The frames are an array of {frames.dtype}; give bytes (uint8, 0 to 255), or a torch tensor in [-1, 1]."
+        )
+    if isinstance(frames, Tensor) and not frames.is_floating_point():
+        raise ConfigError(
+            f"The frames are a tensor of {frames.dtype}; give floating point in [-1, 1] (bytes / 127.5 - 1), or an "
+            "array of bytes."
+        )
+    if isinstance(frames, np.ndarray) and frames.ndim != 4:
+        raise GeometryError(f"The bytes are {list(frames.shape)}; give [frames, height, width, 3].")
     video = from_bytes(frames)[None] if isinstance(frames, np.ndarray) else frames
     if video.dim() != 5 or video.shape[1] != 3 or not video.shape[2]:
         raise GeometryError(
@@ -44,6 +57,9 @@ def as_video(frames: RealFrames, *, batch: int, height: int, width: int) -> Floa
         )
     if not bool(torch.isfinite(video).all()):
         raise NonFiniteError("The frames contain NaN or infinity; check what they were made from.")
+    largest = float(video.abs().max())
+    if largest > 1 + OVERSHOOT:
+        raise ConfigError(f"The frames reach {largest:g}; give values in [-1, 1] (bytes / 127.5 - 1).")
     return video.expand(batch, -1, -1, -1, -1)
 
 

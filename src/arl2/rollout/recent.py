@@ -24,6 +24,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Latents of a block to come, and whether it does not go on from the one before it."""
+
+    latents: Float[Tensor, "batch channels frames height width"]
+    cut: bool = False
+
+
+@dataclass(frozen=True)
 class Recent:
     """The last latents of a stream in whole blocks, and those of its sinks.
 
@@ -103,7 +111,7 @@ class Point:
         seeds: of the samples.
         prompts: in force at the block; a change that came with the block is in them.
         recent: latents of that time.
-        waiting: latents that were to be taken instead of generated ones.
+        waiting: blocks that were to be taken instead of generated ones.
         cut: what the block said of itself.
         states: of each memory, for a light point: copies of the recurrent states.
         memories: for an exact point: all of it, windows shared until they are written.
@@ -114,7 +122,7 @@ class Point:
     seeds: tuple[int, ...]
     prompts: Prompts
     recent: Recent
-    waiting: tuple[Tensor, ...]
+    waiting: tuple[Known, ...]
     cut: bool
     states: tuple[dict[str, Tensor], ...] = ()
     memories: tuple[Memory, ...] = ()

@@ -1,9 +1,11 @@
 """What a call of the pipeline asks for, and the same checked and embedded, ready for the rollout."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -100,7 +102,7 @@ class Request:
 
 def make_request(ask: Ask, parts: Parts, *, plan: FramePlan | None, on_step: OnStep | None) -> Request:
     """Check everything before the first pass; errors as said at ``ARL2Pipeline.stream``."""
-    transformer, settings = parts.transformer, parts.settings
+    ask, transformer, settings = _plain(ask), parts.transformer, parts.settings
     if ask.num_inference_steps is not None and ask.steps is not None:
         raise ConfigError("Both num_inference_steps and steps came; give one of them.")
     sampler = settings.sampler(ask.num_inference_steps if ask.steps is None else ask.steps)
@@ -133,6 +135,43 @@ def make_request(ask: Ask, parts: Parts, *, plan: FramePlan | None, on_step: OnS
         memories=tuple(shape.allocate(transformer) for _ in texts),
         known=None if ask.known is None else ask.known.to(transformer.patch_embedding.weight.device),
     )
+
+
+def whole(name: str, given: int) -> int:
+    """A whole number of Python's own, whichever library it came from: a snapshot holds no other.
+
+    Raises:
+        ConfigError: not a whole number.
+    """
+    try:
+        return operator.index(given)
+    except TypeError as error:
+        raise ConfigError(f"The {name} is {given!r:.80}; give a whole number.") from error
+
+
+def _plain(ask: Ask) -> Ask:
+    """The same with numbers of Python's own."""
+    try:
+        scale = None if ask.guidance_scale is None else float(ask.guidance_scale)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The guidance_scale is {ask.guidance_scale!r:.80}; give a number.") from error
+    return replace(
+        ask,
+        height=None if ask.height is None else whole("height", ask.height),
+        width=None if ask.width is None else whole("width", ask.width),
+        window=ask.window if ask.window is None or isinstance(ask.window, str) else whole("window", ask.window),
+        sink=None if ask.sink is None else whole("sink", ask.sink),
+        guidance_scale=scale,
+        num_inference_steps=_plain_steps(ask.num_inference_steps),
+        steps=_plain_steps(ask.steps),
+    )
+
+
+def _plain_steps(steps: Any) -> Any:
+    """Numbers of numpy as Python's own; what they may be, the settings say."""
+    if isinstance(steps, np.ndarray | np.generic):
+        return steps.tolist()
+    return [_plain_steps(one) for one in steps] if isinstance(steps, list | tuple) else steps
 
 
 def _latent_size(ask: Ask, parts: Parts) -> tuple[int, int]:
@@ -193,7 +232,7 @@ def seeds_of(seed: Seeds, generator: Generators, batch: int) -> list[int]:
     """One seed a prompt.
 
     Raises:
-        ConfigError: both came, a negative seed, or another number of them than prompts.
+        ConfigError: both came, seeds that are not whole numbers from 0, or another number of them than prompts.
     """
     if seed is not None and generator is not None:
         raise ConfigError("Both a seed and a generator came; give one of them.")
@@ -201,9 +240,9 @@ def seeds_of(seed: Seeds, generator: Generators, batch: int) -> list[int]:
         generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
         drawn = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
         return _one_each(drawn, batch, "generators")
-    if seed is None or isinstance(seed, int):
-        return list(SeededNoise.for_batch(_from_zero(seed or 0), batch).seeds)
-    return _one_each(list(seed), batch, "seeds")
+    if seed is None or not np.iterable(seed):
+        return list(SeededNoise.for_batch(_from_zero(whole("seed", 0 if seed is None else seed)), batch).seeds)
+    return _one_each([_from_zero(whole("seed", one)) for one in seed], batch, "seeds")
 
 
 def _from_zero(seed: int) -> int:

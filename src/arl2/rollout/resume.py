@@ -19,7 +19,7 @@ from arl2.rollout.model_hash import model_facts
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.priming import prime_decoder, prime_memory
 from arl2.rollout.prompt_change import PromptChange
-from arl2.rollout.recent import Piece, Prompts, Recent
+from arl2.rollout.recent import Known, Piece, Prompts, Recent
 from arl2.rollout.request import MemoryShape
 from arl2.rollout.settings import CHANGE_MODES
 from arl2.rollout.snapshot import sampler_of
@@ -51,7 +51,7 @@ def resume_stream(path: Path, parts: Parts, plan_of: Callable[[int], FramePlan])
         return _resume(facts, tensors, parts, plan_of)
     except SnapshotError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, AssertionError, RuntimeError) as error:
         raise SnapshotError(f"'{path}' does not describe a stream of this model ({error}); use another one.") from error
 
 
@@ -79,10 +79,14 @@ def _resume(facts: "_Facts", tensors: dict[str, Tensor], parts: Parts, plan_of: 
         float(facts.of("context_noise", float)),
     )
     model = parts.transformer
+    # Before memory is allocated: the sizes must be those of the latents.
+    recent = _recent(facts, tensors, shape, model.config.in_channels)
+    waiting = _waiting(facts, tensors, shape, model.config.in_channels)
     prompted = [prompted_memory(model, text, shape.allocate(model), height, width) for text in prompts.texts]
     seeds = tuple(facts.of("seeds", list))
+    if any(type(seed) is not int for seed in seeds):
+        raise SnapshotError(f"{facts.where} says seeds are {seeds!r:.80}; it is damaged.")
     rollout = Rollout(model, prompted, noise=SeededNoise(seeds), settings=settings)
-    recent = _recent(facts, tensors, shape, model.config.in_channels)
     if exact:
         for m, (memory, told) in enumerate(zip(rollout.memories, facts.of("memories", list), strict=True)):
             memory.restore(_under(tensors, f"memory.{m}."), told)
@@ -98,7 +102,7 @@ def _resume(facts: "_Facts", tensors: dict[str, Tensor], parts: Parts, plan_of: 
         recent=recent,
         decoder=decoder,
         decoded=rollout.next_block()[0],
-        waiting=tuple(tensors[f"waiting.{i}"] for i in range(facts.whole("waiting"))),
+        waiting=waiting,
         change=change,
         cut=facts.of("cut", bool),
     )
@@ -136,10 +140,10 @@ def _recent(facts: "_Facts", tensors: dict[str, Tensor], shape: MemoryShape, cha
     def pieces(name: str) -> list[Piece]:
         found = []
         for i, (start, stop) in enumerate(facts.of(name, list)):
+            if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
+                raise SnapshotError(f"{facts.where} has latents of no possible frames; it is damaged.")
             latents = tensors[f"{name}.{i}"]
-            expected = [shape.batch, channels, stop - start, shape.height, shape.width]
-            if list(latents.shape) != expected or not 0 <= start < stop:
-                raise SnapshotError(f"{facts.where} has latents {list(latents.shape)} for {expected}; it is damaged.")
+            _require_latents(facts, latents, [shape.batch, channels, stop - start, shape.height, shape.width])
             found.append(Piece(FrameRange(start, stop), latents))
         return found
 
@@ -151,6 +155,27 @@ def _recent(facts: "_Facts", tensors: dict[str, Tensor], shape: MemoryShape, cha
     if (last[-1].frames.stop if last else 0) != facts.whole("frames"):
         raise SnapshotError(f"{facts.where} lacks its latest latents; it is damaged.")
     return Recent(recent.keep, recent.sink, start, tuple(sinks), tuple(last))
+
+
+def _waiting(facts: "_Facts", tensors: dict[str, Tensor], shape: MemoryShape, channels: int) -> tuple[Known, ...]:
+    count = facts.whole("waiting")
+    if count > len(tensors):
+        raise SnapshotError(f"{facts.where} lacks blocks that wait; it is damaged.")
+    cuts = facts.of("waiting_cuts", list) if facts.has("waiting_cuts") else [False] * count
+    if len(cuts) != count or any(type(cut) is not bool for cut in cuts):
+        raise SnapshotError(f"{facts.where} says waiting_cuts is {cuts!r:.80}; it is damaged.")
+    found = tuple(Known(tensors[f"waiting.{i}"], cut) for i, cut in enumerate(cuts))
+    for one in found:
+        frames = one.latents.shape[2] if one.latents.dim() == 5 else 1
+        _require_latents(facts, one.latents, [shape.batch, channels, max(1, frames), shape.height, shape.width])
+    return found
+
+
+def _require_latents(facts: "_Facts", latents: Tensor, expected: list[int]) -> None:
+    if list(latents.shape) != expected or not latents.is_floating_point():
+        raise SnapshotError(
+            f"{facts.where} has latents {list(latents.shape)} of {latents.dtype} for {expected}; it is damaged."
+        )
 
 
 def _decoder(tensors: dict[str, Tensor], parts: Parts) -> CodecCache:
@@ -168,7 +193,8 @@ def _change(facts: "_Facts", tensors: dict[str, Tensor], prompts: Prompts) -> Pr
     inner = _Facts(facts.path, told)
     mode: Any = inner.one_of("mode", CHANGE_MODES)
     given = _given(inner.value("prompts"))
-    assert given is not None  # embeddings alone never wait
+    if given is None:
+        raise TypeError("a change to no prompt")  # embeddings alone never wait
     return PromptChange(prompts.changed(given, tensors["change.text"]), mode)
 
 
@@ -197,6 +223,10 @@ class _Facts:
         if name not in self._values:
             raise SnapshotError(f"{self.where} does not say its {name}; it is damaged.")
         return self._values[name]
+
+    def has(self, name: str) -> bool:
+        """Whether it is said: older files lack what came later."""
+        return name in self._values
 
     def of(self, name: str, kind: type[Kind]) -> Kind:
         """A value of exactly one kind."""

@@ -53,6 +53,7 @@ def snapshot_facts(terms: Terms, state: StreamState, kind: SnapshotKind) -> dict
         "sinks": _spans(recent.sinks_apart),
         "last": _spans(recent.last),
         "waiting": len(state.waiting),
+        "waiting_cuts": [one.cut for one in state.waiting],
         "cut": state.cut,
         "change": None if change is None else {"prompts": _given(change.prompts.given), "mode": change.mode},
         "rewind_blocks": terms.rewind_blocks,
@@ -68,13 +69,13 @@ def snapshot_tensors(state: StreamState, kind: SnapshotKind) -> dict[str, Tensor
         tensors["change.text"] = without_padding(state.change.prompts.texts[0])
     for name, pieces in (("sinks", state.recent.sinks_apart), ("last", state.recent.last)):
         tensors |= {f"{name}.{i}": piece.latents for i, piece in enumerate(pieces)}
-    tensors |= {f"waiting.{i}": latents for i, latents in enumerate(state.waiting)}
+    tensors |= {f"waiting.{i}": one.latents for i, one in enumerate(state.waiting)}
     if kind == "light":
         for m, memory in enumerate(state.rollout.memories):
             tensors |= {f"states.{m}.{name}": one for name, one in memory.states().items()}
         return tensors
     for m, memory in enumerate(state.rollout.memories):
-        tensors |= {f"memory.{m}.{name}": one for name, one in memory.tensors().items()}
+        tensors |= {f"memory.{m}.{name}": one for name, one in memory.views().items()}
     return tensors | {f"decoder.{name}": one for name, one in state.decoder.to_tensors().items()}
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import struct
 import time
@@ -29,6 +30,7 @@ from arl2.version import __version__
 FORMAT, VERSION = "arl2-stream", 1
 MAX_JSON = 16 * 1024 * 1024  # bytes; a snapshot of 30 layers has some kilobytes
 _UNKNOWN = "0" * 64
+_MOST = 2**53  # of sizes and places: beyond every disk
 _LEFT_BEHIND = 3600.0  # seconds after which the part of a file that was never finished is deleted
 _DTYPES = {
     "F64": torch.float64,
@@ -98,8 +100,10 @@ def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[s
     if end != size:
         raise SnapshotError(f"'{path}' has {size:,} bytes where {end:,} belong; it was cut short or added to.")
     checksum = str(metadata.get("checksum"))
+    if re.fullmatch("[0-9a-f]{64}", checksum) is None:
+        raise SnapshotError(f"'{path}' has no checksum; it is damaged.")
     digest = hashlib.sha256(length)
-    digest.update(raw.replace(checksum.encode(), _UNKNOWN.encode(), 1) if len(checksum) == 64 else b"")
+    digest.update(raw.replace(checksum.encode(), _UNKNOWN.encode(), 1))
     tensors = {}
     for name, dtype, shape, start, stop in places:
         # torch's own memory is aligned for any dtype.
@@ -111,7 +115,7 @@ def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[s
         tensors[name] = buffer.view(dtype).reshape(shape)
     if digest.hexdigest() != checksum:
         raise SnapshotError(f"'{path}' is damaged: its bytes do not give its checksum; use another snapshot.")
-    return _json(str(metadata.get("facts")).encode(), path), tensors
+    return _json(str(metadata.get("facts")), path), tensors
 
 
 def _require_version(metadata: dict[str, Any], path: Path) -> None:
@@ -119,7 +123,7 @@ def _require_version(metadata: dict[str, Any], path: Path) -> None:
     if version == str(VERSION):
         return
     writer = metadata.get("arl2")
-    if isinstance(version, str) and version.isdecimal() and int(version) > VERSION:
+    if isinstance(version, str) and version.isdecimal() and len(version) < 10 and int(version) > VERSION:
         raise SnapshotError(
             f"'{path}' was written by arl2 {writer} in version {version} of the format; this arl2 ({__version__}) "
             f"reads version {VERSION}: update it."
@@ -134,8 +138,10 @@ def _places(head: dict[str, Any], path: Path) -> list[tuple[str, torch.dtype, li
         try:
             dtype = _DTYPES[fact["dtype"]]
             shape, (start, stop) = fact["shape"], fact["data_offsets"]
-            whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
-            fits = whole and stop - start == math.prod(shape) * dtype.itemsize
+            whole = all(type(number) is int and 0 <= number <= _MOST for number in (*shape, start, stop))
+            # Without its zeros, too: torch multiplies the sizes of an empty tensor as well.
+            possible = type(shape) is list and len(shape) <= 8 and whole and math.prod(n or 1 for n in shape) <= _MOST
+            fits = possible and stop - start == math.prod(shape) * dtype.itemsize
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"'{path}' describes its tensor '{name}' in no known way; it is damaged.") from error
         if not fits:
@@ -163,7 +169,7 @@ def _head(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _json(raw: bytes, path: Path) -> dict[str, Any]:
+def _json(raw: bytes | str, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,8 @@
 """A stream: video block by block for ever, that can be prompted anew, saved, forked, rewound and given real frames."""
 
 import asyncio
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -18,11 +20,19 @@ from arl2.rollout.generator import prompted_memory
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.prompt_change import PromptChange, apply_change
 from arl2.rollout.real_frames import RealFrames, as_video, encode_next, whole_block_frames
-from arl2.rollout.recent import Piece, Recent
-from arl2.rollout.request import Request, Seeds, seeds_of
+from arl2.rollout.recent import Known, Piece, Recent
+from arl2.rollout.request import Request, Seeds, seeds_of, whole
 from arl2.rollout.settings import CHANGE_MODES, ChangeMode
 from arl2.rollout.snapshot import save_stream
 from arl2.rollout.stream_state import SnapshotKind, StreamState, Terms
+from arl2.video.codec import CodecCache
+
+logger = logging.getLogger(__name__)
+
+_BROKEN = (
+    "A clean pass of this stream broke off half-way, so its memory is of no use; rewind it (a stream begun with "
+    "rewind_blocks above 0 can), or resume a snapshot."
+)
 
 
 class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
@@ -36,7 +46,9 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
     thread. What goes back in time (:meth:`save`, :meth:`fork`, :meth:`rewind`, :meth:`extend_with`) is called between
     blocks, when all of them are decoded.
 
-    A stream is not to be used after an error in the middle of a pass, but it can be rewound then.
+    Calls of ``next`` on several threads queue. A block of ``next`` whose decoding failed is decoded by the call after
+    it. After an error in the middle of a clean pass a stream makes no more blocks until it is rewound: the block that
+    failed counts as the last one.
 
     Args:
         terms: what stays the same.
@@ -46,6 +58,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
     def __init__(self, terms: Terms, state: StreamState) -> None:
         self._terms = terms
         self._now: StreamState | None = state
+        self._turn = threading.RLock()  # not a plain one: a callback may call back
 
     @classmethod
     def begin(cls, terms: Terms, request: Request) -> "Stream":
@@ -78,16 +91,21 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         return self
 
     def __next__(self) -> VideoBlock:
-        return self.decode(self.latents_next())
+        with self._turn:
+            if self._state.undecoded is None:
+                self._state.undecoded = self.latents_next()
+            return self.decode(self._state.undecoded)
 
     def latents_next(self) -> Block:
         """Denoise the next block and commit it; a known one is committed alone.
 
         Raises:
             StopIteration: ``num_frames`` are made.
-            StreamError: the stream is closed.
+            StreamError: an earlier pass broke off half-way, or the stream is closed.
         """
         state, plan = self._state, self._terms.plan
+        if not state.whole:
+            raise StreamError(_BROKEN)
         if plan is not None and state.rollout.frames >= plan.latent_frames:
             raise StopIteration
         change = state.change
@@ -99,11 +117,15 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             if state.change is change:  # not one that came meanwhile
                 state.change = None
         point = state.point(self._terms) if self._terms.rewind_blocks else None
-        block = state.rollout.make(state.waiting[0] if state.waiting else None, cut=state.cut)
-        state.waiting, state.cut = state.waiting[1:], False
-        state.recent = state.recent.with_block(Piece(block.frames, block.latents))
         if point is not None:
-            state.points = (*state.points, point)[-self._terms.rewind_blocks :]
+            earlier = [one for one in state.points if one.index < point.index]
+            state.points = (*earlier, point)[-self._terms.rewind_blocks :]
+        known = state.waiting[0] if state.waiting else None
+        cut = state.cut or (known is not None and known.cut)
+        # Whoever is given the block may write into it: clones are what the stream keeps.
+        block = state.rollout.make(None if known is None else known.latents.clone(), cut=cut)
+        state.recent = state.recent.with_block(Piece(block.frames, block.latents.clone()))
+        state.waiting, state.cut = state.waiting[1:], False
         return block
 
     def decode(self, block: Block) -> VideoBlock:
@@ -121,8 +143,13 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             kept = {index: cache for index, cache in state.decoders.items() if index > oldest}
             state.decoders = {**kept, block.index: state.decoder.clone()}
         # Not for the caller of next: they may want gradients of their own.
+        # Codecs replace what they remember, and never write into it: this is enough should decoding break off.
+        decoder = CodecCache(state.decoder.side, state.decoder.latent_frames, dict(state.decoder.features))
         with torch.no_grad():
-            video = codec.decode(for_codec(codec, block.latents), state.decoder)
+            video = codec.decode(for_codec(codec, block.latents), decoder)
+        state.decoder = decoder
+        if state.undecoded is block:
+            state.undecoded = None
         begun = self._video_frames_before(block.frames.start)
         state.decoded += 1
         return VideoBlock(
@@ -213,7 +240,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             kind: ``"exact"``: states, windows, decoder; what comes next has the same bits. ``"light"``: states and the
                 latents of the last window (21 frames if it is full); windows and decoder are filled again from these.
                 Latents then differ by what the oldest of them knew of still older ones: not at all where every layer is
-                hybrid, 5e-3 in the first block of the embedded model (67 dB in pictures, 46 dB six blocks later).
+                hybrid, 5e-3 in the first block of the embedded model (67 dB in pictures, 46 dB six blocks later), and
+                much where ``window=None`` and more than 21 frames have passed, which a warning says.
 
         Raises:
             StreamError: a block is not decoded yet, or the stream is closed.
@@ -222,7 +250,15 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         """
         if kind not in ("light", "exact"):
             raise ConfigError(f'A snapshot is "light" or "exact"; {kind!r} came.')
-        save_stream(Path(path), self._terms, self._between_blocks("saved"), kind)
+        with self._turn:
+            state = self._between_blocks("saved")
+            if kind == "light" and self._terms.shape.window is None and not state.recent.holds_all:
+                logger.warning(
+                    "A light snapshot of a stream without a window keeps its last %d latent frames alone, and a "
+                    "softmax layer forgets those before; save an exact one, or begin the stream with a window.",
+                    state.recent.keep,
+                )
+            save_stream(Path(path), self._terms, state, kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
         """Another stream that goes on from here, independent of this one; with the same seeds it gives the same bits.
@@ -234,15 +270,20 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             StreamError: a block is not decoded yet, or the stream is closed.
             ConfigError: seeds that do not fit.
         """
-        twin = Stream(self._terms, self._between_blocks("forked").fork())
-        twin._reseed(seed)
-        return twin
+        with self._turn:
+            state = self._between_blocks("forked")
+            noise = self._noise(state, seed)
+            twin = state.fork()
+        twin.reseed(noise)
+        return Stream(self._terms, twin)
 
     def rewind(self, blocks: int = 1, *, seed: Seeds = None) -> None:
         """Go back to before the last ``blocks`` blocks; those that were given out stay given out.
 
-        With the same prompt and seed the same blocks come again. What was true at that time is true again: prompt,
-        seeds, known frames that were still to come. A prompt that waits for the next block goes on waiting.
+        With the same prompt and seed the same blocks come again: to the bit with ``rewind_kind="exact"``, or where
+        every layer is hybrid; otherwise as near as a light snapshot, see :meth:`save`. What was true at that time is
+        true again: prompt, seeds, known frames that were still to come. A prompt that waits for the next block goes on
+        waiting. After an error the block that failed counts as the last one.
 
         Args:
             blocks: 1 to ``rewind_blocks``.
@@ -252,16 +293,25 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             StreamError: further than is kept, a block that is not decoded yet, or a closed stream.
             ConfigError: seeds that do not fit.
         """
-        state = self._between_blocks("rewound")
+        with self._turn:
+            self._rewind(whole("number of blocks", blocks), seed)
+
+    def _rewind(self, blocks: int, seed: Seeds) -> None:
+        state = self._state
+        if state.whole and state.undecoded is None:
+            self._between_blocks("rewound")
         if not 1 <= blocks <= len(state.points):
             raise StreamError(
                 f"The stream cannot be rewound by {blocks} blocks: it keeps {len(state.points)}; give 1 to that, or "
                 "begin it with more rewind_blocks."
             )
-        seeds = None if seed is None else seeds_of(seed, None, state.rollout.batch)
-        state.go_back(state.points[-blocks], self._terms)
-        state.cut = True
-        self._reseed(seeds)
+        point, given = state.points[-blocks], state.decoded
+        if point.index > given:
+            raise StreamError(f"Block {given} is not decoded yet; rewind by more blocks, or decode it first.")
+        noise = self._noise(state, seed)
+        state.go_back(point, self._terms)
+        state.cut = point.cut or point.index < given
+        state.reseed(noise)
 
     def extend_with(self, frames: RealFrames) -> None:
         """Real frames come next: they join memory, and are given out, decoded, as blocks with 0 seconds of denoising.
@@ -280,7 +330,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         rollout, factor = state.rollout, self._terms.parts.codec.spatial_factor
         height, width = factor * rollout.settings.height, factor * rollout.settings.width
         video = as_video(frames, batch=rollout.batch, height=height, width=width)
-        position = rollout.frames + sum(piece.shape[2] for piece in state.waiting)
+        position = rollout.frames + sum(one.latents.shape[2] for one in state.waiting)
         sizes = whole_block_frames(
             video.shape[2],
             at=position,
@@ -292,10 +342,9 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             raise GeometryError(
                 f"{video.shape[2]} more video frames are longer than the {plan.asked} asked; give fewer."
             )
-        before = [piece.latents for piece in state.recent.last] + list(state.waiting)
+        before = [piece.latents for piece in state.recent.last] + [one.latents for one in state.waiting]
         latents = encode_next(codec, video, before).to(rollout.device)
-        state.waiting += _pieces(latents, sizes)
-        state.cut = state.cut or rollout.frames > 0
+        state.waiting += _pieces(latents, sizes, cut=position > 0)
 
     # Its end
 
@@ -325,6 +374,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
     def _between_blocks(self, done: str) -> StreamState:
         """The state, when nothing is under way."""
         state = self._state
+        if not state.whole:
+            raise StreamError(_BROKEN)
         if state.decoded != state.index:
             raise StreamError(
                 f"The stream cannot be {done} now: block {state.decoded} is not decoded yet, and block "
@@ -332,16 +383,16 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             )
         return state
 
-    def _reseed(self, seed: Seeds) -> None:
-        state = self._state
-        if seed is not None:
-            state.seeds = tuple(seeds_of(seed, None, state.rollout.batch))
-            state.rollout.noise = SeededNoise(state.seeds)
+    @staticmethod
+    def _noise(state: StreamState, seed: Seeds) -> SeededNoise | None:
+        """Made before anything changes: wrong seeds leave everything as it is."""
+        return None if seed is None else SeededNoise(seeds_of(seed, None, state.rollout.batch))
 
     def _video_frames_before(self, frame: int) -> int:
         return video_frames_of(0, frame, self._terms.parts.codec.temporal_factor)
 
 
-def _pieces(latents: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+def _pieces(latents: Tensor, sizes: Sequence[int], *, cut: bool = False) -> tuple[Known, ...]:
     """Blocks of latents, each on its own: one that is done with does not stay for the sake of the others."""
-    return tuple(piece.clone() for piece in latents.split(list(sizes), dim=2))
+    split = latents.split(list(sizes), dim=2)
+    return tuple(Known(piece.clone(), cut and i == 0) for i, piece in enumerate(split))

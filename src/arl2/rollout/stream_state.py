@@ -4,9 +4,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
-
 from arl2.attention.memory import Memory
+from arl2.rollout.blocks import Block
 from arl2.rollout.denoise import Prompted, Rollout
 from arl2.rollout.folder import Parts
 from arl2.rollout.frames import FramePlan
@@ -14,7 +13,7 @@ from arl2.rollout.model_hash import model_facts
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.priming import prime_decoder, prime_memory, states_of
 from arl2.rollout.prompt_change import PromptChange, apply_prompts
-from arl2.rollout.recent import Point, Prompts, Recent
+from arl2.rollout.recent import Known, Point, Prompts, Recent
 from arl2.rollout.request import MemoryShape
 from arl2.video.codec import CodecCache
 
@@ -56,11 +55,12 @@ class StreamState:
         recent: latents of the last blocks.
         decoder: what the codec remembers.
         decoded: number of the next block to decode.
-        waiting: latents of blocks to come, which are known.
+        waiting: blocks to come, which are known.
         change: a prompt for the next block.
         cut: whether the next block does not go on from the one before it.
         points: right before each of the last blocks, oldest first.
         decoders: for exact points, by block: the decoder before it.
+        undecoded: a block of ``next`` whose decoding failed or is under way.
     """
 
     rollout: Rollout
@@ -69,16 +69,25 @@ class StreamState:
     recent: Recent
     decoder: CodecCache
     decoded: int = 0
-    waiting: tuple[Tensor, ...] = ()
+    waiting: tuple[Known, ...] = ()
     change: PromptChange | None = None
     cut: bool = False
     points: tuple[Point, ...] = ()
     decoders: dict[int, CodecCache] = field(default_factory=dict)
+    undecoded: Block | None = None
 
     @property
     def index(self) -> int:
         """Number of the next block."""
         return self.rollout.next_block()[0]
+
+    @property
+    def whole(self) -> bool:
+        """Whether memory ends where the latents do, in every layer: no pass broke off half-way."""
+        end = self.recent.last[-1].frames.stop if self.recent.last else 0
+        memories = self.rollout.memories
+        layers = {layer.frames for memory in memories for layer in memory.layers}
+        return {end} == layers | {memory.frames for memory in memories}
 
     def fork(self) -> "StreamState":
         """Another that goes on from here: states and decoder copied, windows copied when written, the rest shared."""
@@ -103,19 +112,25 @@ class StreamState:
 
     def go_back(self, point: Point, terms: Terms) -> None:
         """Be what it was at a point of the past; prompts that wait for the next block go on waiting."""
-        if point.prompts is not self.prompts:
-            apply_prompts(self.rollout, point.prompts)
+        # Even if they are the same: a change that broke off may have put others into force.
+        apply_prompts(self.rollout, point.prompts)
         if point.memories:
             self.take_memories(tuple(memory.clone() for memory in point.memories))
-            self.decoder = self.decoders[point.index].clone()
+            if point.index < self.decoded:
+                self.decoder = self.decoders[point.index].clone()
         else:
             prime_memory(self.rollout, point.recent, point.states, frames=point.frames)
             self.decoder = prime_decoder(terms.parts.codec, point.recent)
         self.seeds, self.prompts, self.recent = point.seeds, point.prompts, point.recent
         self.rollout.noise = SeededNoise(point.seeds)
-        self.waiting, self.decoded = point.waiting, point.index
+        self.waiting, self.decoded, self.undecoded = point.waiting, point.index, None
         self.points = tuple(one for one in self.points if one.index < point.index)
         self.decoders = {index: cache for index, cache in self.decoders.items() if index < point.index}
+
+    def reseed(self, noise: SeededNoise | None) -> None:
+        """Other seeds from the next block on; None: the same."""
+        if noise is not None:
+            self.seeds, self.rollout.noise = noise.seeds, noise
 
     def take_memories(self, memories: tuple[Memory, ...]) -> None:
         """Go on with other memories under the same prompts."""
