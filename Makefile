@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo recipe test lint types wheel check clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ demo: $(BIN)/.installed
 	$(BIN)/arl2 generate "a red circle moves right on navy" "a green square moves up on white" \
 	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
 	  --output demo.mp4 --sheet demo.png
+
+# The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, export. Settings are
+# environment variables that recipes/shapes.sh names: make recipe MODELS=all PROCESSES=2
+recipe: $(BIN)/.installed
+	PYTHON=$(BIN)/python recipes/shapes.sh
 
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest -q

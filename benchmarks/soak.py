@@ -6,7 +6,8 @@
 The stream is not left alone: every 20 blocks its prompt changes (each way in turn), every 30 it is rewound, every 50
 forked and saved. Resident memory is read after block 50 and at the end. Time a block is that of the old stream against
 a young one's, in windows of blocks that take turns, so that other work on the machine slows both. Prints the figures,
-then one line of JSON.
+then one line of JSON; ``--series`` writes what a plot needs: resident megabytes and the CPU milliseconds of a block,
+medians of a hundredth of the run each.
 """
 
 import argparse
@@ -74,14 +75,24 @@ def next_finite(stream: Stream) -> None:
         raise SystemExit(f"Block {block.index} is not finite.")
 
 
-def soak(pipe: ARL2Pipeline, blocks: int, folder: Path) -> dict[str, float]:
+Series = list[tuple[int, float, float]]
+
+
+def soak(pipe: ARL2Pipeline, blocks: int, folder: Path) -> tuple[dict[str, float], Series]:
     """Blocks and all that can happen between them; then old against young."""
     stream = pipe.stream(PROMPTS[0], seed=0)
     resident = {}
     made, started = 0, time.perf_counter()
+    series: Series = []
+    spans: list[float] = []
     while made < blocks:
+        begun = time.process_time()
         next_finite(stream)
+        spans.append(time.process_time() - begun)
         made += 1
+        if made % max(1, blocks // 100) == 0:
+            series.append((made, resident_bytes() / 1e6, 1e3 * statistics.median(spans)))
+            spans.clear()
         if made % 20 == 0:
             change = made // 20
             stream.change_prompt(PROMPTS[change % len(PROMPTS)], CHANGE_MODES[change % len(CHANGE_MODES)])
@@ -107,7 +118,7 @@ def soak(pipe: ARL2Pipeline, blocks: int, folder: Path) -> dict[str, float]:
             times[name].append((time.process_time() - begun) / WINDOW)
     medians = {f"{name}_block_seconds": statistics.median(values) for name, values in times.items()}
     ratio = statistics.median(old / young for old, young in zip(times["old"], times["young"], strict=True))
-    return {"index_at_the_end": stream.index, **resident, **medians, "old_over_young": ratio}
+    return {"index_at_the_end": stream.index, **resident, **medians, "old_over_young": ratio}, series
 
 
 def save_for_ever(model: str, path: Path, answer: Connection) -> None:
@@ -154,6 +165,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", choices=("tiny", "shapes"))
     parser.add_argument("--blocks", type=int, help="default: 10000 of the tiny model, 2000 of shapes")
     parser.add_argument("--kills", type=int, default=0, help="processes to kill while they save (default: none)")
+    parser.add_argument("--series", type=Path, metavar="FILE", help="where to write block, megabytes, milliseconds")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -162,7 +174,9 @@ def main() -> None:
         raise SystemExit(f"Give at least {WARM_UP} blocks.")
     facts = {"benchmark": "soak", "model": given.model, "blocks": blocks, "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        figures = soak(pipeline(given.model), blocks, Path(folder))
+        figures, series = soak(pipeline(given.model), blocks, Path(folder))
+        if given.series:
+            given.series.write_text(json.dumps(series) + "\n")
         print(
             f"{blocks} blocks, all finite. Resident memory {figures['resident_at_50'] / 1e6:.1f} MB after block "
             f"{WARM_UP}, {figures['resident_at_the_end'] / 1e6:.1f} MB at the end. A block takes "

@@ -57,6 +57,22 @@ def test_inspect_shows_what_a_file_is(capsys):
         assert said in out
 
 
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ({"window": 9, "sink": 3, "sink_positions": "relative"}, "window 9, sink 3 at relative positions"),
+        ({"window": 9, "sink": 3}, "window 9, sink 3 at absolute positions"),
+        ({"window": 9}, "window 9, sink 0"),
+        ({}, "window full, sink 0"),
+    ],
+)
+def test_inspect_says_where_sinks_stand(capsys, tmp_path, window, said):
+    tiny_model("S", block_frames=3, **window).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "--height", "64", "--width", "64"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.strip().startswith("blocks")]
+    assert line.rstrip().endswith(said)
+
+
 def test_inspect_of_broken_weights(capsys, tmp_path):
     model = tiny_model("SS")
     with torch.no_grad():

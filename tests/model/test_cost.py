@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arl2.attention.access import Access
 from arl2.attention.memory import MemoryGeometry
 from arl2.kernels.delta_rule.chunked import CHUNK
-from arl2.model.cost import clip_flops, memory_bytes, pass_flops
+from arl2.model.cost import clip_flops, memory_bytes, pass_flops, rollout_flops
 from arl2.model.passes import Stream, TeacherForcing
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -99,3 +99,22 @@ def test_the_published_model_allocates_what_was_counted():
     model.to(torch.bfloat16)
     memory = model.allocate_memory(batch=1, height=60, width=104)  # on meta: no byte is touched
     assert memory.nbytes == memory_bytes(model.config, batch=1, frame_tokens=30 * 52, element_size=2).at(12)
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "window", "frames", "tflop"), [(0, None, 252, 1756), (22, None, 252, 517), (0, 12, 30, 141)]
+)
+def test_a_block_of_a_rollout_costs_what_the_table_says(hybrid, window, frames, tflop):
+    """Spec 5: operations of a block of five passes, at frame 1005 (252 latent frames) and with a window of 12.
+
+    The hybrid row says 528: there the last layer's clean pass is counted whole, 12 TFLOP of softmax that is not run.
+    """
+    with torch.device("meta"):
+        config = CausalWanTransformer3DModel(
+            **preset_config("wan2.1-t2v-1.3b", hybrid_layers=range(hybrid), block_frames=3, window=window)
+        ).config
+    geometry = MemoryGeometry(1, 30, 52, 3)
+    longer, shorter = (rollout_flops(config, geometry, frames=n, passes=4).total for n in (frames, frames - 3))
+    assert (longer - shorter) / 1e12 == pytest.approx(tflop, rel=0.02)
+    known = rollout_flops(config, geometry, frames=frames, passes=4, known_blocks=frames // 3).total
+    assert known < shorter / 4  # clean passes alone

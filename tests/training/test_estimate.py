@@ -69,7 +69,8 @@ def test_what_is_kept_is_about_what_autograd_keeps(plan, heads, head_dim, ffn, l
         layers_alone=layers_alone,
     )
     measured = kept(model, layers_alone=layers_alone)
-    assert 0.8 * measured < step.activation_bytes < 1.5 * measured
+    # What passes through, and the outputs of layers on their own, come on top.
+    assert 0.8 * measured < step.activation_bytes < 1.6 * measured
 
 
 def test_a_long_clip_of_the_published_size():

@@ -26,5 +26,9 @@ def started_twice(command: Sequence[str], *, timeout: float = 600) -> list[tuple
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=timeout)[1] for process in started]
+    try:
+        said = [process.communicate(timeout=timeout)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     return [(process.returncode, words) for process, words in zip(started, said, strict=True)]

@@ -85,10 +85,14 @@ class HybridAttention(SelfAttention):
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What streaming would read: each block, in every copy of the clip, reads the state before it.
 
-        The first copy is the one that writes: the clean half under teacher forcing, else the clip itself.
+        The first copy is the one that writes: the clean half under teacher forcing, else the clip itself. Nothing
+        reads what its last block would write.
         """
         queries = self.state.queries(x, raw, self.shared, rotation)
-        keys, values, g, beta = self.state.writes(x, raw.k, raw.v, self.shared, rotation)
+        written = layout.blocks[-1].start * layout.frame_tokens
+        keys, values, g, beta = self.state.writes(
+            x[:, :written], raw.k[:, :written], raw.v[:, :written], self.shared, rotation.first(written)
+        )
         batch, _, heads, head_dim = queries.shape
         state = queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)
         reads: list[list[Tensor]] = [[] for _ in layout.copies()]

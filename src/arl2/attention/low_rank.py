@@ -25,7 +25,8 @@ class LowRank(nn.Module):
             self.B.zero_()
 
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return self.scale * ((x @ self.A) @ self.B)
+        # In training the weights may be float32 where all else is half precision.
+        return self.scale * ((x @ self.A.to(x.dtype)) @ self.B.to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.A.shape[0]} -> {self.A.shape[1]} -> {self.B.shape[1]}, scale {self.scale:g}"

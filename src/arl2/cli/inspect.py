@@ -1,6 +1,7 @@
 """``arl2 inspect FILE``: what a weights file is."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,7 @@ def _table(found: "Description") -> Table:
     table.add_row("width", f"{heads * head_dim} = {heads} heads x {head_dim}; feed-forward {config['ffn_dim']}")
     table.add_row("latent", f"{config['in_channels']} channels, patch {config['patch_size']}")
     table.add_row("text", f"{config['text_len']} rows of {config['text_dim']}")
-    table.add_row(
-        "blocks", f"of {config['block_frames']} frames; window {config['window'] or 'full'}, sink {config['sink']}"
-    )
+    table.add_row("blocks", f"of {config['block_frames']} frames; {_window(config)}")
     table.add_row(
         "low rank",
         f"state {config['state_rank']}, feed-forward {config['ffn_rank']} ({config['ffn_rank_layers']} layers)",
@@ -83,6 +82,12 @@ def _table(found: "Description") -> Table:
     else:
         table.add_row("health", "all weights finite")
     return table
+
+
+def _window(config: Mapping[str, object]) -> str:
+    """What softmax layers see, and where first frames that stay visible stand."""
+    words = f"window {config['window'] or 'full'}, sink {config['sink']}"
+    return f"{words} at {config['sink_positions']} positions" if config["window"] and config["sink"] else words
 
 
 def _strip(plan: str) -> str:

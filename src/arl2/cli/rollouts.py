@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     from arl2.cli.usage import LiveProgress, memory_words
     from arl2.serving.model_hash import model_hash
     from arl2.training.clips_folder import ClipIndex, require_datasets
+    from arl2.training.clips_origin import origin_facts
     from arl2.training.clips_sources import write_clips
     from arl2.training.clips_writing import ClipWriter
 
@@ -106,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts={
             **facts,
             "model_hash": model_hash(pipe),
+            **origin_facts(pipe),
             "codec": type(pipe.codec).__name__,
             "block_frames": pipe.block_frames,
             "first_block_frames": settings.first_block_frames,

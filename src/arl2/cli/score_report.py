@@ -10,13 +10,10 @@ from rich.table import Table
 from arl2.cli.devices import checked_device
 from arl2.cli.usage import LiveProgress
 from arl2.evaluation.shapes_folder import find_videos, score_folder
-from arl2.evaluation.shapes_occlusion import KNOWN_BLOCKS, score_occluded
+from arl2.evaluation.shapes_occlusion import clip_length, score_occluded
 from arl2.evaluation.shapes_score import READ_FRAMES, Steadiness, score_codec, score_model, score_truth
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.shapes.scoring import Share
-
-# Longer clips of the memory test end so many video frames after a moving wall has passed.
-_AFTER_MOVING_WALL = 32
 
 
 def folder_report(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -52,15 +49,14 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
         scores["last second"] = _plain({"colour": model.last_second})
         scores["last second, true renders"] = _plain({"colour": truth.last_second})
     if arguments.occlusion is not None:
-        known = pipe.codec.frames_of(0, KNOWN_BLOCKS * pipe.block_frames)
-        needed = known + arguments.occlusion + _AFTER_MOVING_WALL if arguments.walls == "moving" else 0
+        length = clip_length(pipe, arguments.occlusion) if arguments.walls == "moving" else READ_FRAMES
         with LiveProgress("occlusion", arguments.prompts, quiet=arguments.json) as progress:
             kept = score_occluded(
                 pipe,
                 clips=arguments.prompts,
                 seed=arguments.seed,
                 hidden=arguments.occlusion,
-                num_frames=max(READ_FRAMES, needed),
+                num_frames=length,
                 walls=arguments.walls,
                 **sampled,
                 on_progress=progress.show,

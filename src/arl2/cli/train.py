@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from arl2.cli import words
+from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
     from arl2.training.task import Task
@@ -18,6 +19,8 @@ _PARTS = {
     "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
     "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
 }
+
+_OTHER_STAGE = {"align": "distill", "distill": "align"}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,7 +47,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             action="store_true",
             help="print every setting (of a conversion also what trains, memory and operations), and do nothing",
         )
+        if part in _OTHER_STAGE:
+            _add_cluster(one.add_argument_group("with --dry-run: what the run takes on GPUs"))
     parser.set_defaults(run=run)
+
+
+def _add_cluster(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--gpus", type=int, metavar="N", help="that share the batches of a step")
+    group.add_argument("--gpu-memory", type=float, metavar="GB", help="of one (default: 80, an H100's)")
+    group.add_argument(
+        "--gpu-tflops", type=float, metavar="T", help="peak of one, dense bfloat16 (default: 989, an H100's)"
+    )
+    group.add_argument(
+        "--utilisation", type=float, metavar="SHARE", help="of the peak that a run is taken to reach (default: 0.4)"
+    )
+    group.add_argument("--other-stage", type=Path, metavar="FILE", help="settings of the other stage: adds its time")
+    group.add_argument(
+        "--teacher-clips", type=words.whole_from_one, metavar="N", help="rollouts of the teacher: adds their time"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,10 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"loop.max_minutes={arguments.max_minutes}")
     kind, make_task = _part(arguments.part)
     if arguments.dry_run:
-        from arl2.training.dry_run import dry_run
-
-        print(dry_run(resolved_settings(kind, arguments.folder, settings=arguments.settings, overrides=overrides)))
+        config = resolved_settings(kind, arguments.folder, settings=arguments.settings, overrides=overrides)
+        print(_dry_run(config, arguments))
         return 0
+    if arguments.part in _OTHER_STAGE and _cluster_words(arguments):
+        raise ConfigError(f"{_cluster_words(arguments)[0]} goes with --dry-run; add it.")
     result = start_run(
         kind,
         lambda config, device: make_task(config, device=device),
@@ -78,6 +99,31 @@ def run(arguments: argparse.Namespace) -> int:
         f"checkpoint {result.checkpoint}, export {result.export}"
     )
     return 130 if result.reason == "interrupted" else 0
+
+
+def _dry_run(config: Any, arguments: argparse.Namespace) -> str:
+    from arl2.training.cluster import Cluster
+    from arl2.training.dry_run import dry_run
+    from arl2.training.start import resolved_settings
+
+    if arguments.part not in _OTHER_STAGE:
+        return dry_run(config)
+    if arguments.gpus is None:
+        if given := _cluster_words(arguments):
+            raise ConfigError(f"{given[0]} goes with --gpus N; add it.")
+        return dry_run(config)
+    other = None
+    if arguments.other_stage is not None:
+        kind, _ = _part(_OTHER_STAGE[arguments.part])
+        other = resolved_settings(kind, arguments.other_stage, settings=arguments.other_stage)
+    numbers = {"memory": arguments.gpu_memory, "tflops": arguments.gpu_tflops, "utilisation": arguments.utilisation}
+    cluster = Cluster(arguments.gpus, **{name: value for name, value in numbers.items() if value is not None})
+    return dry_run(config, cluster, other_stage=other, teacher_clips=arguments.teacher_clips)
+
+
+def _cluster_words(arguments: argparse.Namespace) -> list[str]:
+    names = ("gpus", "gpu_memory", "gpu_tflops", "utilisation", "other_stage", "teacher_clips")
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
 
 
 def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":

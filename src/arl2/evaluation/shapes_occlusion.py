@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import Arl2Error
-from arl2.evaluation.shapes_score import BATCH, blocks_video
+from arl2.evaluation.shapes_score import BATCH, READ_FRAMES, blocks_video
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.request import Window
 from arl2.shapes.captions import captions_of
@@ -26,6 +26,8 @@ KNOWN_BLOCKS = 3
 SEEN_BEFORE, SEEN_AFTER = 8, 5
 # At least so many video frames of the occlusion lie on each side of the cut.
 HIDDEN_EACH_SIDE = 2
+# Clips end so many video frames after a moving wall has passed.
+_AFTER_MOVING_WALL = 32
 # Draws of scenes with standing walls before giving up.
 _DRAWS, _SCENES_A_DRAW = 40, 512
 
@@ -109,6 +111,12 @@ def score_occluded(
         hidden=hidden,
         clips=clips,
     )
+
+
+def clip_length(pipe: ARL2Pipeline, hidden: int) -> int:
+    """Video frames of clips whose object a moving wall hides for ``hidden`` of them: ``READ_FRAMES`` or more."""
+    known = pipe.codec.frames_of(0, KNOWN_BLOCKS * pipe.block_frames)
+    return max(READ_FRAMES, known + hidden + _AFTER_MOVING_WALL)
 
 
 def standing_occlusions(count: int, *, seed: int, hidden: int, known: int, num_frames: int) -> Scenes:

@@ -3,6 +3,7 @@
 Legend: B batch, T tokens, H heads, D head size, P = D/2 complex pairs (adjacent channels 2i, 2i+1).
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +60,12 @@ class Rotation:
     def __call__(self, x: Float[Tensor, "batch tokens heads head"]) -> Float[Tensor, "batch tokens heads head"]:
         """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
         return _turned(x, self.cos, self.sin)
+
+    def first(self, tokens: int) -> "Rotation":
+        """That of the first tokens alone."""
+        part = copy.copy(self)
+        part.cos, part.sin = self.cos[:tokens], self.sin[:tokens]
+        return part
 
 
 def turn_frames(

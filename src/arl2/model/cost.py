@@ -33,6 +33,10 @@ class PassFlops:
     def __add__(self, other: "PassFlops") -> "PassFlops":
         return PassFlops(*(a + b for a, b in zip(self._parts(), other._parts(), strict=True)))
 
+    def times(self, count: int) -> "PassFlops":
+        """Of so many passes."""
+        return PassFlops(*(count * part for part in self._parts()))
+
     def _parts(self) -> tuple[int, ...]:
         return (self.linear, self.self_attention, self.cross_attention, self.state_read, self.state_update)
 
@@ -93,17 +97,50 @@ def clip_flops(
         block = replace(geometry, block_frames=len(span))
         tokens = block.batch * block.block_frames * block.frame_tokens
         past = span.start if window is None else min(span.start, window - len(span))
+        # Both halves; the head reads the noisy one alone.
         if hybrid_attention_alone:
-            for _layer in range(2 * hybrid):
-                total += _hybrid(config, block, tokens, commit=False, memory_only=False)
+            total += _hybrid(config, block, tokens, commit=False, memory_only=False).times(2 * hybrid)
         else:
-            total += pass_flops(config, block, past_frames=past, commit=False)
-            total += pass_flops(config, block, past_frames=past, commit=False)
-            # The head reads the noisy half alone.
+            total += pass_flops(config, block, past_frames=past, commit=False).times(2)
             total += PassFlops(-_end(config, tokens, config["out_channels"]), 0, 0, 0, 0)
-        # Keys and values are made of both halves; the clean one writes the state, if a block follows.
-        linear, update = _state_write(config, tokens)
-        total += PassFlops(2 * hybrid * linear, 0, 0, 0, hybrid * update if span is not spans[-1] else 0)
+        if span is not spans[-1]:  # the clean half writes the state that the next block reads
+            linear, update = _state_write(config, tokens)
+            total += PassFlops(hybrid * linear, 0, 0, 0, hybrid * update)
+    return total
+
+
+def rollout_flops(
+    config: Mapping[str, Any],
+    geometry: MemoryGeometry,
+    *,
+    frames: int,
+    passes: int,
+    first_block_passes: int | None = None,
+    first_block_frames: int | None = None,
+    known_blocks: int = 0,
+) -> PassFlops:
+    """Operations of generating a clip block by block.
+
+    Args:
+        config: the transformer's.
+        geometry: batch, token grid and frames of a block.
+        frames: latent frames of the clip.
+        passes: denoising passes of a block; a clean pass follows.
+        first_block_passes: of the first block, where they differ.
+        first_block_frames: where the first block differs.
+        known_blocks: first blocks that are given, and cost a clean pass alone.
+
+    Raises:
+        GeometryError: frames that are not whole blocks.
+    """
+    window, total = config["window"], PassFlops(0, 0, 0, 0, 0)
+    for number, span in enumerate(split_blocks(frames, geometry.block_frames, first_block_frames)):
+        block = replace(geometry, block_frames=len(span))
+        past = span.start if window is None else min(span.start, window - len(span))
+        count = passes if number or first_block_passes is None else first_block_passes
+        if number >= known_blocks:
+            total += pass_flops(config, block, past_frames=past, commit=False).times(count)
+        total += pass_flops(config, block, past_frames=past, commit=True)
     return total
 
 

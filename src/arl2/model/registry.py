@@ -179,8 +179,15 @@ _SHAPES = ModelCard(
     memory_note="most of it Python and torch themselves",
 )
 
+_SHAPES_TEACHER = replace(
+    _SHAPES,
+    name="shapes-teacher",
+    summary="The same small world; the softmax model that the embedded hybrids were converted from.",
+)
+
 _CARDS = (
     _SHAPES,
+    _SHAPES_TEACHER,
     _CHUNKWISE,
     _FRAMEWISE,
     replace(

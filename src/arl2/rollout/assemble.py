@@ -208,7 +208,7 @@ def _converted(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> Cau
     warnings.warn(
         f"Layers {missing} were made hybrid without training: {result.new_parameters:,} of {result.parameters:,} "
         "parameters are at their start values, so blocks after the first will be wrong. All pretrained weights are "
-        "kept. Training them is 'arl2 train align' and 'arl2 train distill', which this version does not have yet.",
+        "kept. 'arl2 train align' and then 'arl2 train distill' train them.",
         UntrainedConversionWarning,
         stacklevel=3,
     )

@@ -8,7 +8,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from safetensors import SafetensorError
 
 from arl2.checkpoints.load import load_transformer
 from arl2.errors import Arl2Error, CheckpointError
+from arl2.files.plain import read_json
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.settings import GenerationSettings, read_json, settings_from_mapping
+from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 
-EMBEDDED = {"shapes": "arl2.shapes"}
-"""Models that ship with the package: the package whose ``weights`` folder holds them."""
+EMBEDDED = {"shapes": "transformer", "shapes-teacher": "transformer"}
+"""Models that ship with the package, by the folder of their transformer in ``weights`` of ``arl2.shapes``. All of them
+have one codec, one text part and one way of sampling."""
 
 CODECS = {
     "GroupCodec": "arl2.video.group_codec:GroupCodec",
@@ -42,6 +44,29 @@ _MODEL_FILES = ("config.json", "*.safetensors")
 
 
 @dataclass(frozen=True)
+class PipelineFolder:
+    """Where the parts of a pipeline lie.
+
+    Attributes:
+        transformer, codec, text: folders.
+        generation: file.
+    """
+
+    transformer: Path
+    codec: Path
+    text: Path
+    generation: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> "PipelineFolder":
+        """A folder that ``save_pretrained`` wrote."""
+        return cls(folder / TRANSFORMER, folder / CODEC, folder / TEXT, folder / GENERATION)
+
+    def __str__(self) -> str:
+        return str(self.transformer.parent)
+
+
+@dataclass(frozen=True)
 class Parts:
     """Everything that a folder holds, loaded."""
 
@@ -51,19 +76,21 @@ class Parts:
     settings: GenerationSettings
 
 
-def pipeline_folder(name: str | Path) -> Path:
-    """The folder of an embedded model, or of a path.
+def pipeline_folder(name: str | Path) -> PipelineFolder:
+    """The parts of an embedded model, or of a path.
 
     Raises:
         CheckpointError: neither.
     """
     if isinstance(name, str) and name in EMBEDDED:
-        return Path(str(files(EMBEDDED[name]))) / "weights"
+        # A resource, not an import: the room of the shapes world is above this one.
+        weights = Path(str(files("arl2"))) / "shapes" / "weights"
+        return replace(PipelineFolder.of(weights), transformer=weights / EMBEDDED[name])
     folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(f"'{one}'" for one in EMBEDDED)
         raise CheckpointError(f"There is no model '{name}'; give {known} or a folder that save_pretrained wrote.")
-    return folder
+    return PipelineFolder.of(folder)
 
 
 def is_saved_pipeline(model: str | Path) -> bool:
@@ -73,60 +100,60 @@ def is_saved_pipeline(model: str | Path) -> bool:
     return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
 
 
-def load_parts(folder: Path, *, dtype: torch.dtype) -> Parts:
+def load_parts(folder: PipelineFolder | Path, *, dtype: torch.dtype) -> Parts:
     """Load a folder, strictly: every file there, every tensor there and none besides.
 
     Args:
-        folder: as ``save_parts`` writes it.
+        folder: as ``save_parts`` writes it, or from ``pipeline_folder``.
         dtype: of transformer and codec.
 
     Raises:
         CheckpointError: a part is missing, damaged, or of an unknown class.
         ConfigError: ``generation.json`` has an unknown setting.
     """
-    _require_files(folder)
-    settings = load_settings(folder)
-    text = load_text(folder)
-    codec = load_codec(folder, dtype=dtype)
-    return Parts(load_transformer(folder / TRANSFORMER, dtype=dtype), codec, text, settings)
+    parts = _parts(folder)
+    _require_files(parts)
+    settings = load_settings(parts)
+    text = load_text(parts)
+    codec = load_codec(parts, dtype=dtype)
+    return Parts(load_transformer(parts.transformer, dtype=dtype), codec, text, settings)
 
 
-def load_settings(folder: Path) -> GenerationSettings:
+def load_settings(folder: PipelineFolder | Path) -> GenerationSettings:
     """How the model of a folder is sampled; errors as for ``load_parts``."""
-    generation = read_json(folder / GENERATION)
+    generation = read_json(_parts(folder).generation)
     generation.pop("text", None)
     return settings_from_mapping(generation, where=GENERATION)
 
 
-def load_codec(folder: Path, *, dtype: torch.dtype) -> VideoCodec:
+def load_codec(folder: PipelineFolder | Path, *, dtype: torch.dtype) -> VideoCodec:
     """The codec of a folder alone; errors as for ``load_parts``."""
-    name = read_json(folder / CODEC / "config.json").get("_class_name")
+    place = _parts(folder).codec
+    name = read_json(place / "config.json").get("_class_name")
     kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
     with _undamaged(folder):
-        codec, report = kind.from_pretrained(
-            folder / CODEC, torch_dtype=dtype, output_loading_info=True, local_files_only=True
-        )
+        codec, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if unfit:
         raise CheckpointError(
-            f"'{folder / CODEC}' is not exactly one {name}: {len(unfit)} tensors are missing or besides, "
-            f"first {unfit[0]}."
+            f"'{place}' is not exactly one {name}: {len(unfit)} tensors are missing or besides, first {unfit[0]}."
         )
     loaded: VideoCodec = codec.eval()
     return loaded
 
 
-def load_text(folder: Path) -> TextPart:
+def load_text(folder: PipelineFolder | Path) -> TextPart:
     """The text part of a folder alone; errors as for ``load_parts``."""
-    name = read_json(folder / GENERATION).get("text")
+    parts = _parts(folder)
+    name = read_json(parts.generation).get("text")
     kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
     with _undamaged(folder):
-        text: TextPart = kind.from_pretrained(folder / TEXT)
+        text: TextPart = kind.from_pretrained(parts.text)
     return text
 
 
 @contextmanager
-def _undamaged(folder: Path) -> Iterator[None]:
+def _undamaged(folder: object) -> Iterator[None]:
     try:
         yield
     except Arl2Error:
@@ -154,12 +181,21 @@ def save_parts(parts: Parts, folder: Path) -> None:
     (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
 
 
-def _require_files(folder: Path) -> None:
-    needed = (GENERATION, f"{TEXT}/*", *(f"{part}/{one}" for part in (TRANSFORMER, CODEC) for one in _MODEL_FILES))
-    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+def _parts(folder: PipelineFolder | Path) -> PipelineFolder:
+    return folder if isinstance(folder, PipelineFolder) else PipelineFolder.of(folder)
+
+
+def _require_files(parts: PipelineFolder) -> None:
+    missing = [] if parts.generation.is_file() else [GENERATION]
+    for place, pattern in [
+        (parts.text, "*"),
+        *((place, one) for place in (parts.transformer, parts.codec) for one in _MODEL_FILES),
+    ]:
+        if not any(place.glob(pattern)):
+            missing.append(f"{place.name}/{pattern}")
     if missing:
         raise CheckpointError(
-            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
+            f"The model in '{parts}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
         )
 
 

@@ -21,7 +21,16 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.files.plain import first_line, read_json
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.assemble import find_recipe, load_codec, load_text
-from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER, is_saved_pipeline, load_settings, pipeline_folder
+from arl2.rollout.folder import (
+    CODEC,
+    GENERATION,
+    TEXT,
+    TRANSFORMER,
+    PipelineFolder,
+    is_saved_pipeline,
+    load_settings,
+    pipeline_folder,
+)
 from arl2.rollout.settings import GenerationSettings
 
 # Larger files get a second name instead of a copy, where the disk is the same.
@@ -39,7 +48,7 @@ class ModelSource:
         branch: of a file with EMA and plain weights, which.
         settings: how it is sampled.
         told: what no weights file tells, for ``load_transformer``.
-        pipeline: folder of a saved pipeline whose codec and text part are meant; None if it is none.
+        pipeline: parts of a saved pipeline whose codec and text part are meant; None if it is none.
         base: likewise, folder of published parts.
     """
 
@@ -47,7 +56,7 @@ class ModelSource:
     branch: str
     settings: GenerationSettings
     told: Mapping[str, Any] = field(default_factory=dict)
-    pipeline: Path | None = None
+    pipeline: PipelineFolder | None = None
     base: Path | None = None
 
     def transformer(self) -> CausalWanTransformer3DModel:
@@ -83,8 +92,8 @@ def find_source(
         folder = pipeline_folder(model)
         settings = load_settings(folder)
         if weights is None:
-            return ModelSource(folder / TRANSFORMER, branch, settings, pipeline=folder)
-        own = transformer_config(folder / TRANSFORMER)
+            return ModelSource(folder.transformer, branch, settings, pipeline=folder)
+        own = transformer_config(folder.transformer)
         return ModelSource(weights, branch, settings, {**{name: own[name] for name in _KEPT}, **given}, folder)
     if alone and base is None and Path(model).is_file():
         return ModelSource(Path(model), branch, GenerationSettings(), given)
@@ -132,9 +141,9 @@ def write_pipeline(source: ModelSource, transformer: CausalWanTransformer3DModel
 def _write_parts(source: ModelSource, folder: Path) -> None:
     text = "umt5"
     if source.pipeline is not None:
-        for part in (CODEC, TEXT):
-            _copy(source.pipeline / part, folder / part)
-        text = read_json(source.pipeline / GENERATION)["text"]
+        _copy(source.pipeline.codec, folder / CODEC)
+        _copy(source.pipeline.text, folder / TEXT)
+        text = read_json(source.pipeline.generation)["text"]
     elif source.base is None:
         raise CheckpointError(
             f"'{source.weights}' holds a transformer alone; give --base, a folder with its text encoder and VAE."

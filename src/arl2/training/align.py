@@ -1,7 +1,8 @@
 """Stage 1: every hybrid layer learns to give what the softmax layer in its place gives, each on its own."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from arl2.training.batches import ClipBatch, TrainingClips, check_frames, open_c
 from arl2.training.loop import LoopConfig
 from arl2.training.noising import NoisyClips, SamplingLevels, noised
 from arl2.training.pictures import draw_beside_teacher
+from arl2.training.precision import compute_beside_masters, dtype_of
+from arl2.training.processes import Processes
+from arl2.training.sharding import loading_device, shard_model, whole_models
 from arl2.training.students import (
     Plan,
     StudentSpec,
@@ -43,6 +47,7 @@ class AlignConfig:
     Attributes:
         teacher: ``"shapes"``, or the folder of a softmax model's pipeline.
         clips: folders of clips that ``arl2 rollouts`` wrote.
+        any_clips: also take clips that were made with another model.
         plan: which layers to align: one letter a layer, or a list of indices; None: all.
         frames: latent frames of a clip; each batch draws one of them. Two blocks or more: in the first block a hybrid
             layer equals the softmax layer.
@@ -59,6 +64,7 @@ class AlignConfig:
     loop: LoopConfig
     teacher: str = "shapes"
     clips: tuple[str, ...] = ()
+    any_clips: bool = False
     plan: Plan | None = None
     frames: tuple[int, ...] = (21,)
     batch_frames: int = 84
@@ -91,13 +97,24 @@ class AlignTask:
         self, config: AlignConfig, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
     ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.teacher = load_teacher(config.teacher, device=self.device, window=config.teacher_window)
+        self.teacher = load_teacher(
+            config.teacher,
+            device=loading_device(config.loop.sharding, self.device),
+            window=config.teacher_window,
+            dtype=dtype_of(config.loop.compute),
+        )
         self.student = make_student(self.teacher, config.student())
         self.trained = unfreeze(self.student, 1)
+        compute_beside_masters(self.student)
         self.layers = hybrid_layers(self.student.config.layer_plan)
         self.levels = SamplingLevels(self.teacher.settings, config.level_share)
         self.clips = clips or open_clips(
-            config.clips, held_out=config.held_out, model=self.teacher.model, device=self.device
+            config.clips,
+            held_out=config.held_out,
+            teacher=self.teacher,
+            name=config.teacher,
+            device=self.device,
+            any_clips=config.any_clips,
         )
         check_frames(config.frames, self.clips, batch_frames=config.batch_frames)
         for frames in config.frames:
@@ -110,6 +127,22 @@ class AlignTask:
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """The stage-1 parameters of the layers that are aligned."""
         return groups_of(self.trained, 1, weight_decay=self.config.weight_decay)
+
+    def shard(self, processes: Processes) -> None:
+        """Teacher layer by layer; of the student each self-attention is gathered alone, when it is compared."""
+        mesh = processes.mesh(self.device)
+        shard_model(self.teacher.model, mesh)
+        self.trained = shard_model(self.student, mesh, attention_alone=True)
+
+    @contextmanager
+    def whole(self, *, here: bool) -> Iterator[None]:
+        """Within: both models whole, where ``here``."""
+        shards = self.teacher, self.student
+        with whole_models(*shards, here=here) as (self.teacher, self.student):
+            try:
+                yield
+            finally:
+                self.teacher, self.student = shards
 
     def loss(self, batch: Batch) -> Loss:
         """The mean of all layers' ratios; no gradient of one layer reaches another."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.clips import ClipSet
+from arl2.training.clips_origin import check_origin
+from arl2.training.students import Teacher
 
 
 @runtime_checkable
@@ -107,15 +109,31 @@ class TrainingClips:
 
 
 def open_clips(
-    folders: Sequence[str], *, held_out: int, model: CausalWanTransformer3DModel, device: torch.device
+    folders: Sequence[str],
+    *,
+    held_out: int,
+    teacher: Teacher,
+    name: str,
+    device: torch.device,
+    any_clips: bool = False,
 ) -> TrainingClips:
     """The clips of some folders.
 
+    Args:
+        folders, held_out, device: as for ``TrainingClips``.
+        teacher: to be followed on them.
+        name: of the teacher, for people.
+        any_clips: also clips that another model made.
+
     Raises:
         CheckpointError: a folder without clips, or with a shard that is missing or cut.
-        ConfigError: as for ``TrainingClips``.
+        ConfigError: as for ``TrainingClips``, and for clips of another model.
     """
-    return TrainingClips([ClipSet.open(folder) for folder in folders], held_out=held_out, model=model, device=device)
+    sets = [ClipSet.open(folder) for folder in folders]
+    clips = TrainingClips(sets, held_out=held_out, model=teacher.model, device=device)
+    for one in sets if not any_clips else []:
+        check_origin(one.folder, one.facts, teacher, name)
+    return clips
 
 
 def check_frames(lengths: Sequence[int], clips: TrainingClips, *, batch_frames: int) -> None:

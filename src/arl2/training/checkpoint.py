@@ -1,4 +1,9 @@
-"""Checkpoints of a run: safetensors and JSON in a folder each, written so that a crash leaves the last one whole."""
+"""Checkpoints of a run: safetensors and JSON in a folder each, written so that a crash leaves the last one whole.
+
+A run in shards writes the same files: all processes gather what trains, and the first saves it. Few weights train, so
+that takes seconds; and a run goes on with any number of processes, sharded or not, from files that hold no pickle
+(``torch.distributed.checkpoint`` keeps its table of contents as one).
+"""
 
 import json
 import os
@@ -18,6 +23,7 @@ from arl2.errors import CheckpointError
 from arl2.files.plain import first_line
 from arl2.training.ema import WeightAverage
 from arl2.training.optimizer import Optimizers
+from arl2.training.shards import part_like, whole
 
 _NAME = re.compile(r"step-(\d{9})")
 _TENSORS, _FACTS = "state.safetensors", "run.json"
@@ -37,16 +43,24 @@ class RunState:
     unlogged: Mapping[str, float]
 
 
-def save_checkpoint(
-    folder: Path,
-    state: RunState,
-    *,
+@torch.no_grad()
+def checkpoint_tensors(
     parameters: Mapping[str, nn.Parameter],
     average: WeightAverage,
     optimizer: Optimizers,
-    keep: int,
-    task_state: Mapping[str, Tensor] | None = None,
-) -> Path:
+    task_state: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, whole and on the CPU, by name; where they lie in shards, all processes must ask."""
+    tensors: dict[str, Tensor] = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+    tensors |= {f"task/{name}": tensor for name, tensor in task_state.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state_of(parameter).items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    return {name: whole(x).cpu().contiguous() for name, x in tensors.items()}
+
+
+def save_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor], *, keep: int) -> Path:
     """Write ``folder/step-NNNNNNNNN`` and delete all but the newest ``keep``.
 
     The files are written and flushed under a temporary name, and the folder is renamed as the last act.
@@ -54,19 +68,12 @@ def save_checkpoint(
     Raises:
         CheckpointError: it cannot be written (disk full, no permission); earlier checkpoints are untouched.
     """
-    tensors = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
-    tensors |= {f"task/{name}": tensor for name, tensor in (task_state or {}).items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state_of(parameter).items():
-            tensors[f"optimizer/{key}/{name}"] = value
-
     final = folder / checkpoint_name(state.step)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, partial / _TENSORS)
+        save_file(dict(tensors), partial / _TENSORS)
         (partial / _FACTS).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         for path in (partial / _TENSORS, partial / _FACTS, partial):
             _flush(path)
@@ -147,15 +154,14 @@ def load_checkpoint(
             f"({len(differing)} tensors in all); use the settings it was made with, or another run folder."
         )
     for name, target in taken.items():
-        target.copy_(tensors[name])
+        target.copy_(part_like(tensors[name], target))
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "optimizer":
             key, _, parameter_name = rest.partition("/")
             parameter = parameters[parameter_name]
             # AdamW counts steps on the CPU wherever the parameter is.
-            place = torch.device("cpu") if key == "step" else parameter.device
-            optimizer.state_of(parameter)[key] = tensor.to(place)
+            optimizer.state_of(parameter)[key] = tensor if key == "step" else part_like(tensor, parameter)
     return state
 
 

@@ -23,6 +23,8 @@ from arl2.training.clips_folder import (
     write_whole,
 )
 
+_YOUNGER_FACTS = ("transformer_hash", "codec_hash", "text_hash")
+
 
 class ClipWriter:
     """Fills a folder with the shards of an index. Several processes may write different shards of one folder.
@@ -105,6 +107,9 @@ class ClipWriter:
         for one in (before, now):
             one.pop("about")
         flat = [{**one.pop("facts"), **one} for one in (before, now)]
+        for name in _YOUNGER_FACTS:
+            if name not in flat[0]:  # begun before this was recorded
+                flat[1].pop(name, None)
         other = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
         if other:
             name = other[0]

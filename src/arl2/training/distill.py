@@ -1,6 +1,7 @@
 """Stage 2: the whole hybrid student follows the frozen teacher, on given clips and on what it rolls out itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +20,9 @@ from arl2.training.level_means import LevelMeans
 from arl2.training.loop import LoopConfig
 from arl2.training.noising import NoisyClips, SamplingLevels, noised
 from arl2.training.pictures import RolloutSpec, draw_beside_teacher, latent_distance, roll_out
+from arl2.training.precision import compute_beside_masters, dtype_of
 from arl2.training.processes import Processes
+from arl2.training.sharding import loading_device, shard_model, whole_models
 from arl2.training.students import (
     Plan,
     StudentSpec,
@@ -43,6 +46,7 @@ class DistillConfig:
         plan: which layers are hybrid: one letter a layer, or a list of indices; None: all.
         aligned: folder of an export of stage 1 that has aligned these layers; None: they begin at their start values.
         clips: folders of clips that ``arl2 rollouts`` wrote.
+        any_clips: also take clips that were made with another model.
         state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: low-rank changes; alpha None is twice the rank.
         frames: latent frames of a clip; each batch draws one of them.
         batch_frames: latent frames in a batch: so many clips as fit.
@@ -67,6 +71,7 @@ class DistillConfig:
     plan: Plan | None = None
     aligned: str | None = None
     clips: tuple[str, ...] = ()
+    any_clips: bool = False
     state_rank: int = 16
     ffn_rank: int = 16
     low_rank_alpha: float | None = None
@@ -126,7 +131,7 @@ class Followed(NamedTuple):
 
 
 class DistillTask:
-    """Trains state branches, gates and low-rank changes of a whole student; a ``Task`` that keeps state and draws.
+    """Trains state branches, gates and low-rank changes of a whole student; a ``Task`` that keeps state.
 
     Args:
         config: the settings.
@@ -141,9 +146,16 @@ class DistillTask:
         self, config: DistillConfig, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
     ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.teacher = load_teacher(config.teacher, device=self.device, window=config.teacher_window)
+        self.processes = Processes()
+        self.teacher = load_teacher(
+            config.teacher,
+            device=loading_device(config.loop.sharding, self.device),
+            window=config.teacher_window,
+            dtype=dtype_of(config.loop.compute),
+        )
         self.student = make_student(self.teacher, config.student())
         self.trained = unfreeze(self.student, 2)
+        compute_beside_masters(self.student)
         if config.activation_checkpointing:
             self.student.enable_gradient_checkpointing()
         depth = len(self.student.config.layer_plan)
@@ -151,7 +163,12 @@ class DistillTask:
         self.levels = SamplingLevels(self.teacher.settings, config.level_share)
         self.level_means = LevelMeans(config.level_buckets, config.level_decay, self.device)
         self.clips = clips or open_clips(
-            config.clips, held_out=config.held_out, model=self.teacher.model, device=self.device
+            config.clips,
+            held_out=config.held_out,
+            teacher=self.teacher,
+            name=config.teacher,
+            device=self.device,
+            any_clips=config.any_clips,
         )
         check_frames(config.frames, self.clips, batch_frames=config.batch_frames)
         for frames in config.frames:
@@ -164,6 +181,34 @@ class DistillTask:
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """The stage-2 parameters."""
         return groups_of(self.trained, 2, weight_decay=self.config.weight_decay)
+
+    def shard(self, processes: Processes) -> None:
+        """Teacher and student, layer by layer.
+
+        Raises:
+            ConfigError: clips of one block: they would not reach all that trains, and the processes' gradients of a
+                layer must be of one size.
+        """
+        for frames in self.config.frames:
+            if len(self._blocks(frames)) < 2:
+                raise ConfigError(
+                    f"A clip of {frames} latent frames is one block, which does not reach all that trains; with "
+                    'loop.sharding = "full" give frames of two blocks or more.'
+                )
+        self.processes = processes
+        mesh = processes.mesh(self.device)
+        shard_model(self.teacher.model, mesh)
+        self.trained = shard_model(self.student, mesh)
+
+    @contextmanager
+    def whole(self, *, here: bool) -> Iterator[None]:
+        """Within: both models whole, where ``here``."""
+        shards = self.teacher, self.student
+        with whole_models(*shards, here=here) as (self.teacher, self.student):
+            try:
+                yield
+            finally:
+                self.teacher, self.student = shards
 
     def state_tensors(self) -> Mapping[str, Tensor]:
         """The running means of the loss by level."""
@@ -179,7 +224,12 @@ class DistillTask:
         frames = config.frames[int(torch.randint(len(config.frames), (1,), generator=draw))]
         clips = self.clips.draw(config.batch_frames // frames, frames, draw)
         on_policy = bool(torch.rand((), generator=draw) < config.on_policy_share)
-        if on_policy:
+        # One process's rollout needs weights from all, so all gather if one rolls out.
+        if self.processes.count > 1:
+            if self.processes.any(on_policy):
+                with self.whole(here=on_policy):
+                    clips = self._rolled_out(clips, draw) if on_policy else clips
+        elif on_policy:
             clips = self._rolled_out(clips, draw)
         noisy = noised(clips.latents, self._blocks(frames), self.levels, draw)
         flows = self.follow(clips, noisy)
@@ -199,19 +249,19 @@ class DistillTask:
         return Loss(value, len(clips.latents), logs)
 
     def follow(self, clips: ClipBatch, noisy: NoisyClips) -> Followed:
-        """Student (with gradient) and teacher (without) on the same clean and noisy halves."""
+        """Student (with gradient) and teacher (without) on the same clean and noisy halves; flows in float32."""
         run = TeacherForcing(noisy.clean, first_block_frames=self.teacher.settings.first_block_frames)
 
         def flow(model: CausalWanTransformer3DModel) -> Tensor:
             result = model(noisy.noisy, noisy.timestep, clips.text, run=run)
             assert result is not None  # only a committing pass predicts nothing
-            return result
+            return result.float()
 
         with torch.no_grad(), hidden_states(self.teacher.model, self.compared) as theirs:
             taught = flow(self.teacher.model)
         with hidden_states(self.student, self.compared) as ours:
             own = flow(self.student)
-        hidden = [(ours[i] - theirs[i]).square().mean() / theirs[i].square().mean() for i in self.compared]
+        hidden = [_relative(ours[i].float(), theirs[i].float()) for i in self.compared]
         return Followed(own, taught, hidden)
 
     @torch.no_grad()
@@ -261,3 +311,7 @@ class DistillTask:
     def _blocks(self, frames: int) -> tuple[FrameRange, ...]:
         config = self.teacher.model.config
         return split_blocks(frames, config.block_frames, self.teacher.settings.first_block_frames)
+
+
+def _relative(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).square().mean() / theirs.square().mean()

@@ -1,9 +1,9 @@
 """The one training loop: codec, teacher and students go through it, on one process or several."""
 
 import json
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from arl2.errors import ConfigError, NonFiniteError
 from arl2.training.checkpoint import (
     RunState,
     checkpoint_name,
+    checkpoint_tensors,
     checkpoints_in,
     load_checkpoint,
     read_state,
@@ -23,18 +24,23 @@ from arl2.training.checkpoint import (
 )
 from arl2.training.config import config_differences
 from arl2.training.ema import WeightAverage
+from arl2.training.gradients import gradient_norm, what_is_not_finite
 from arl2.training.interrupt import StopSignal
 from arl2.training.optimizer import OptimizerName, Optimizers
 from arl2.training.processes import Processes
 from arl2.training.progress import Progress, Reporter
 from arl2.training.schedule import learning_rate_factor
-from arl2.training.task import Batch, DrawsPictures, KeepsState, ParameterGroup, Task
+from arl2.training.task import Batch, Compute, DrawsPictures, KeepsState, ParameterGroup, Scales, Sharding, Task
 
 # Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
 _HARMLESS = {
     *("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard"),
     *("evaluate_every", "evaluate_first", "pictures_every"),
+    "any_clips",  # which of them train is said by clips
+    *("sharding", "activation_checkpointing"),  # where things lie and when they are computed
 }
+# Settings that some runs were begun before: what those ran with.
+_YOUNGER = {"sharding": "none", "compute": "float32"}
 
 Reason = Literal["finished", "time is up", "interrupted"]
 
@@ -52,6 +58,9 @@ class LoopConfig:
         learning_rate: peak, after ``warmup_steps``; it falls along a cosine to ``final_learning_rate`` times it.
         optimizer: "adamw", or "muon" for matrices between hidden layers and AdamW for the rest.
         adam_betas: of AdamW.
+        sharding: "none": every process holds all weights; "full": each holds a part of every weight, gradient and
+            moment, and layers are gathered when they run. That changes where things lie, not what is computed.
+        compute: "bfloat16": what is frozen is kept and computed in it; what trains stays float32.
         batches_per_step: batches whose gradients are averaged in a step, shared out over all processes.
         gradient_clip: largest norm of all gradients together.
         average_decay: of the running average of the weights that is evaluated and exported.
@@ -70,6 +79,8 @@ class LoopConfig:
     warmup_steps: int = 100
     optimizer: OptimizerName = "adamw"
     adam_betas: tuple[float, float] = (0.9, 0.99)
+    sharding: Sharding = "none"
+    compute: Compute = "float32"
     batches_per_step: int = 1
     gradient_clip: float = 1.0
     average_decay: float = 0.999
@@ -138,8 +149,14 @@ def train(
             f"batches_per_step = {config.batches_per_step} cannot be shared out evenly over {processes.count} "
             "processes; make it a multiple."
         )
+    sharded = config.sharding == "full" and processes.count > 1
+    if config.sharding == "full" or config.compute != "float32":
+        if not isinstance(task, Scales):
+            raise ConfigError("This task runs whole and in float32; leave loop.sharding and loop.compute out.")
+        if sharded:
+            task.shard(processes)
     console = console or Console(stderr=True, quiet=not processes.is_first)
-    run = _Run(task, config, folder, dict(run_config), processes, console)
+    run = _Run(task, config, folder, dict(run_config), processes, console, sharded=sharded)
     run.resume(accept_changes)
     reporter = Reporter(
         folder if processes.is_first else None,
@@ -162,9 +179,11 @@ class _Run:
         run_config: dict[str, Any],
         processes: Processes,
         console: Console,
+        *,
+        sharded: bool,
     ) -> None:
         self.task, self.config, self.folder, self.processes = task, config, folder, processes
-        self.run_config, self.console = run_config, console
+        self.run_config, self.console, self.sharded = run_config, console, sharded
         groups = list(task.parameter_groups())
         self.parameters = _by_name(groups)
         self.task_state = task.state_tensors() if isinstance(task, KeepsState) else {}
@@ -269,19 +288,22 @@ class _Run:
         self.optimizer.set_learning_rate(config.learning_rate * factor)
         self.optimizer.zero_grad()
         share = 1 / config.batches_per_step
+        # Gradients of shards arrive as the mean over processes, and are to be the sum.
+        scale = share * self.processes.count if self.sharded else share
         total, window = 0.0, self.window
         for slot in range(self.processes.rank, config.batches_per_step, self.processes.count):
             loss = self.task.loss(Batch.keyed(config.seed, self.step, slot, config.batches_per_step))
-            (loss.value * share).backward()
+            (loss.value * scale).backward()
             total += loss.value.item() * share
             window.samples += loss.samples * self.processes.count
             # The loss is summed over processes; the other logs stay those of this process, free of communication.
             for name, value in loss.logs.items():
                 window.add(name, value.detach() * share * self.processes.count)
-        self.processes.sum_gradients(self.parameters.values())
+        if not self.sharded:
+            self.processes.sum_gradients(self.parameters.values())
         (total,) = self.processes.sum(total)
         # The norm first: clipping by one that is not finite would spoil every gradient, and hide where it began.
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        norm = gradient_norm(self.parameters.values())
         self._check_finite(total, norm.item())
         nn.utils.clip_grads_with_norm_(self.parameters.values(), config.gradient_clip, norm)
         self.optimizer.step()
@@ -293,30 +315,19 @@ class _Run:
         window.add("gradient_norm", norm)
 
     def _check_finite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        broken = [
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of all gradients is {norm}"
-        where = f", first in the gradient of '{broken[0]}'" if broken else ""
-        good = f"the last good checkpoint is '{self.last_checkpoint}'" if self.last_checkpoint else "none was saved"
-        raise NonFiniteError(f"The {what} at step {self.step}{where}; {good}: resume it with a lower learning rate.")
+        what = what_is_not_finite(loss, norm, self.step, self.parameters)
+        if what is not None:
+            good = f"the last good checkpoint is '{self.last_checkpoint}'" if self.last_checkpoint else "none was saved"
+            raise NonFiniteError(f"The {what}; {good}: resume it with a lower learning rate.")
 
     def _save(self) -> None:
-        name = checkpoint_name(self.step)
-        if self.processes.is_first and (self.last_checkpoint is None or self.last_checkpoint.name != name):
-            self.last_checkpoint = save_checkpoint(
-                self.folder / "checkpoints",
-                self._state(),
-                parameters=self.parameters,
-                average=self.average,
-                optimizer=self.optimizer,
-                keep=self.config.keep_checkpoints,
-                task_state=self.task_state,
-            )
+        folder, name = self.folder / "checkpoints", checkpoint_name(self.step)
+        if self.last_checkpoint is None or self.last_checkpoint.name != name:
+            if self.processes.is_first or self.sharded:
+                tensors = checkpoint_tensors(self.parameters, self.average, self.optimizer, self.task_state)
+                if self.processes.is_first:
+                    save_checkpoint(folder, self._state(), tensors, keep=self.config.keep_checkpoints)
+            self.last_checkpoint = folder / name
         self.processes.wait()
 
     def _state(self) -> RunState:
@@ -326,20 +337,29 @@ class _Run:
     def _evaluate(self, *, export: bool = True) -> None:
         """Scores and export of the averaged weights; the other processes wait."""
         self.scores = {}
-        if self.processes.is_first:
-            with self.average.applied():
+        with self._averaged() as here:
+            if here:
                 self.scores = dict(self.task.evaluate())
                 if export:
                     self.task.export(self.folder / "export")
         self.processes.wait()
 
+    @contextmanager
+    def _averaged(self) -> Iterator[bool]:
+        """The averaged weights, whole, on the first process: whether this is it. All processes enter."""
+        here = self.processes.is_first
+        whole = self.task.whole(here=here) if self.sharded and isinstance(self.task, Scales) else nullcontext()
+        with self.average.applied() if here or self.sharded else nullcontext(), whole:
+            yield here
+
     def _draw(self) -> None:
         """A picture of this step, if there is none yet; the other processes wait."""
         path = self.folder / "pictures" / f"{checkpoint_name(self.step)}.png"
-        if self.processes.is_first and isinstance(self.task, DrawsPictures) and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self.average.applied():
-                self.task.draw(path)
+        if self.processes.any(self.processes.is_first and not path.exists()):
+            with self._averaged() as here:
+                if here and isinstance(self.task, DrawsPictures):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self.task.draw(path)
         self.processes.wait()
 
     def _progress(self) -> Progress:
@@ -358,7 +378,9 @@ class _Run:
         )
 
     def _check_config(self, before: Mapping[str, Any], accept_changes: bool) -> None:
-        lines = config_differences(before, self.run_config)
+        now = self.run_config.get("loop", {})
+        loop = {name: value for name, value in _YOUNGER.items() if name in now} | before.get("loop", {})
+        lines = config_differences({**before, "loop": loop}, {**self.run_config, "loop": now})
         harmless = _HARMLESS | ({"max_minutes"} if self.config.steps is not None else set())
         serious = [line for line in lines if line.partition(":")[0].rpartition(".")[2] not in harmless]
         if serious and not accept_changes:

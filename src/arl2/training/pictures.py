@@ -39,7 +39,7 @@ def roll_out(
 ) -> Float[Tensor, "batch channels frames height width"]:
     """Latents that a model generates with its own memory, known frames included; without guidance.
 
-    Sample ``i`` has the noise of seed ``spec.seed + i``.
+    Sample ``i`` has the noise of seed ``spec.seed + i``. Latents come out in float32, whatever is computed in.
     """
     blocks = generate_blocks(
         model,
@@ -53,7 +53,7 @@ def roll_out(
         first_block_frames=spec.settings.first_block_frames,
         context_noise=spec.settings.context_noise,
     )
-    made = [block.latents for block in blocks]
+    made = [block.latents.float() for block in blocks]
     return torch.cat(made if known is None else [known.to(made[0]), *made], dim=2)
 
 

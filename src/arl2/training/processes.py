@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from arl2.errors import ProcessLostError
 
@@ -50,6 +51,14 @@ class Processes:
     def largest(self, *values: float) -> list[float]:
         """Each value's largest over processes: how they agree on the clock and on stopping."""
         return self._reduced(values, dist.ReduceOp.MAX if self.count > 1 else None)
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on at least one process."""
+        return self.largest(float(here))[0] > 0
+
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """All processes in a row, as shards of weights are laid out on them; all processes ask together."""
+        return init_device_mesh(device.type, (self.count,))
 
     def wait(self) -> None:
         """Return when all processes are here."""

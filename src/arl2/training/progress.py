@@ -113,7 +113,7 @@ def _tensorboard_writer(folder: Path, from_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            "tensorboard = true came, but tensorboard is not installed; pip install tensorboard or leave it out "
-            "(metrics.jsonl is written in any case)."
+            "loop.tensorboard=true came, but the package tensorboard is not installed: pip install 'arl2[train]', or "
+            "leave it out (metrics.jsonl is written in any case)."
         ) from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step)

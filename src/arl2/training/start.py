@@ -38,6 +38,7 @@ def start_run(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cuda":
             device = torch.device("cuda", processes.local_rank)
+            torch.cuda.set_device(device)  # where shards are gathered
         return train(
             make_task(config, device),
             config.loop,

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer, transformer_config
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.plain import read_json
-from arl2.model.precision import cast_model, parameter_dtype
+from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER, load_settings, pipeline_folder
+from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER, PipelineFolder, load_settings, pipeline_folder
 from arl2.rollout.settings import GenerationSettings
+from arl2.training.named_teacher import named_sizes, require_folder
 from arl2.training.trainable import part_of, trained_tensors
 
 Window = int | Literal["model", "all"]
@@ -29,17 +31,15 @@ class Teacher:
     """The frozen softmax model.
 
     Attributes:
-        folder: of its pipeline.
-        model: in float32, in evaluation mode.
+        folder: where the parts of its pipeline lie.
+        model: in evaluation mode, in the dtype that is computed in.
         settings: how it is sampled.
-        stored: the dtype of its file, which its weights keep when a student is exported.
         own_window: that its file says, whatever ``model`` was given.
     """
 
-    folder: Path
+    folder: PipelineFolder
     model: CausalWanTransformer3DModel
     settings: GenerationSettings
-    stored: torch.dtype
     own_window: int | None
 
 
@@ -65,36 +65,49 @@ class StudentSpec:
     seed: int = 0
 
 
-def load_teacher(name: str | Path, *, device: torch.device | str, window: Window = "model") -> Teacher:
+def load_teacher(
+    name: str | Path,
+    *,
+    device: torch.device | str,
+    window: Window = "model",
+    dtype: torch.dtype = torch.float32,
+) -> Teacher:
     """The teacher of an embedded model's name or of a pipeline's folder.
 
     Args:
+        name: also, on ``meta``, a published model or a preset: their sizes are known without files.
         device: where it goes; on ``meta`` only its sizes are read.
         window: latent frames that its softmax layers see; ``"model"`` as in its config, ``"all"`` the whole past.
+        dtype: to compute in; a few parameters are float32 in any case.
 
     Raises:
         CheckpointError: a folder that is no pipeline, or a damaged one.
         ConfigError: a model with hybrid layers: its past is a state already, nothing can be learnt from it here.
     """
-    folder = pipeline_folder(name)
     on_meta = torch.device(device).type == "meta"
+    if not on_meta:
+        require_folder(name)
+    named = named_sizes(name) if on_meta else None
+    folder = PipelineFolder.of(Path(name)) if named else pipeline_folder(name)
+    settings = named.settings if named else load_settings(folder)
     if on_meta:
         with torch.device("meta"):
-            model = CausalWanTransformer3DModel(**transformer_config(folder / TRANSFORMER))
+            model = CausalWanTransformer3DModel(
+                **(named.transformer if named else transformer_config(folder.transformer))
+            )
     else:
-        model = load_transformer(folder / TRANSFORMER)
+        model = load_transformer(folder.transformer)
     plan = str(model.config.layer_plan)
     if HybridSpec.letter in plan:
         raise ConfigError(
             f"The teacher '{name}' has hybrid layers (plan {plan}), but a teacher is a softmax model: give the model "
             "that it was converted from."
         )
-    stored = model.compute_dtype
     if not on_meta:
-        model = cast_model(model, torch.float32).to(device)
+        model = cast_model(model, dtype).to(device)
     own_window = model.config.window
     model = with_window(model, _frames(window, own_window)).eval().requires_grad_(False)
-    return Teacher(folder, model, load_settings(folder), stored, own_window)
+    return Teacher(folder, model, settings, own_window)
 
 
 def with_window(model: CausalWanTransformer3DModel, window: int | None) -> CausalWanTransformer3DModel:
@@ -114,7 +127,7 @@ def with_window(model: CausalWanTransformer3DModel, window: int | None) -> Causa
 
 
 def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DModel:
-    """A hybrid model that shares the teacher's frozen weights; its new parameters are its own.
+    """A hybrid model that shares the teacher's frozen weights; its new parameters are its own, and float32.
 
     Raises:
         ConfigError: a plan or a window that does not fit, or layers that ``aligned`` has not trained.
@@ -131,6 +144,9 @@ def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DM
         ffn_rank_layers=spec.ffn_rank_layers,
         seed=spec.seed,
     ).model
+    for name, parameter in student.named_parameters():
+        if part_of(name, 2):
+            parameter.data = parameter.data.float()
     if spec.aligned is not None and not student.patch_embedding.weight.is_meta:
         take_aligned(student, load_aligned(spec.aligned, teacher))
     return student.eval()
@@ -198,7 +214,22 @@ def _frames(window: Window, own: int | None) -> int | None:
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
-    return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.cpu())
+    return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.cpu().to(ours.dtype))
+
+
+def assembled(
+    config: Mapping[str, Any], frozen: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> CausalWanTransformer3DModel:
+    """A model of this configuration from a teacher's tensors and those that were trained; none is copied."""
+    with torch.device("meta"):
+        model = CausalWanTransformer3DModel.from_config(config)
+    tensors = {}
+    for name in model.state_dict():
+        # A feed-forward with a low-rank change keeps the teacher's weights one level deeper.
+        source = name if name in frozen else name.replace(".linear.", ".")
+        tensors[name] = trained[name] if name in trained else frozen[source]
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
 
 
 def export_student(
@@ -206,24 +237,19 @@ def export_student(
 ) -> None:
     """A pipeline's folder with the student: frozen weights as stored, what trained in float32, codec and text copied.
 
+    The frozen weights come from the teacher's file again: those at hand may be rounded to what is computed in.
+
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: the teacher's file cannot be read, or the folder cannot be written.
     """
-    with torch.device("meta"):
-        shell = CausalWanTransformer3DModel.from_config(student.config)
-    tensors = {
-        name: tensor.detach().cpu()
-        if part_of(name, 2)
-        else tensor.detach().cpu().to(parameter_dtype(name, teacher.stored))
-        for name, tensor in student.state_dict().items()
-    }
-    shell.load_state_dict(tensors, assign=True)
+    trained = {name: x.detach().cpu() for name, x in student.named_parameters() if part_of(name, 2)}
+    model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), trained)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shell.save_pretrained(folder / TRANSFORMER)
-        for part in (CODEC, TEXT):
-            _copy_once(teacher.folder / part, folder / part)
-        generation = {"text": read_json(teacher.folder / GENERATION).get("text"), **settings.to_mapping()}
+        model.save_pretrained(folder / TRANSFORMER)
+        _copy_once(teacher.folder.codec, folder / CODEC)
+        _copy_once(teacher.folder.text, folder / TEXT)
+        generation = {"text": read_json(teacher.folder.generation).get("text"), **settings.to_mapping()}
         (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"The export '{folder}' could not be written ({error}); make room and go on.") from error

@@ -2,15 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.training.processes import Processes
+
+Sharding = Literal["none", "full"]
+Compute = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,19 @@ class KeepsState(Protocol):
 
     def end_step(self, processes: Processes) -> None:
         """After every optimizer step: make what was gathered the same on all processes, and part of the state."""
+        ...
+
+
+@runtime_checkable
+class Scales(Protocol):
+    """A task that computes in ``loop.compute``, and whose weights can lie in shards on all processes."""
+
+    def shard(self, processes: Processes) -> None:
+        """Cut the models into shards, before ``parameter_groups`` is asked; every process calls it."""
+        ...
+
+    def whole(self, *, here: bool) -> AbstractContextManager[None]:
+        """Within: whole weights, where ``here``; every process enters, and those without ``here`` run nothing."""
         ...
 
 

@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# The embedded hybrid models from the embedded softmax teacher, in one command:
+# clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> export.
+#
+#   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
+#   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
+#   FOLDER=runs/quick CLIPS=32 HIDING_CLIPS=32 recipes/shapes.sh loop.steps=30
+#
+# The same words go on with whatever was stopped, killed or lost its power; other words are refused where they would
+# mix two recipes. Every setting of training is in recipes/shapes-align.json and recipes/shapes-distill-MODEL.json, but
+# for what this script alone knows: teacher, clips (by the last part of their path), aligned and plan.
+#
+# Environment, each with its default:
+#   FOLDER=runs/recipe     (seen from the repository) clips/, align/, sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (from_pretrained)
+#                          and shapes-MODEL.safetensors (published key layout)
+#   MODELS=75              per cent of hybrid layers, such as "50 75 100" (or all), or 75-window9: a name MODEL of a
+#                          recipes/shapes-distill-MODEL.json that begins with its per cent
+#   TEACHER=shapes-teacher embedded name, or a pipeline's folder
+#   PROCESSES=1            1 or 2; the result is the same but for rounding
+#   THREADS=1              CPU threads of each
+#   CLIPS=1024  HIDING_CLIPS=512  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
+#   SENSITIVITY_PROMPTS=16  SENSITIVITY_FRAMES=21                                                 the ranking
+#   ALIGN=""  DISTILL=""   settings (name=value) of one stage alone; arguments of the script go to both stages
+#   PYTHON=.venv/bin/python, or python3 where that is not there
+set -euo pipefail
+set -f # settings such as frames=[9] are no file patterns
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+folder=${FOLDER:-runs/recipe} models=${MODELS:-75} teacher=${TEACHER:-shapes-teacher}
+processes=${PROCESSES:-1} threads=${THREADS:-1}
+clips=${CLIPS:-1024} hiding_clips=${HIDING_CLIPS:-512} clip_frames=${CLIP_FRAMES:-27}
+known_blocks=${KNOWN_BLOCKS:-3} shard_clips=${SHARD_CLIPS:-64} clip_seed=${CLIP_SEED:-1}
+sensitivity_prompts=${SENSITIVITY_PROMPTS:-16} sensitivity_frames=${SENSITIVITY_FRAMES:-21}
+python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
+[[ $models == all ]] && models="50 75 100"
+export OMP_NUM_THREADS=$threads
+
+one=("$python" -m arl2.cli.main)
+case $processes in
+  1) several=("${one[@]}") ;;
+  2) several=("$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m arl2.cli.main) ;;
+  *) echo "recipes/shapes.sh: PROCESSES is '$processes'; give 1 or 2." >&2; exit 2 ;;
+esac
+for model in $models; do
+  [[ -f recipes/shapes-distill-$model.json && ${model%%-*} =~ ^[0-9]+$ ]] && continue
+  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 100, all, 75-window9." >&2
+  exit 2
+done
+
+# Another teacher makes everything anew, or is refused where that would mix the two.
+if [[ -d $teacher ]]; then weights=$teacher/transformer; else weights=src/arl2/shapes/weights; fi
+teacher_sum=$(find "$weights" -type f -print0 | sort -z | xargs -0 cat | cksum)
+
+# finish MARK RECIPE COMMAND...: run it, unless MARK says that it has finished with the same words, recipe and teacher.
+finish() {
+  local mark=$1 words
+  words="${*:2} $(cksum <"$2") $teacher_sum"
+  words=${words//"$folder"/FOLDER}
+  if [[ -f $mark && $(<"$mark") == "$words" ]]; then
+    echo "finished before: $mark"
+    return
+  fi
+  "${@:3}"
+  mkdir -p "${mark%/*}"
+  printf '%s\n' "$words" >"$mark.partial"
+  mv "$mark.partial" "$mark"
+}
+
+rollouts() {
+  "${several[@]}" rollouts "$@"
+}
+
+# Names of the clips that a recipe trains on: the last part of each of its paths, one a line.
+clips_of() {
+  "$python" -c 'import json, pathlib, sys
+for clips in json.load(open(sys.argv[1]))["clips"]: print(pathlib.Path(clips).name)' "$1"
+}
+
+# The setting that finds them in this folder.
+clips_setting() {
+  clips_of "$1" | sed "s|.*|\"$folder/clips/&\"|" | paste -sd, - | sed 's|.*|clips=[&]|'
+}
+
+make_clips() {
+  local what
+  case $1 in
+    shapes) what=(--shapes-prompts "$clips" --real) ;;
+    shapes-hiding) what=(--shapes-prompts "$hiding_clips" --real --hiding) ;;
+    rollouts) what=(--shapes-prompts "$clips") ;;
+    rollouts-hiding) what=(--shapes-prompts "$hiding_clips" --hiding --known-blocks "$known_blocks") ;;
+    *) echo "recipes/shapes.sh: clips '$1' are not known; recipes may name shapes, shapes-hiding (true clips), rollouts" \
+      "and rollouts-hiding (the teacher's)." >&2; exit 2 ;;
+  esac
+  # Processes share the shards, and how many there are changes no clip; so the mark does not say.
+  finish "$folder/clips/$1.finished" /dev/null rollouts -o "$folder/clips/$1" --model "$teacher" "${what[@]}" --latent-frames "$clip_frames" \
+    --seed "$clip_seed" --shard-clips "$shard_clips" --threads "$threads"
+}
+
+# The plan that makes so many per cent of the layers hybrid: the least sensitive ones.
+plan_of() {
+  "$python" -c 'import json, sys
+found = json.load(open(sys.argv[1]))
+print(found["plans"][str(round(len(found["ranking"]) * int(sys.argv[2]) / 100))])' "$folder/sensitivity/ranking.json" "$1"
+}
+
+echo "1. Clips"
+for name in $( (clips_of recipes/shapes-align.json; for model in $models; do
+  clips_of "recipes/shapes-distill-$model.json"; done) | sort -u); do
+  make_clips "$name"
+done
+
+echo "2. Stage 1: every layer learns to give what the softmax layer in its place gives"
+recipe=recipes/shapes-align.json
+# shellcheck disable=SC2086 # words of ALIGN and DISTILL are settings, each its own
+finish "$folder/align/finished" "$recipe" "${several[@]}" train align "$folder/align" \
+  "teacher=$teacher" "$(clips_setting "$recipe")" "$@" ${ALIGN:-} --settings "$recipe" --threads "$threads"
+
+echo "3. Sensitivity: which layers a rollout can do without"
+finish "$folder/sensitivity/finished" "$recipe" "${one[@]}" sensitivity "$teacher" --aligned "$folder/align/export" \
+  -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
+  --limit "$sensitivity_prompts" --frames "$sensitivity_frames" --threads "$threads"
+
+# The run's own export is a folder for from_pretrained already.
+export_model() {
+  rm -rf "$2" "$2.safetensors"
+  "${one[@]}" export "$1" -o "$2.safetensors"
+  cp -R "$1" "$2"
+}
+
+for model in $models; do
+  recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "${model%%-*}")
+  echo "4. Stage 2, $model: plan $plan"
+  # shellcheck disable=SC2086
+  finish "$run/finished" "$recipe" "${several[@]}" train distill "$run" "teacher=$teacher" \
+    "aligned=$folder/align/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
+    --settings "$recipe" --threads "$threads"
+
+  echo "5. Export, $model"
+  finish "$run/exported" "$recipe" export_model "$run/export" "$folder/shapes-$model"
+done

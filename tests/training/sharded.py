@@ -1,0 +1,85 @@
+"""What each of two processes does for ``test_sharding``: many short runs, one after the other, and notes on them.
+
+python sharded.py FOLDER     (under torchrun's variables; FOLDER/teacher holds the teacher)
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tests.training.conversion import align_config, distill_config, loop, task_of
+from torch.distributed.tensor import DTensor
+
+from arl2.training.align import AlignConfig
+from arl2.training.config import config_to_mapping
+from arl2.training.distill import DistillConfig
+from arl2.training.loop import train
+from arl2.training.processes import Processes, joined_processes
+from arl2.training.task import Batch, Loss
+
+STEPS = 4
+
+
+class Killed(BaseException):
+    """As abrupt as a kill: the loop does not catch it."""
+
+
+def a_config(folder: Path, stage: str, **changes: object) -> AlignConfig | DistillConfig:
+    """A short run of a stage; ``changes`` are of its loop, but for ``activation_checkpointing``."""
+    checkpointing = bool(changes.pop("activation_checkpointing", False))
+    length = loop(**{"steps": STEPS, **changes})
+    if stage == "align":
+        return align_config(folder, loop=length, activation_checkpointing=checkpointing)
+    return distill_config(folder, loop=length, activation_checkpointing=checkpointing, hidden_weight=0.1)
+
+
+def run(config: AlignConfig | DistillConfig, folder: Path, processes: Processes, *, kill_at: int | None = None) -> dict:
+    """Train; how many of the numbers of all weights this process holds, what it rolled out, and what is sharded."""
+    task = task_of(config)
+    loss, rolled_at, step = task.loss, [], 0
+
+    def watched(batch: Batch) -> Loss:
+        nonlocal step
+        step = batch.step
+        if step == kill_at:
+            raise Killed
+        return loss(batch)
+
+    task.loss = watched
+    if isinstance(config, DistillConfig):
+        roll_out = task._rolled_out
+        task._rolled_out = lambda *given: rolled_at.append(step) or roll_out(*given)
+    train(task, config.loop, folder, run_config=config_to_mapping(config), processes=processes, console=QUIET)
+    weights = [*task.student.parameters(), *task.teacher.model.parameters()]
+    mine = sum((x.to_local() if isinstance(x, DTensor) else x).numel() for x in weights)
+    kinds = {name: str(p.dtype) for name, p in task.trained.items()}
+    return {
+        "share": mine / sum(x.numel() for x in weights),
+        "rolled_at": rolled_at,
+        "trained": sorted(set(kinds.values())),
+    }
+
+
+QUIET = Console(quiet=True)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    notes = {}
+    with joined_processes() as together:
+        for stage in ("align", "distill"):
+            for sharding in ("full", "none"):
+                # With shards, activations are computed again; the run that is killed keeps them.
+                config = a_config(place, stage, sharding=sharding, activation_checkpointing=sharding == "full")
+                notes[f"{stage}-{sharding}"] = run(config, place / f"{stage}-{sharding}", together)
+            half = a_config(place, stage, sharding="full", compute="bfloat16", steps=2)
+            notes[f"{stage}-half"] = run(half, place / f"{stage}-half", together)
+            cut = a_config(place, stage, sharding="full")
+            try:
+                run(cut, place / f"{stage}-cut", together, kill_at=3)
+            except Killed:
+                run(replace(cut), place / f"{stage}-cut", together)
+        (place / f"notes-{together.rank}.json").write_text(json.dumps(notes))

@@ -1,0 +1,72 @@
+"""The recipe as one command, 30 steps a stage, on the embedded teacher: clips to a model that generates."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.chain import STAGES, STEPS, finished, killed_in, losses
+from tests.training.make_golden_losses import GOLDEN
+
+from arl2.cli.main import main
+from arl2.rollout.pipeline import ARL2Pipeline
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run to its end by one process, never stopped."""
+    folder = tmp_path_factory.mktemp("chain") / "whole"
+    finished(folder, sys.executable)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "shapes-75" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_the_result_generates_and_is_what_sensitivity_chose(whole, tmp_path):
+    ranking = json.loads((whole / "sensitivity" / "ranking.json").read_text())
+    pipe = ARL2Pipeline.from_pretrained(whole / "shapes-75")
+    assert pipe.transformer.config.layer_plan == ranking["plans"]["3"]
+    assert pipe.transformer.config.layer_plan.count("H") == 3
+    video = tmp_path / "video.mp4"
+    words = ["a red circle moves right", "--model", str(whole / "shapes-75"), "--frames", "21", "--output", str(video)]
+    assert main(["generate", *words, "--quiet"]) == 0
+    assert video.stat().st_size > 1000
+    assert load_file(whole / "shapes-75.safetensors").keys() != weights(whole).keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_are_the_recorded_ones(stage, whole):
+    """To record anew, on purpose: python tests/training/make_golden_losses.py."""
+    recorded = {int(step): value for step, value in json.loads(GOLDEN.read_text())[stage].items()}
+    assert losses(whole, stage) == pytest.approx(recorded, rel=1e-4)
+    assert max(recorded) == STEPS
+
+
+def test_two_processes_are_one(whole):
+    folder = whole.parent / "two"
+    # Who shares the work changes neither clips nor ranking, so they are taken as they are.
+    for made in ("clips", "sensitivity"):
+        shutil.copytree(whole / made, folder / made)
+    said = finished(folder, sys.executable, processes=2)
+    for stage in STAGES:
+        assert losses(folder, stage) == pytest.approx(losses(whole, stage), rel=1e-5)
+    assert said.count("finished before") == 3
+
+
+def test_killed_in_stage_2_the_same_words_give_the_same_bits(whole):
+    folder = whole.parent / "killed"
+    for made in ("clips", "align", "sensitivity"):
+        shutil.copytree(whole / made, folder / made)
+    killed_in(folder, sys.executable, "distill")
+    assert not (folder / "shapes-75").exists()
+    said = finished(folder, sys.executable)
+    assert "Going on from step" in said
+    expected, got = weights(whole), weights(folder)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert losses(folder, "distill") == losses(whole, "distill")
