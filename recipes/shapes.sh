@@ -13,7 +13,7 @@
 # Environment, each with its default:
 #   FOLDER=runs/recipe     (seen from the repository) clips/, align/, sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (from_pretrained)
 #                          and shapes-MODEL.safetensors (published key layout)
-#   MODELS=75              per cent of hybrid layers, such as "50 75 100" (or all), or 75-window9: a name MODEL of a
+#   MODELS=75              per cent of hybrid layers, such as "50 75 100" (or all): a name MODEL of a
 #                          recipes/shapes-distill-MODEL.json that begins with its per cent
 #   TEACHER=shapes-teacher embedded name, or a pipeline's folder
 #   PROCESSES=1            1 or 2; the result is the same but for rounding
@@ -43,7 +43,7 @@ case $processes in
 esac
 for model in $models; do
   [[ -f recipes/shapes-distill-$model.json && ${model%%-*} =~ ^[0-9]+$ ]] && continue
-  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 100, all, 75-window9." >&2
+  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 100, all." >&2
   exit 2
 done
 

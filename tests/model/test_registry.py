@@ -12,6 +12,8 @@ from arl2.model.registry import CARDS, find_card
 def test_the_names():
     assert set(CARDS) == {
         "shapes",
+        "shapes-50",
+        "shapes-75",
         "shapes-teacher",
         "causal-forcing",
         "causal-forcing-framewise",

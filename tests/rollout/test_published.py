@@ -2,7 +2,6 @@
 
 import json
 import logging
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from arl2.diffusion.levels import StepPlan
 from arl2.errors import ConfigError
 from arl2.model.registry import CARDS, WAN_NEGATIVE_PROMPT, find_card
+from arl2.rollout.folder import load_settings, pipeline_folder
 from arl2.rollout.published import model_settings_of, read_published_config, settings_of
 from arl2.rollout.samplers import FewStep, MultiStep
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
@@ -86,13 +86,11 @@ def test_the_multi_step_card():
     assert settings_of(find_card("wan2.1-1.3b")).negative_prompt == WAN_NEGATIVE_PROMPT
 
 
-def test_the_card_of_the_embedded_model_is_what_ships():
-    weights = Path(str(files("arl2.shapes"))) / "weights"
-    shipped = json.loads((weights / "generation.json").read_text())
-    shipped.pop("text")
-    card = find_card("shapes")
-    assert settings_of(card) == settings_from_mapping(shipped, where="shipped")
-    config = json.loads((weights / "transformer" / "config.json").read_text())
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.kind == "embedded"])
+def test_the_card_of_an_embedded_model_is_what_ships(name):
+    folder, card = pipeline_folder(name), find_card(name)
+    assert settings_of(card) == load_settings(folder)
+    config = json.loads((folder.transformer / "config.json").read_text())
     assert model_settings_of(card) == {key: config[key] for key in ("block_frames", "window", "sink")}
 
 

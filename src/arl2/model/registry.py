@@ -162,7 +162,7 @@ _FRAMEWISE = replace(
 
 _SHAPES = ModelCard(
     name="shapes",
-    summary="Small coloured shapes that move, 64 x 64 pixels: the model that ships with the package.",
+    summary="Small coloured shapes that move, 64 x 64 pixels: the softmax model that ships with the package.",
     kind="embedded",
     base=None,
     preset=None,
@@ -179,15 +179,18 @@ _SHAPES = ModelCard(
     memory_note="most of it Python and torch themselves",
 )
 
-_SHAPES_TEACHER = replace(
+_SHAPES_75 = replace(
     _SHAPES,
-    name="shapes-teacher",
-    summary="The same small world; the softmax model that the embedded hybrids were converted from.",
+    name="shapes-75",
+    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks.",
+    window=9,
 )
 
 _CARDS = (
     _SHAPES,
-    _SHAPES_TEACHER,
+    _SHAPES_75,
+    replace(_SHAPES_75, name="shapes-50", summary="The same with two of four layers hybrid."),
+    replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, by what it is to the hybrids."),
     _CHUNKWISE,
     _FRAMEWISE,
     replace(

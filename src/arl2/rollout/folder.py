@@ -8,7 +8,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,14 @@ from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 
-EMBEDDED = {"shapes": "transformer", "shapes-teacher": "transformer"}
-"""Models that ship with the package, by the folder of their transformer in ``weights`` of ``arl2.shapes``. All of them
-have one codec, one text part and one way of sampling."""
+EMBEDDED = {
+    "shapes": "",
+    "shapes-75": "hybrid-75",
+    "shapes-50": "hybrid-50",
+    "shapes-teacher": "",
+}
+"""Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, and how it is
+sampled. All of them share the codec and the text part of the teacher, which lies in ``weights`` itself."""
 
 CODECS = {
     "GroupCodec": "arl2.video.group_codec:GroupCodec",
@@ -85,7 +90,8 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
     if isinstance(name, str) and name in EMBEDDED:
         # A resource, not an import: the room of the shapes world is above this one.
         weights = Path(str(files("arl2"))) / "shapes" / "weights"
-        return replace(PipelineFolder.of(weights), transformer=weights / EMBEDDED[name])
+        own = weights / EMBEDDED[name]
+        return PipelineFolder(own / TRANSFORMER, weights / CODEC, weights / TEXT, own / GENERATION)
     folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(f"'{one}'" for one in EMBEDDED)
