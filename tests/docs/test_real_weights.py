@@ -96,7 +96,7 @@ def test_every_command_runs(tmp_path):
             cwd=work,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=500,
         )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "memory on cpu: about" in done.stdout
