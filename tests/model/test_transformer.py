@@ -214,6 +214,17 @@ def test_inputs_that_are_not_finite_are_named():
         tiny_model("HS")(latents, timestep, text * float("inf"), run=DiffusionForcing())
 
 
+def test_a_caller_who_looks_himself_is_not_stopped():
+    latents, timestep, text = randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10)
+    model = tiny_model("HS")
+    model.skip_finite_checks()
+    memory = model.allocate_memory(batch=1, height=4, width=6)
+    with torch.no_grad():
+        assert model(latents, timestep, text * float("nan"), run=DiffusionForcing()).isnan().any()
+        model(latents * float("nan"), timestep, text, run=Stream(memory, Access.COMMIT))
+    assert any(x.isnan().any() for x in memory.layers[0].held().values())
+
+
 def test_a_prompt_of_another_model_is_refused():
     latents, timestep, text = randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10)
     context = tiny_model("HS").prompt_context(text)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from arl2.attention.access import Access
 from arl2.attention.base import SelfAttention
+from arl2.attention.gate import Gate
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import LayerMemory, MemoryGeometry, RecurrentState
 from arl2.attention.plan import HybridSpec, SinkPositions
@@ -29,7 +30,7 @@ class HybridAttention(SelfAttention):
         super().__init__()
         self.shared = Projections(width, heads, eps)
         self.state = StateBranch(width, heads, spec)
-        self.gate_proj = nn.Linear(width, heads, bias=False)
+        self.gate_proj = Gate(width, heads)
         self.reset_gate()
         self.spec = spec
 

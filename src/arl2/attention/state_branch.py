@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.attention.gate import Gate
 from arl2.attention.low_rank import LowRank
 from arl2.attention.plan import HybridSpec
 from arl2.attention.projections import Projected, Projections
@@ -25,8 +26,8 @@ class StateBranch(nn.Module):
     def __init__(self, width: int, heads: int, spec: HybridSpec) -> None:
         super().__init__()
         head_dim = width // heads
-        self.decay_proj = nn.Linear(width, heads, bias=False)
-        self.beta_proj = nn.Linear(width, heads, bias=False)
+        self.decay_proj = Gate(width, heads)
+        self.beta_proj = Gate(width, heads)
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         # One D x D matrix per head, [head, out, in].

@@ -14,7 +14,6 @@ from arl2.geometry import token_grid
 from arl2.model.cost import memory_bytes, rollout_flops
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
-from arl2.training.align import AlignConfig
 from arl2.training.cluster import (
     Cluster,
     LayerSizes,
@@ -27,12 +26,11 @@ from arl2.training.cluster import (
     weight_traffic,
 )
 from arl2.training.config import config_to_mapping
+from arl2.training.conversion_task import ConversionConfig
 from arl2.training.distill import DistillConfig
 from arl2.training.estimate import WEIGHT, StepEstimate, estimate_step
 from arl2.training.students import Teacher, load_teacher, make_student
-from arl2.training.trainable import ParameterTable, Stage, parameter_table
-
-ConversionConfig = AlignConfig | DistillConfig
+from arl2.training.trainable import ParameterTable, parameter_table
 
 
 def dry_run(
@@ -55,7 +53,7 @@ def dry_run(
             no conversion; batches that GPUs cannot share evenly.
     """
     settings = json.dumps(config_to_mapping(config), indent=1)
-    if not isinstance(config, AlignConfig | DistillConfig):
+    if not isinstance(config, ConversionConfig):
         if cluster is not None:
             raise ConfigError("What a run takes on GPUs is told for align and distill; leave --gpus out.")
         return settings
@@ -63,15 +61,14 @@ def dry_run(
     parts = [settings, sketch.text()]
     if cluster is not None:
         costs = sketch.on(cluster)
-        hours = {f"stage {sketch.stage}": costs.gpu_hours}
+        hours = {f"stage {config.stage}": costs.gpu_hours}
         missing = []
         if other_stage is None:
             missing.append("the other stage (--other-stage)")
         else:
-            other = Sketch.of(other_stage)
-            if other.stage == sketch.stage:
-                raise ConfigError(f"Both settings are of stage {other.stage}; give those of the other one.")
-            hours[f"stage {other.stage}"] = other.on(cluster).gpu_hours
+            if other_stage.stage == config.stage:
+                raise ConfigError(f"Both settings are of stage {config.stage}; give those of the other one.")
+            hours[f"stage {other_stage.stage}"] = Sketch.of(other_stage).on(cluster).gpu_hours
         if teacher_clips is None:
             missing.append("the teacher's clips (--teacher-clips)")
         else:
@@ -101,13 +98,7 @@ class Sketch:
         )
         clips = max(1, config.batch_frames // frames)
         geometry = MemoryGeometry(clips, grid.rows, grid.columns, student.config.block_frames)
-        stage: Stage = 1 if isinstance(config, AlignConfig) else 2
-        return cls(config, teacher, student, parameter_table(student, stage), geometry)
-
-    @property
-    def stage(self) -> Stage:
-        """Of the conversion."""
-        return 1 if isinstance(self.config, AlignConfig) else 2
+        return cls(config, teacher, student, parameter_table(student, config.stage), geometry)
 
     @property
     def frames(self) -> int:
@@ -124,14 +115,14 @@ class Sketch:
             frames=self.frames,
             first_block_frames=self.teacher.settings.first_block_frames,
             checkpointing=self.config.activation_checkpointing if checkpointing is None else checkpointing,
-            layers_alone=self.stage == 1,
+            layers_alone=self.config.stage == 1,
             compute=self.config.loop.compute,
         )
 
     def text(self) -> str:
         """The parameter table, and operations and memory of the batch, in one process."""
         lines = [
-            f"plan {self.student.config.layer_plan}, trained in stage {self.stage}",
+            f"plan {self.student.config.layer_plan}, trained in stage {self.config.stage}",
             self.table.text(),
             "",
             self.step().text(),
@@ -176,7 +167,7 @@ class Sketch:
     def _own_rollouts(self, gpus: int, batches: int) -> tuple[float, int]:
         """What the student rolls out for its own context: operations waited for a batch, and bytes of its memory."""
         config = self.config
-        if isinstance(config, AlignConfig) or not config.on_policy_share:
+        if not isinstance(config, DistillConfig) or not config.on_policy_share:
             return 0.0, 0
         share = share_of_rollouts(config.on_policy_share, gpus=gpus, batches=batches, sharding=config.loop.sharding)
         each = [self._rollout(self.student, known) for known in config.on_policy_known]

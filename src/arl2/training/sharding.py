@@ -21,7 +21,6 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.training.precision import compute_beside_masters
 from arl2.training.shards import whole
 from arl2.training.students import Teacher, assembled
 from arl2.training.task import Sharding
@@ -53,9 +52,9 @@ def shard_model(
         register_fsdp_forward_method(part, method)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    # The first flow is not searched for NaN: one process alone would look at every shard and wait for the others. The
-    # loop, where all processes look together, refuses a loss that is not finite.
-    model._flow_was_finite = True
+    # One process alone would look for NaN in every shard and wait for the others. The loop, where all processes look
+    # together, refuses a loss that is not finite.
+    model.skip_finite_checks()
     # Layers return views of fresh tensors; nobody changes them in place, which is what FSDP warns of.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -74,9 +73,8 @@ def whole_models(
     if not here:
         yield teacher, student
         return
-    copy = assembled(student.config, frozen, trained)
-    compute_beside_masters(copy)
-    yield replace(teacher, model=assembled(teacher.model.config, frozen, {})), copy
+    own_teacher = replace(teacher, model=assembled(teacher.model.config, frozen, {}))
+    yield own_teacher, assembled(student.config, frozen, trained)
 
 
 @torch.no_grad()
