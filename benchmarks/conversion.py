@@ -27,12 +27,14 @@ from typing import Any
 import torch
 
 from arl2 import ARL2Pipeline
-from arl2.evaluation.conversion import measure_occlusion, measure_prompts, measure_stream, plain_score, share_of
-from arl2.evaluation.line_chart import ChartWords, line_chart
+from arl2.evaluation.conversion import measure_occlusion, measure_prompts, measure_stream, plain_score
+from arl2.evaluation.line_chart import line_chart
 from arl2.evaluation.measured import Measurements
 from arl2.evaluation.shapes_score import score_truth
+from arl2.files.whole import write_whole
 from arl2.rollout.model_hash import parts_hash
 from arl2.rollout.request import Window
+from arl2.shapes.scoring import Share
 from arl2.training.config import config_from_mapping
 from arl2.training.distill import DistillConfig
 from arl2.training.progress import read_metrics
@@ -250,23 +252,17 @@ def _line(words: Sequence[str]) -> str:
 
 def write(result: dict[str, Any], hidden: Sequence[int], folder: Path) -> None:
     """All three files; the table is printed too."""
-    _put(folder / "result.json", json.dumps(result, indent=1) + "\n")
-    _put(folder / "result.md", table(result, hidden))
+    write_whole(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_whole(folder / "result.md", table(result, hidden).encode())
     curves = _curves(result)
     if curves:
         lines = {
-            label: {int(number): share_of(point["colour"]) for number, point in points.items()}
+            label: {int(number): Share.from_mapping(point["colour"]) for number, point in points.items()}
             for label, points in curves.items()
         }
-        words = ChartWords("Colour kept through an occlusion, 95 % intervals", "video frames hidden")
-        line_chart(lines, words, path=folder / "occlusion.png")
+        title = "Colour kept through an occlusion, 95 % intervals"
+        line_chart(lines, title=title, across="video frames hidden", path=folder / "occlusion.png")
     print(table(result, hidden))
-
-
-def _put(path: Path, content: str) -> None:
-    partial_path = path.with_name(f"{path.name}.partial")
-    partial_path.write_text(content, encoding="utf-8")
-    partial_path.replace(path)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -11,8 +11,9 @@
 # for what this script alone knows: teacher, clips (by the last part of their path), aligned and plan.
 #
 # Environment, each with its default:
-#   FOLDER=runs/recipe     (seen from the repository) clips/, align/, sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (from_pretrained)
-#                          and shapes-MODEL.safetensors (published key layout)
+#   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/,
+#                          sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (for from_pretrained) and
+#                          shapes-MODEL.safetensors (published key layout)
 #   MODELS=75              per cent of hybrid layers, such as "50 75 100" (or all): a name MODEL of a
 #                          recipes/shapes-distill-MODEL.json that begins with its per cent
 #   TEACHER=shapes-teacher embedded name, or a pipeline's folder

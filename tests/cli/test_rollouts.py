@@ -161,7 +161,7 @@ def test_an_interrupt_keeps_whole_shards(models, tmp_path, capsys) -> None:
     whole = len(list((tmp_path / "clips/shards").glob("*.json")))
     assert 2 <= whole < 300
     assert f"{whole} of 300 shards are whole" in said
-    assert not list((tmp_path / "clips").rglob("*.partial"))
+    assert not list((tmp_path / "clips").rglob("*.part*"))
 
 
 def test_two_processes_killed_and_gone_on_with_by_one(models, tmp_path) -> None:
@@ -182,7 +182,7 @@ def test_two_processes_killed_and_gone_on_with_by_one(models, tmp_path) -> None:
     }
     assert main([*words, str(killed)]) == 0
     assert {name: (shards / name).stat().st_mtime_ns for name in times} == times
-    assert not list(shards.glob("*.partial"))
+    assert not list(shards.glob("*.part*"))
     assert main([*words, str(whole)]) == 0
     assert same_clips(killed, whole)
     assert (killed / "clips.json").read_text() == (whole / "clips.json").read_text()

@@ -12,14 +12,14 @@ from PIL import Image
 from tests.training.conversion import distill_config, teacher_folder
 
 from arl2.errors import ConfigError
-from arl2.evaluation.line_chart import ChartWords, line_chart
+from arl2.evaluation.line_chart import line_chart
 from arl2.evaluation.measured import Measurements
 from arl2.shapes.scoring import Share
 from arl2.training.config import config_to_mapping
 from arl2.training.students import export_student, load_teacher, make_student, student_settings
 
 ROOT = Path(__file__).parents[2]
-WORDS = ChartWords("kept", "hidden")
+WORDS = {"title": "kept", "across": "hidden"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_what_broke_off_is_measured_again(tmp_path):
 def test_a_line_rises_with_its_shares(tmp_path):
     def heights(low: int, high: int) -> list[float]:
         """Mean row of the line's own pixels in the left and in the right half."""
-        line_chart({"one": {6: Share(low, 1000), 48: Share(high, 1000)}}, WORDS, path=tmp_path / "x.png")
+        line_chart({"one": {6: Share(low, 1000), 48: Share(high, 1000)}}, **WORDS, path=tmp_path / "x.png")
         with Image.open(tmp_path / "x.png") as chart:
             dark = np.asarray(chart.convert("L"))[56:376, 80:600] < 60
         return [float(np.nonzero(half)[0].mean()) for half in np.array_split(dark, 2, axis=1)]
@@ -68,7 +68,7 @@ def test_a_line_rises_with_its_shares(tmp_path):
     left, right = heights(900, 100)
     assert left < right
     with pytest.raises(ConfigError, match="one line or more"):
-        line_chart({"one": {6: Share(0, 0)}}, WORDS, path=tmp_path / "x.png")
+        line_chart({"one": {6: Share(0, 0)}}, **WORDS, path=tmp_path / "x.png")
 
 
 def recipe_folder(folder: Path) -> Path:

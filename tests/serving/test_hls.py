@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import ConfigError, GeometryError
-from arl2.serving.outputs import hls_playlist
+from arl2.files.whole import write_whole
 from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
 from arl2.video.formats import VideoFileError
@@ -177,14 +177,14 @@ def test_places_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_a_playlist_that_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, whole = tmp_path / "live.hls", hls_playlist.write_whole
+    folder = tmp_path / "live.hls"
     output = HlsOutput(folder, fps=FPS, segment_seconds=1)
     output.write(pictures(*range(17)))
 
     def full(path: Path, data: bytes) -> None:
         if path.suffix == ".ts":
             raise OSError(28, "No space left on device")
-        whole(path, data)
+        write_whole(path, data)
 
     monkeypatch.setattr("arl2.serving.outputs.hls.write_whole", full)
     with pytest.raises(VideoFileError, match=r"No space left on device.*live\.hls"):

@@ -1,5 +1,6 @@
 """Scores count what was asked and could be seen, with honest intervals; flicker and stutter see unsteadiness."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,11 @@ def test_wilson_intervals_are_those_of_the_tables() -> None:
     assert Share(0, 0).interval == (0.0, 1.0)
     assert math.isnan(Share(0, 0).value)
     assert str(Share(1, 2)) == "50.0% (9.5% to 90.5%, 1 of 2)"
+    for share in (Share(8, 10), Share(0, 0)):
+        plain = json.loads(json.dumps(share.to_mapping(), allow_nan=False))
+        assert (plain["low"], plain["high"]) == share.interval
+        assert plain["share"] == (share.value if share.of else None)
+        assert Share.from_mapping(plain) == share
 
 
 @given(of=st.integers(1, 1000), data=st.data())

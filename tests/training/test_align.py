@@ -14,7 +14,7 @@ from arl2.errors import CheckpointError, ConfigError, GeometryError
 from arl2.geometry import split_blocks
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import load_parts
+from arl2.rollout.folder import load_parts, pipeline_folder
 from arl2.training.align import AlignTask
 from arl2.training.batches import ClipBatch
 from arl2.training.config import config_to_mapping
@@ -133,7 +133,7 @@ def test_a_run_lowers_every_ratio_and_its_export_is_the_teacher_with_hybrid_laye
     pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
     assert pictures == ["step-000000005.png", "step-000000008.png"]
 
-    parts = load_parts(result.export, dtype=torch.float32)
+    parts = load_parts(pipeline_folder(result.export), dtype=torch.float32)
     assert parts.transformer.config.layer_plan == "HH"
     assert parts.transformer.config.state_rank == parts.transformer.config.ffn_rank == 0
     assert parts.settings == task.teacher.settings

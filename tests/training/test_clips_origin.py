@@ -8,7 +8,9 @@ from tests.pipeline.stand_in import stand_in_pipeline
 from tests.training.conversion import CLIPS, TEXT_WIDTH, RandomClips, align_config
 
 from arl2.errors import ConfigError
+from arl2.rollout.folder import load_text
 from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.training import clips_origin
 from arl2.training.align import AlignTask
 from arl2.training.batches import open_clips
 from arl2.training.clips import Clip
@@ -80,6 +82,19 @@ def test_another_part_is_refused_where_it_matters(folder, clips, other, refused)
     with pytest.raises(ConfigError, match=said):
         opened(folder, clips, f"other-{other}")
     opened(folder, clips, f"other-{other}", any_clips=True)
+
+
+def test_a_part_is_loaded_once_for_all_folders_and_each_folder_is_checked(folder, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(clips_origin, "load_text", lambda place: loaded.append(place) or load_text(place))
+    teacher = load_teacher(folder / "teacher", device="cpu", dtype=torch.float32)
+    own = [str(folder / name) for name in ("rollouts", "videos", "rollouts")]
+    write(tmp_path / "foreign", {"source": "videos", "text_hash": "0" * 64})
+    with pytest.raises(ConfigError, match=r"foreign' were made with another text \(0{12}\)"):
+        open_clips(
+            [*own, str(tmp_path / "foreign")], held_out=2, teacher=teacher, name="it", device=torch.device("cpu")
+        )
+    assert loaded == [teacher.folder]
 
 
 def test_a_run_checks_and_can_be_told_not_to(folder, tmp_path):

@@ -14,7 +14,7 @@ from arl2.attention.access import Access
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
-from arl2.rollout.folder import load_parts
+from arl2.rollout.folder import load_parts, pipeline_folder
 from arl2.training.config import config_to_mapping
 from arl2.training.distill import DistillTask
 from arl2.training.level_means import LevelMeans
@@ -193,7 +193,7 @@ def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):
     assert records[-1]["held_out_error"] < 0.9 * records[0]["held_out_error"]
     assert {"rollout_distance", "held_out_error"} <= result.scores.keys()
     assert (tmp_path / "pictures" / "step-000000008.png").exists()
-    parts = load_parts(result.export, dtype=torch.float32)
+    parts = load_parts(pipeline_folder(result.export), dtype=torch.float32)
     assert parts.transformer.config.layer_plan == "HS"
     assert (parts.transformer.config.state_rank, parts.transformer.config.low_rank_alpha) == (2, None)
     assert parts.settings.window == 3
@@ -208,6 +208,14 @@ def test_activation_checkpointing_changes_nothing(folder):
     for name, gradient in gradients[0].items():
         assert gradient is not None, name
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_without_shards_the_models_are_whole_as_they_are(here, folder):
+    task = a_task(folder)
+    models = task.teacher, task.student
+    with task.whole(here=here):
+        assert (task.teacher, task.student) == models
 
 
 def test_settings_that_cannot_be(folder):

@@ -1,7 +1,6 @@
 """What ``arl2 shapes score`` prints: the figures as plain values, and the tables made of them."""
 
 import argparse
-import math
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +10,7 @@ from arl2.cli.devices import checked_device
 from arl2.cli.usage import LiveProgress
 from arl2.evaluation.shapes_folder import find_videos, score_folder
 from arl2.evaluation.shapes_occlusion import clip_length, score_occluded
-from arl2.evaluation.shapes_score import READ_FRAMES, Steadiness, score_codec, score_model, score_truth
+from arl2.evaluation.shapes_score import READ_FRAMES, score_codec, score_model, score_truth
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.shapes.scoring import Share
 
@@ -24,7 +23,7 @@ def folder_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "of": str(arguments.folder),
         "videos": len(result.asked),
         "scores": {"as asked": _plain(result.shares)},
-        "figures": _steadiness(result.steadiness),
+        "figures": result.steadiness.to_mapping(),
     }
 
 
@@ -64,7 +63,7 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
         name = f"kept through {arguments.occlusion} hidden"
         scores[name], scores[f"{name}, true renders"] = _plain(kept.model), _plain(kept.truth)
     codec = score_codec(pipe.codec, device=device)
-    true_figures = {f"{name}, true renders": value for name, value in _steadiness(truth.steadiness).items()}
+    true_figures = {f"{name}, true renders": value for name, value in truth.steadiness.to_mapping().items()}
     return {
         "of": arguments.model,
         **fixed,
@@ -74,7 +73,7 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "figures": {
             "codec PSNR, dB": codec.psnr,
             "codec PSNR of differences, dB": codec.difference_psnr,
-            **_steadiness(model.steadiness),
+            **model.steadiness.to_mapping(),
             **true_figures,
         },
     }
@@ -101,14 +100,4 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _plain(shares: dict[str, Share]) -> dict[str, dict[str, Any]]:
-    plain = {}
-    for name, share in shares.items():
-        low, high = share.interval
-        value = share.value if share.of else None
-        plain[name] = {"share": value, "low": low, "high": high, "hits": share.hits, "of": share.of}
-    return plain
-
-
-def _steadiness(steadiness: Steadiness) -> dict[str, float | None]:
-    figures = {"flicker": steadiness.flicker, "stutter": steadiness.stutter}
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+    return {name: share.to_mapping() for name, share in shares.items()}

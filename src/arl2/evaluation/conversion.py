@@ -7,33 +7,21 @@ import torch
 
 from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.evaluation.shapes_occlusion import clip_length, score_occluded
-from arl2.evaluation.shapes_score import Steadiness, WorldScore, score_model
+from arl2.evaluation.shapes_score import WorldScore, score_model
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.request import Window
-from arl2.shapes.scoring import Share
 
 # Blocks whose median time stands for a video's last one.
 _BLOCKS_BESIDE = 5
 
 
-def plain_share(share: Share) -> dict[str, Any]:
-    """A share and its Wilson 95 % interval, as JSON holds them."""
-    low, high = share.interval
-    return {"share": share.value if share.of else None, "low": low, "high": high, "hits": share.hits, "of": share.of}
-
-
-def share_of(values: dict[str, Any]) -> Share:
-    """The other way round."""
-    return Share(int(values["hits"]), int(values["of"]))
-
-
 def plain_score(score: WorldScore) -> dict[str, Any]:
     """Shares by attribute, ``flicker`` and ``stutter``."""
     return {
-        "shares": {name: plain_share(share) for name, share in score.shares.items()},
-        **_plain_steadiness(score.steadiness),
+        "shares": {name: share.to_mapping() for name, share in score.shares.items()},
+        **score.steadiness.to_mapping(),
     }
 
 
@@ -63,7 +51,7 @@ def measure_occlusion(
         window=window,
     )
     return {
-        who: {name: plain_share(share) for name, share in shares.items()}
+        who: {name: share.to_mapping() for name, share in shares.items()}
         for who, shares in (("model", kept.model), ("truth", kept.truth))
     }
 
@@ -109,8 +97,3 @@ def measure_stream(
         str(number): {"memory_bytes": sizes[number], "block_seconds": statistics.median(seconds[number])}
         for number in video_frames
     }
-
-
-def _plain_steadiness(steadiness: Steadiness) -> dict[str, float | None]:
-    figures = {"flicker": steadiness.flicker, "stutter": steadiness.stutter}
-    return {name: None if value != value else value for name, value in figures.items()}

@@ -1,7 +1,6 @@
 """Shares over some numbers, a line for each of a few models, as a PNG. Pillow draws it, as it does bars."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,21 +23,13 @@ _COLOURS = (
 )
 
 
-@dataclass(frozen=True)
-class ChartWords:
-    """What stands above the chart, below it, and on its left."""
-
-    title: str
-    across: str
-    up: str = "share"
-
-
-def line_chart(lines: Mapping[str, Mapping[int, Share]], words: ChartWords, *, path: Path | str) -> Image.Image:
+def line_chart(lines: Mapping[str, Mapping[int, Share]], *, title: str, across: str, path: Path | str) -> Image.Image:
     """A line a label through its shares, each with its Wilson 95 % interval; numbers are spaced as they are.
 
     Args:
         lines: by label: share by number. Shares of nothing are left out, and so are lines that have no other.
-        words: what stands around it.
+        title: above all.
+        across: what the numbers are, below them.
         path: of the PNG.
 
     Raises:
@@ -57,8 +48,8 @@ def line_chart(lines: Mapping[str, Mapping[int, Share]], words: ChartWords, *, p
     def place(x: int, y: float) -> tuple[float, float]:
         return _EDGE + 12 + (_WIDTH - 24) * (x - first) / spread, _EDGE + _HEIGHT * (1 - y)
 
-    draw.text((_EDGE, 10), words.title, fill="black", font=font)
-    draw.text((_EDGE, 30), words.up, fill="#475569", font=font)
+    draw.text((_EDGE, 10), title, fill="black", font=font)
+    draw.text((_EDGE, 30), "share", fill="#475569", font=font)
     for tenth in range(0, 11, 2):
         _, y = place(first, tenth / 10)
         draw.line((_EDGE, y, _EDGE + _WIDTH, y), fill="#e2e8f0")
@@ -66,7 +57,7 @@ def line_chart(lines: Mapping[str, Mapping[int, Share]], words: ChartWords, *, p
     for number in numbers:
         x, y = place(number, 0)
         draw.text((x, y + 6), str(number), fill="#475569", font=font, anchor="mt")
-    draw.text((_EDGE + _WIDTH / 2, _EDGE + _HEIGHT + 24), words.across, fill="#475569", font=font, anchor="mt")
+    draw.text((_EDGE + _WIDTH / 2, _EDGE + _HEIGHT + 24), across, fill="#475569", font=font, anchor="mt")
     for order, (label, line) in enumerate(known.items()):
         colour = _COLOURS[order % len(_COLOURS)]
         # A little apart, so that intervals at one number do not hide each other.

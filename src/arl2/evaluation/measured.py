@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
+from arl2.files.whole import write_whole
 
 Facts = Mapping[str, Any]
 
@@ -57,10 +58,8 @@ class Measurements:
             return True
         with _locked(path.with_suffix(".lock"), wait=wait) as mine:
             if mine and not path.exists():
-                partial = path.with_suffix(".partial")
                 said = {"facts": dict(facts), "result": dict(measure())}
-                partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-                partial.replace(path)
+                write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
         return path.exists()
 
     def _path(self, facts: Facts) -> Path:

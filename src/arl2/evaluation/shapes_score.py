@@ -38,6 +38,11 @@ class Steadiness:
     flicker: float
     stutter: float
 
+    def to_mapping(self) -> dict[str, float | None]:
+        """By name, as JSON holds them: None where no clip could be judged."""
+        figures = {"flicker": self.flicker, "stutter": self.stutter}
+        return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
 
 @dataclass(frozen=True)
 class WorldScore:

@@ -106,35 +106,34 @@ def is_saved_pipeline(model: str | Path) -> bool:
     return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
 
 
-def load_parts(folder: PipelineFolder | Path, *, dtype: torch.dtype) -> Parts:
+def load_parts(folder: PipelineFolder, *, dtype: torch.dtype) -> Parts:
     """Load a folder, strictly: every file there, every tensor there and none besides.
 
     Args:
-        folder: as ``save_parts`` writes it, or from ``pipeline_folder``.
+        folder: from ``pipeline_folder``.
         dtype: of transformer and codec.
 
     Raises:
         CheckpointError: a part is missing, damaged, or of an unknown class.
         ConfigError: ``generation.json`` has an unknown setting.
     """
-    parts = _parts(folder)
-    _require_files(parts)
-    settings = load_settings(parts)
-    text = load_text(parts)
-    codec = load_codec(parts, dtype=dtype)
-    return Parts(load_transformer(parts.transformer, dtype=dtype), codec, text, settings)
+    _require_files(folder)
+    settings = load_settings(folder)
+    text = load_text(folder)
+    codec = load_codec(folder, dtype=dtype)
+    return Parts(load_transformer(folder.transformer, dtype=dtype), codec, text, settings)
 
 
-def load_settings(folder: PipelineFolder | Path) -> GenerationSettings:
+def load_settings(folder: PipelineFolder) -> GenerationSettings:
     """How the model of a folder is sampled; errors as for ``load_parts``."""
-    generation = read_json(_parts(folder).generation)
+    generation = read_json(folder.generation)
     generation.pop("text", None)
     return settings_from_mapping(generation, where=GENERATION)
 
 
-def load_codec(folder: PipelineFolder | Path, *, dtype: torch.dtype) -> VideoCodec:
+def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
     """The codec of a folder alone; errors as for ``load_parts``."""
-    place = _parts(folder).codec
+    place = folder.codec
     name = read_json(place / "config.json").get("_class_name")
     kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
     with _undamaged(folder):
@@ -148,18 +147,17 @@ def load_codec(folder: PipelineFolder | Path, *, dtype: torch.dtype) -> VideoCod
     return loaded
 
 
-def load_text(folder: PipelineFolder | Path) -> TextPart:
+def load_text(folder: PipelineFolder) -> TextPart:
     """The text part of a folder alone; errors as for ``load_parts``."""
-    parts = _parts(folder)
-    name = read_json(parts.generation).get("text")
+    name = read_json(folder.generation).get("text")
     kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
     with _undamaged(folder):
-        text: TextPart = kind.from_pretrained(parts.text)
+        text: TextPart = kind.from_pretrained(folder.text)
     return text
 
 
 @contextmanager
-def _undamaged(folder: object) -> Iterator[None]:
+def _undamaged(folder: PipelineFolder) -> Iterator[None]:
     try:
         yield
     except Arl2Error:
@@ -187,21 +185,17 @@ def save_parts(parts: Parts, folder: Path) -> None:
     (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
 
 
-def _parts(folder: PipelineFolder | Path) -> PipelineFolder:
-    return folder if isinstance(folder, PipelineFolder) else PipelineFolder.of(folder)
-
-
-def _require_files(parts: PipelineFolder) -> None:
-    missing = [] if parts.generation.is_file() else [GENERATION]
+def _require_files(folder: PipelineFolder) -> None:
+    missing = [] if folder.generation.is_file() else [GENERATION]
     for place, pattern in [
-        (parts.text, "*"),
-        *((place, one) for place in (parts.transformer, parts.codec) for one in _MODEL_FILES),
+        (folder.text, "*"),
+        *((place, one) for place in (folder.transformer, folder.codec) for one in _MODEL_FILES),
     ]:
         if not any(place.glob(pattern)):
             missing.append(f"{place.name}/{pattern}")
     if missing:
         raise CheckpointError(
-            f"The model in '{parts}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
+            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
         )
 
 

@@ -32,7 +32,7 @@ def parts_hash(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> s
         if isinstance(part, nn.Module):
             for key, tensor in sorted(part.state_dict().items()):
                 digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}\n".encode())
-                digest.update(_sample(tensor))
+                digest.update(sampled_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -46,15 +46,21 @@ def model_facts(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> 
     }
 
 
-def _sample(tensor: Tensor) -> bytes:
+def sampled_bytes(tensor: Tensor, *, dtype: torch.dtype | None = None) -> bytes:
+    """All bytes of a small tensor, and of a larger one the pieces that the module names.
+
+    Args:
+        tensor: of any shape and dtype, on any device.
+        dtype: floating numbers are rounded to it, those of the sample alone, and the sample has as many numbers as a
+            tensor of it would; so it is the same whatever the tensor was loaded in. None: the tensor's own.
+    """
     flat = tensor.detach().reshape(-1)
-    if flat.numel() * flat.element_size() <= _WHOLE:
-        return _bytes(flat)
-    length = _PIECE // flat.element_size()
-    last = flat.numel() - length
-    starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
-    return b"".join(_bytes(flat[start : start + length]) for start in starts)
-
-
-def _bytes(flat: Tensor) -> bytes:
+    size = (tensor.dtype if dtype is None else dtype).itemsize
+    if flat.numel() * size > _WHOLE:
+        length = _PIECE // size
+        last = flat.numel() - length
+        starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
+        flat = torch.cat([flat[start : start + length] for start in starts])
+    if dtype is not None and flat.is_floating_point():
+        flat = flat.to(dtype)
     return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()

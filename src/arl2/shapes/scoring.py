@@ -1,7 +1,9 @@
 """Scores of generated clips against what was asked, with their uncertainty."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,6 +43,16 @@ class Share:
         middle = (self.value + spread / 2) / (1 + spread)
         half = math.sqrt(spread * self.value * (1 - self.value) + spread**2 / 4) / (1 + spread)
         return max(0.0, middle - half), min(1.0, middle + half)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As JSON holds it: ``share`` (None of nothing), ``low`` and ``high`` of its interval, ``hits``, ``of``."""
+        low, high = self.interval
+        return {"share": self.value if self.of else None, "low": low, "high": high, "hits": self.hits, "of": self.of}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Share":
+        """What ``to_mapping`` gave, of which only ``hits`` and ``of`` are read."""
+        return cls(int(values["hits"]), int(values["of"]))
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -1,12 +1,9 @@
 """Embeddings of prompts kept on disk, so that a prompt is encoded once and the encoder need not even be loaded."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.files.whole import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class EmbeddingCache:
         content = save({_NAME: rows}, metadata={_DIGEST: _digest(rows)})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, content)
+            write_whole(path, content, private=True)
         except OSError as error:
             logger.warning("The embeddings of a prompt could not be kept in %s (%s).", self.folder, error)
 
@@ -111,15 +109,3 @@ def _read(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
 
 def _digest(rows: Tensor) -> str:
     return hashlib.sha256(rows.view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -13,7 +13,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.clips import ClipSet
-from arl2.training.clips_origin import check_origin
+from arl2.training.clips_origin import check_origins
 from arl2.training.students import Teacher
 
 
@@ -131,8 +131,8 @@ def open_clips(
     """
     sets = [ClipSet.open(folder) for folder in folders]
     clips = TrainingClips(sets, held_out=held_out, model=teacher.model, device=device)
-    for one in sets if not any_clips else []:
-        check_origin(one.folder, one.facts, teacher, name)
+    if not any_clips:
+        check_origins(sets, teacher, name)
     return clips
 
 

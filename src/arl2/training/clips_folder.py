@@ -14,13 +14,13 @@ litdata and mosaicml-streaming bring cloud clients, and versions of torch and nu
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from arl2.errors import CheckpointError, ConfigError, GeometryError
+from arl2.files.whole import write_whole
 
 INDEX = "clips.json"
 FORMAT = "arl2 clips 1"
@@ -125,19 +125,16 @@ def require_datasets() -> None:
         raise ConfigError("Clips are kept with the package datasets, which is missing: pip install 'arl2[train]'.")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a crash leaves the old one, the new one, or none; folders above it are made.
+def write_small(path: Path, text: str) -> None:
+    """Write a small file of a folder of clips, whole or not at all; folders above it are made.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

@@ -4,26 +4,25 @@ A part is known by a hash of its tensors' names, shapes and a sample of their va
 the same whether it is loaded in float32 or bfloat16, and two trainings of it are not.
 """
 
+import functools
 import hashlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from arl2.errors import ConfigError
 from arl2.rollout.folder import load_codec, load_text
+from arl2.rollout.model_hash import sampled_bytes
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.shapes.text import ShapesText
 from arl2.text.interface import TextPart
 from arl2.text.words import WordText
+from arl2.training.clips import ClipSet
 from arl2.training.students import Teacher
 
 ROLLOUTS = "rollouts"
 """The fact ``source`` of clips that a teacher made; all others are encoded videos."""
-
-_PIECES, _PIECE = 16, 2048  # of a tensor that is larger than all of them
 
 
 def origin_facts(pipe: ARL2Pipeline) -> dict[str, str]:
@@ -40,40 +39,34 @@ def origin_facts(pipe: ARL2Pipeline) -> dict[str, str]:
     return facts if encoder is None else {**facts, "text_hash": part_hash(encoder)}
 
 
-def check_origin(folder: Path, facts: Mapping[str, Any], teacher: Teacher, name: str) -> None:
+def check_origins(sets: Sequence[ClipSet], teacher: Teacher, name: str) -> None:
     """Refuse clips of another model: rollouts must be the teacher's, real clips need its codec, both its text part.
 
     Clips of which nothing is recorded pass, and so does a text part whose weights are read only when a prompt comes.
 
     Args:
-        folder: of the clips.
-        facts: of the folder.
-        teacher: that is to be followed.
+        sets: of clips, each from its folder.
+        teacher: that is to be followed; each of its parts is loaded and hashed once at the most.
         name: of the teacher, for people.
 
     Raises:
         ConfigError: clips of another model.
         CheckpointError: the teacher's codec or text part is damaged.
     """
-    rollouts = facts.get("source") == ROLLOUTS
-    own: dict[str, str] = {}
-    if rollouts and "transformer_hash" in facts:
-        own["transformer"] = part_hash(teacher.model)
-    if not rollouts and "codec_hash" in facts:
-        codec = load_codec(teacher.folder, dtype=torch.float32)
-        assert isinstance(codec, nn.Module)  # one of the table's classes
-        own["codec"] = part_hash(codec)
-    if "text_hash" in facts and (encoder := _encoder(load_text(teacher.folder))) is not None:
-        own["text"] = part_hash(encoder)
-    for part, here in own.items():
-        there = str(facts[f"{part}_hash"])
-        if there != here:
-            what = "rollouts" if rollouts else "clips"
-            raise ConfigError(
-                f"The {what} in '{folder}' were made with another {part} ({there[:12]}) than that of the teacher "
-                f"'{name}' ({here[:12]}); make them with this teacher ('arl2 rollouts --model ...'), or set "
-                "any_clips=true to train on them all the same."
-            )
+    own_hash = functools.cache(functools.partial(_teacher_hash, teacher))
+    for clips in sets:
+        rollouts = clips.facts.get("source") == ROLLOUTS
+        parts = [part for part in ("transformer" if rollouts else "codec", "text") if f"{part}_hash" in clips.facts]
+        own = {part: own_hash(part) for part in parts}
+        for part, here in own.items():
+            there = str(clips.facts[f"{part}_hash"])
+            if here is not None and there != here:
+                what = "rollouts" if rollouts else "clips"
+                raise ConfigError(
+                    f"The {what} in '{clips.folder}' were made with another {part} ({there[:12]}) than that of the "
+                    f"teacher '{name}' ({here[:12]}); make them with this teacher ('arl2 rollouts --model ...'), or "
+                    "set any_clips=true to train on them all the same."
+                )
 
 
 def part_hash(part: nn.Module) -> str:
@@ -81,19 +74,20 @@ def part_hash(part: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
-        digest.update(_sample(tensor))
+        digest.update(sampled_bytes(tensor, dtype=torch.bfloat16))
     return digest.hexdigest()
 
 
-def _sample(tensor: Tensor) -> bytes:
-    flat = tensor.detach().reshape(-1)
-    if len(flat) > _PIECES * _PIECE:
-        last = len(flat) - _PIECE
-        starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
-        flat = torch.cat([flat[start : start + _PIECE] for start in starts])
-    if flat.is_floating_point():
-        flat = flat.to(torch.bfloat16)
-    return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+def _teacher_hash(teacher: Teacher, part: str) -> str | None:
+    """Of one part; None of a text part whose weights are not at hand."""
+    if part == "transformer":
+        return part_hash(teacher.model)
+    if part == "codec":
+        codec = load_codec(teacher.folder, dtype=torch.float32)
+        assert isinstance(codec, nn.Module)  # one of the table's classes
+        return part_hash(codec)
+    encoder = _encoder(load_text(teacher.folder))
+    return None if encoder is None else part_hash(encoder)
 
 
 def _encoder(text: TextPart) -> nn.Module | None:

@@ -13,7 +13,7 @@ from arl2.errors import Arl2Error, ConfigError
 from arl2.rollout.known import video_latents
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.training.clips import Clip
-from arl2.training.clips_folder import write_whole
+from arl2.training.clips_folder import write_small
 from arl2.training.clips_sources import OnProgress, embed, own_rows
 from arl2.video.clips import clip_frames, count_clip_frames
 
@@ -98,7 +98,7 @@ def plan_videos(
         for number, video in enumerate(videos):
             found.append(count_clip_frames(video.path, fps=fps))
             on_video(number + 1)
-        write_whole(folder / PLAN, json.dumps({**key, "frames": found}) + "\n")
+        write_small(folder / PLAN, json.dumps({**key, "frames": found}) + "\n")
     clips = [min(most, frames // video_frames) for frames in found]
     short = [video.path.name for video, count in zip(videos, clips, strict=True) if not count]
     if len(short) == len(videos):

@@ -20,7 +20,7 @@ from arl2.training.clips_folder import (
     seal_file,
     shard_file,
     shard_is_whole,
-    write_whole,
+    write_small,
 )
 
 _YOUNGER_FACTS = ("transformer_hash", "codec_hash", "text_hash")
@@ -42,7 +42,7 @@ class ClipWriter:
         require_datasets()
         self.folder, self.index = Path(folder), index
         if not (self.folder / INDEX).exists():
-            write_whole(self.folder / INDEX, index.as_json())
+            write_small(self.folder / INDEX, index.as_json())
         self._check_same()
 
     def missing(self) -> list[int]:
@@ -85,7 +85,7 @@ class ClipWriter:
             if written != expected:
                 raise CheckpointError(f"Shard {shard} takes {expected} clips, but {written} came; nothing was kept.")
             partial.replace(file)
-            write_whole(seal_file(self.folder, shard), json.dumps({"bytes": file.stat().st_size, "clips": expected}))
+            write_small(seal_file(self.folder, shard), json.dumps({"bytes": file.stat().st_size, "clips": expected}))
         except OSError as error:
             raise not_written(file, error) from error
         finally:

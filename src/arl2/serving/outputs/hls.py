@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arl2.errors import ConfigError, GeometryError
+from arl2.files.whole import write_whole
 from arl2.serving.outputs.base import Pictures, StreamOutput
-from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist, write_whole
+from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
 from arl2.video.formats import VideoFileError, writing_failed
 from arl2.video.pixels import enlarge
 from arl2.video.writing import require_same_size

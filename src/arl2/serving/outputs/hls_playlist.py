@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arl2.files.whole import write_whole
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
@@ -144,13 +145,6 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
         if file.suffix == ".part" or (_NAME.fullmatch(file.name) and file.name not in listed):
             file.unlink()
     return playlist
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever looks finds the old one or the new one. Raises ``OSError``."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def _seconds(segments: deque[Segment]) -> float:
