@@ -48,10 +48,10 @@ def test_a_batch_is_decided_by_its_key_alone(latents):
 
 def test_opening_clips_are_other_scenes_than_the_long_ones(latents):
     task = TeacherTask(replace(config(latents), opening_clips=16))
-    assert task.openings.latents.shape[2] == 3
-    assert not torch.equal(task.openings.latents, task.clips.latents[:, :, :3])
+    assert task.clips.openings.latents.shape[2] == 3
+    assert not torch.equal(task.clips.openings.latents, task.clips.longer.latents[:, :, :3])
     plain = TeacherTask(config(latents))
-    assert plain.openings is plain.clips
+    assert plain.clips.openings is plain.clips.longer
 
 
 def test_level_share_one_trains_at_the_samplers_levels_alone(latents, monkeypatch):
@@ -115,20 +115,48 @@ def test_a_guide_pulls_openings_away_from_the_weaker_model(latents, tmp_path):
         TeacherTask(replace(openings, guide=str(tmp_path / "weak"), guide_weight=-1.0))
 
 
+@pytest.mark.filterwarnings("ignore:There are modules")
+def test_below_push_above_the_flow_is_the_datas_own(latents, tmp_path):
+    """No level of a batch is 1: nothing is pushed, and weights go by what the model predicts instead of by the clip."""
+    plain = TeacherTask(config(latents))
+    plain.export(tmp_path / "good")
+    with torch.no_grad():
+        plain.model.head.proj.bias.add_(0.5)
+    plain.export(tmp_path / "weak")
+    openings = replace(config(latents), lengths=(3,), start_from=str(tmp_path / "good"))
+    guided = replace(openings, guide=str(tmp_path / "weak"), guide_data=True)
+
+    def loss(settings: TeacherConfig) -> tuple[float, float]:
+        batch = TeacherTask(settings).loss(Batch.keyed(0, 1, 0, 1))
+        return batch.value.item(), batch.logs["flow"].item()
+
+    unpushed = loss(replace(guided, push_above=1.0))
+    assert unpushed == loss(replace(openings, push_above=1.0))
+    assert loss(guided)[1] > unpushed[1] + 0.1  # pushed by 0.5 everywhere
+    # The silent model's estimate is the noisy clip itself, which differs from any background nearly everywhere: the
+    # same errors, weighted otherwise than by the clip.
+    value, flow = loss(openings)
+    assert flow == unpushed[1]
+    assert value != pytest.approx(unpushed[0], rel=1e-3)
+    without = replace(openings, content_weight=0.0)
+    assert loss(without) == loss(replace(without, push_above=1.0))
+
+
 def test_hiding_clips_take_their_share_of_the_longest_batches(latents):
     task = TeacherTask(replace(config(latents), hiding_clips=16, hiding_share=1.0))
-    assert task.hiding is not None
+    clips = task.clips
+    assert clips.hiding is not None
     draw = torch.Generator().manual_seed(0)
-    assert task._source(6, draw) is task.hiding
-    assert task._source(3, draw) is task.openings
-    assert not torch.equal(task.hiding.latents, task.clips.latents)
-    assert bool(task.hiding.scenes.hides_colour.all())
+    assert clips.source(6, draw) is clips.hiding
+    assert clips.source(3, draw) is clips.openings
+    assert not torch.equal(clips.hiding.latents, clips.longer.latents)
+    assert bool(clips.hiding.scenes.hides_colour.all())
 
 
 def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):
     task = TeacherTask(replace(config(latents), own_context_share=1.0, lengths=(6,)))
-    clean, _ = task._cut(task.clips.latents, torch.arange(2), 6, torch.Generator().manual_seed(0))
-    text = task.text.encode_captions(task._captions(task.clips.scenes, torch.arange(2), torch.Generator()))
+    clips = task.clips.draw(2, 6, torch.Generator().manual_seed(0))
+    clean, text = clips.clean, task.text.encode_captions(clips.captions)
     made = task._context(clean, text, torch.Generator().manual_seed(1))
     # The head of a fresh model is silent: its estimate is the noisy copy itself, noisier than the clip.
     assert made.shape == clean.shape
@@ -142,5 +170,7 @@ def test_settings_that_cannot_be(latents):
         replace(config(latents), hiding_clips=9)
     with pytest.raises(ConfigError, match="level_share is 2"):
         replace(config(latents), level_share=2.0)
+    with pytest.raises(ConfigError, match="push_above is -1"):
+        replace(config(latents), push_above=-1.0)
     with pytest.raises(ConfigError, match="whole blocks of 3"):
         replace(config(latents), lengths=(4,))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rich.console import Console
 from torch import Tensor
 
@@ -20,18 +20,18 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.settings import GenerationSettings
-from arl2.shapes.captions import PARAPHRASES, captions_of
-from arl2.shapes.hiding import RUN, sample_hiding_scenes
+from arl2.shapes.captions import captions_of
+from arl2.shapes.hiding import RUN
 from arl2.shapes.oracle import read
 from arl2.shapes.palette import WORLD_SIZE
 from arl2.shapes.request import requests_of
 from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
-from arl2.shapes.world import Scenes, sample_scenes
+from arl2.shapes.world import sample_scenes
 from arl2.training.coupling import near_object, paired_noise
 from arl2.training.guidance import Autoguidance
-from arl2.training.latents import SceneSource, encoded_clips
 from arl2.training.loop import LoopConfig
+from arl2.training.scene_clips import SceneBatch, SceneClips
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup
 from arl2.video.group_codec import GroupCodec
@@ -86,6 +86,10 @@ class TeacherConfig:
             on learning from the data.
         guide_longer: push the later blocks of longer clips as well (the data's flow and the push).
         content_weight: extra weight of the loss where a latent differs from its clip's background.
+        push_above: noise level from which on the flow is bent on purpose: by the guide, and by weights that go by where
+            the clip has content. Below it weights go by what the model predicts, which bends nothing: a guide for all
+            levels draws more objects and blurs their shapes (guidance in an interval, arXiv 2404.07724). 0: bent at all
+            levels.
         steps, first_block_steps, first_block_fresh_below: of the sampler in evaluation, and what is exported with the
             model.
         evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
@@ -113,6 +117,7 @@ class TeacherConfig:
     guide_data: bool = False
     guide_longer: bool = False
     content_weight: float = 2.0
+    push_above: float = 0.0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
     first_block_fresh_below: float = 1.0
@@ -136,6 +141,7 @@ class TeacherConfig:
             ("paired_share", self.paired_share),
             ("hiding_share", self.hiding_share),
             ("own_context_share", self.own_context_share),
+            ("push_above", self.push_above),
         ):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} is {share}; give a share from 0 to 1.")
@@ -158,13 +164,19 @@ class TeacherTask:
             self.text.words.encoder.float()
         self.model.to(self.device).train()
         self.text.words.encoder.to(self.device).train()
-        self.clips = self._clips(config.clips, config.clip_frames, config.data_seed)
-        self.openings = self.clips
-        if config.opening_clips:
-            self.openings = self._clips(config.opening_clips, config.model.block_frames, config.data_seed + 1)
-        self.hiding: _Clips | None = None
-        if config.hiding_clips:
-            self.hiding = self._clips(config.hiding_clips, config.clip_frames, config.data_seed, hiding=True)
+        console = Console(stderr=True)
+        self.clips = SceneClips(
+            self.codec,
+            Path(config.latents),
+            clips=config.clips,
+            frames=config.clip_frames,
+            openings=config.opening_clips,
+            block_frames=config.model.block_frames,
+            hiding=config.hiding_clips,
+            hiding_share=config.hiding_share,
+            seed=config.data_seed,
+            say=lambda line: console.print(line, highlight=False),
+        )
         self.guidance: Autoguidance | None = None
         if config.guide is not None and config.start_from is not None:
             self.guidance = Autoguidance(
@@ -188,18 +200,15 @@ class TeacherTask:
         """Mean square error of the flow, one noise level a block, earlier blocks given clean."""
         config, draw = self.config, batch.generator
         frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
-        count = config.batch_frames // frames
         size = config.model.block_frames
-        source = self._source(frames, draw)
-        chosen = torch.randint(len(source.latents), (count,), generator=draw)
-        clean, from_start = self._cut(source.latents, chosen, frames, draw)
-        captions = self._captions(source.scenes, chosen, draw)
-        text = self.text.encode_captions(captions)
+        clips = self.clips.draw(config.batch_frames // frames, frames, draw)
+        clean = clips.clean.to(self.device)
+        text = self.text.encode_captions(clips.captions)
 
-        levels = self._noise_levels(count, frames // size, draw)
+        levels = self._noise_levels(len(clean), frames // size, draw)
         noise = torch.randn(clean.shape, generator=draw)
         if config.paired_share:
-            self._pair(noise, clean, levels, source.scenes.select(chosen), from_start, draw)
+            self._pair(noise, clips, levels, draw)
         noise, sigma = noise.to(self.device), levels.repeat_interleave(size, 1)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
         timestep = (1000 * sigma).to(self.device)
@@ -209,22 +218,25 @@ class TeacherTask:
         flow = self.model(noisy, timestep, text, run=run)
         assert flow is not None
 
+        broad = sigma[:, None, :, None, None].to(self.device)
+        bent = broad >= config.push_above
         target = clean_to_velocity(clean, noise)
         if self.guidance is not None and frames == size:
-            if self.config.guide_data:
-                target = target + self.guidance.push(noisy, timestep, captions)
-            else:
-                target = self.guidance.flow(noisy, timestep, captions)
-        elif self.guidance is not None and self.config.guide_longer:
-            target = target + self.guidance.push(noisy, timestep, captions, run)
+            target = self._guided(self.guidance, target, noisy, timestep, clips.captions, bent.flatten(1)[:, 0])
+        elif self.guidance is not None and config.guide_longer:
+            target = target + bent * self.guidance.push(noisy, timestep, clips.captions, run)
         error = (flow - target).square().mean(1)
-        weight = 1 + config.content_weight * _differs_from_background(clean)
+        # Weights that the model could not know bend the flow towards content; its own estimate is known to it.
+        told = torch.where(bent, clean, velocity_to_clean(noisy, flow.detach(), broad))
+        weight = 1 + config.content_weight * _differs_from_background(told)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
         # opening block of a longer clip where a guide says what openings are taught.
-        taught = from_start if self.guidance is None or frames == size else torch.zeros_like(from_start)
+        taught = clips.from_start
+        if self.guidance is not None and frames != size:
+            taught = torch.zeros_like(taught)
         weight[:, :size] *= taught[:, None, None, None].to(weight)
         value = (weight * error).sum() / weight.sum()
-        return Loss(value, count, {"flow": error.detach().mean()})
+        return Loss(value, len(clean), {"flow": error.detach().mean()})
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
@@ -233,7 +245,7 @@ class TeacherTask:
         self.model.eval()
         scenes = sample_scenes(config.evaluation_clips, seed=_HELD_OUT_SEED)
         text = self.text.encode_captions(captions_of(scenes))
-        _, _, _, height, width = self.clips.latents.shape
+        _, _, _, height, width = self.clips.longer.latents.shape
         sampler = self._generation().sampler()
         blocks = generate_blocks(
             self.model,
@@ -272,29 +284,23 @@ class TeacherTask:
             width=WORLD_SIZE,
         )
 
-    def _source(self, frames: int, draw: torch.Generator) -> "_Clips":
-        """The clips that a batch of this length is taken from."""
-        if frames == self.config.model.block_frames:
-            return self.openings
-        if self.hiding is not None:
-            hiding = bool(torch.rand((), generator=draw) < self.config.hiding_share)
-            return self.hiding if hiding else self.clips
-        return self.clips
-
-    def _clips(self, count: int, frames: int, seed: int, *, hiding: bool = False) -> "_Clips":
-        console = Console(stderr=True)
-        scenes: SceneSource = sample_hiding_scenes if hiding else sample_scenes
-        latents = encoded_clips(
-            self.codec,
-            Path(self.config.latents),
-            clips=count,
-            frames=frames,
-            seed=seed,
-            say=lambda line: console.print(line, highlight=False),
-            scenes=scenes,
-            kind="hiding-" if hiding else "",
-        )
-        return _Clips(latents, scenes(count, seed=seed))
+    def _guided(
+        self,
+        guidance: Autoguidance,
+        target: Float[Tensor, "clips channels frames height width"],
+        noisy: Tensor,
+        timestep: Tensor,
+        captions: list[str],
+        bent: Bool[Tensor, " clips"],
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        """What opening blocks are taught: the guided flow where it is bent, the data's elsewhere."""
+        rows = bent.nonzero().flatten().tolist()
+        if not rows:
+            return target
+        asked = noisy[rows], timestep[rows], [captions[row] for row in rows]
+        guided = target.clone()
+        guided[rows] = target[rows] + guidance.push(*asked) if self.config.guide_data else guidance.flow(*asked)
+        return guided
 
     def _noise_levels(self, clips: int, blocks: int, draw: torch.Generator) -> Float[Tensor, "clips blocks"]:
         """One for every block: anywhere on the shifted schedule, or one of the sampler's own."""
@@ -322,49 +328,15 @@ class TeacherTask:
         assert flow is not None
         return velocity_to_clean(noisy, flow, broad)
 
-    def _pair(
-        self,
-        noise: Tensor,
-        clean: Tensor,
-        levels: Tensor,
-        scenes: Scenes,
-        from_start: Tensor,
-        draw: torch.Generator,
-    ) -> None:
+    def _pair(self, noise: Tensor, clips: SceneBatch, levels: Tensor, draw: torch.Generator) -> None:
         """Put a share of the opening blocks at pure noise, paired with their clips; in place."""
-        paired = from_start & (torch.rand(len(noise), generator=draw) < self.config.paired_share)
+        paired = clips.from_start & (torch.rand(len(noise), generator=draw) < self.config.paired_share)
         size, (height, width) = self.config.model.block_frames, noise.shape[-2:]
         factor = self.codec.temporal_factor
-        near = near_object(scenes.select(paired), size, height, width, temporal_factor=factor)
-        opening = clean[:, :, :size].cpu()
+        near = near_object(clips.scenes.select(paired), size, height, width, temporal_factor=factor)
+        opening = clips.clean[:, :, :size]
         noise[paired, :, :size] = paired_noise(noise[paired, :, :size], opening[paired], near, draw)
         levels[paired, 0] = 1.0
-
-    def _cut(
-        self, latents: Tensor, chosen: Tensor, frames: int, draw: torch.Generator
-    ) -> tuple[Float[Tensor, "clips channels frames height width"], Tensor]:
-        """Clips of ``frames`` latent frames; half of the longer ones begin anywhere, so that a window can slide."""
-        spare = latents.shape[2] - frames
-        starts = torch.randint(spare + 1, (len(chosen),), generator=draw)
-        from_start = torch.rand(len(chosen), generator=draw) < 0.5
-        if frames == self.config.model.block_frames:
-            from_start = torch.ones_like(from_start)  # a single block without its past can only be the first
-        starts = starts.masked_fill(from_start, 0)
-        from_start = starts == 0
-        cut = [latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
-        return torch.stack(cut).float().to(self.device), from_start
-
-    def _captions(self, scenes: Scenes, chosen: Tensor, draw: torch.Generator) -> list[str]:
-        paraphrases = torch.randint(PARAPHRASES, (len(chosen),), generator=draw).tolist()
-        return captions_of(scenes.select(chosen), paraphrases)
-
-
-@dataclass(frozen=True)
-class _Clips:
-    """Encoded clips ``[clips, C, F, h, w]`` and the scenes they show."""
-
-    latents: Tensor
-    scenes: Scenes
 
 
 def _fresh_model(config: TeacherConfig) -> CausalWanTransformer3DModel:
