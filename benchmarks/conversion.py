@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from arl2 import ARL2Pipeline
-from arl2.evaluation.conversion import measure_occlusion, measure_prompts, measure_stream, plain_score
+from arl2.evaluation.conversion import measure_memory, measure_prompts, measure_stream, plain_score
 from arl2.evaluation.line_chart import line_chart
 from arl2.evaluation.measured import Measurements
 from arl2.evaluation.shapes_score import score_truth
@@ -156,7 +156,7 @@ def cells_of(row: Row, pipe: ARL2Pipeline, kinds: Sequence[str], given: argparse
             add("prompts", measure_prompts, prompts=given.prompts, seed=given.seed, num_frames=VIDEO_FRAMES)
         elif kind == "occlusion":
             for hidden in given.hidden:
-                add(f"occlusion {hidden}", measure_occlusion, hidden=hidden, clips=given.clips, seed=given.seed)
+                add(f"occlusion {hidden}", measure_memory, hidden=hidden, clips=given.clips, seed=given.seed)
         else:
             add("stream", measure_stream, video_frames=(SHORT, LONG), repeats=given.repeats)
     return cells

@@ -33,10 +33,10 @@ def measure_prompts(
     return plain_score(score)
 
 
-def measure_occlusion(
+def measure_memory(
     pipe: ARL2Pipeline, *, hidden: int, clips: int, seed: int, window: Window = "settings"
 ) -> dict[str, Any]:
-    """Shares of clips whose object comes back as it was from behind a moving wall: ``model``, and ``truth`` of renders.
+    """Share of clips whose object comes back in its colour from behind a moving wall; ``truth`` is of true renders.
 
     Args:
         hidden: video frames that the object is out of sight.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from arl2.errors import Arl2Error
@@ -12,9 +13,11 @@ from arl2.evaluation.shapes_score import BATCH, READ_FRAMES, blocks_video
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.request import Window
 from arl2.shapes.captions import captions_of
+from arl2.shapes.coloured import shown_colour
 from arl2.shapes.curtain import MIN_LEAD, sample_occlusions
-from arl2.shapes.oracle import Reading, read_all
-from arl2.shapes.palette import WORLD_SIZE
+from arl2.shapes.occlusion import Occlusion
+from arl2.shapes.oracle import read_all
+from arl2.shapes.palette import COLOURS, WORLD_SIZE
 from arl2.shapes.renderer import render
 from arl2.shapes.scoring import Share, score_occlusions
 from arl2.shapes.world import Scenes, sample_scenes, trajectory, wall_path
@@ -34,7 +37,10 @@ _DRAWS, _SCENES_A_DRAW = 40, 512
 
 @dataclass(frozen=True)
 class OcclusionScore:
-    """Share of the clips whose object comes back as it was: "colour", "shape" and "object" (both).
+    """Share of the clips whose object comes back as it was.
+
+    Behind standing walls "colour", "shape" and "object" (both), as the oracle reads them. Behind moving ones "colour"
+    alone, by area (see ``arl2.shapes.coloured``): a wall that fills the picture is drawn too badly for the oracle.
 
     Attributes:
         model: of the generated continuations.
@@ -87,13 +93,14 @@ def score_occluded(
     find = standing_occlusions if walls == "standing" else moving_occlusions
     scenes = find(clips, seed=seed, hidden=hidden, known=known, num_frames=num_frames)
     captions = captions_of(scenes)
-    generated: list[Reading] = []
-    true: list[Reading] = []
+    judge = _by_oracle if walls == "standing" else _by_colour
+    model: dict[str, Share] = {}
+    truth: dict[str, Share] = {}
     for first in range(0, clips, BATCH):
-        part = slice(first, first + BATCH)
-        video = render(scenes.select(part), num_frames)
+        part = scenes.select(slice(first, first + BATCH))
+        video = render(part, num_frames)
         blocks = pipe.stream(
-            captions[part],
+            captions[first : first + BATCH],
             num_frames=num_frames,
             seed=seed + first,
             steps=steps,
@@ -101,16 +108,12 @@ def score_occluded(
             known=pipe.codec.encode(video[:, :, :known].to(pipe.device)),
             rewind_blocks=0,
         )
-        generated += read_all(torch.cat(list(blocks_video(blocks)), dim=2))
-        true += read_all(video)
+        generated = torch.cat(list(blocks_video(blocks)), dim=2)
+        model = _added(model, judge(generated, part, known))
+        truth = _added(truth, judge(video, part, known))
         if on_progress is not None:
-            on_progress(len(generated))
-    return OcclusionScore(
-        model=score_occlusions([_at_the_cut(reading, known) for reading in generated]),
-        truth=score_occlusions([_at_the_cut(reading, known) for reading in true]),
-        hidden=hidden,
-        clips=clips,
-    )
+            on_progress(min(first + BATCH, clips))
+    return OcclusionScore(model=model, truth=truth, hidden=hidden, clips=clips)
 
 
 def clip_length(pipe: ARL2Pipeline, hidden: int) -> int:
@@ -174,13 +177,9 @@ def _check_hidden(hidden: int) -> None:
 
 def _hidden_at(scenes: Scenes, *, hidden: int, known: int, num_frames: int) -> Tensor:
     """Which scenes hide the object around video frame ``known``, and show it whole before and after."""
-    place = trajectory(scenes, num_frames)
-    along = torch.where(scenes.wall_is_level[:, None], place[..., 1], place[..., 0])
-    apart = (along - wall_path(scenes, num_frames)).abs()
-    radius, half = scenes.radius[:, None], scenes.wall_width[:, None] / 2
+    apart, radius, half = _apart(scenes, num_frames)
     behind = apart + radius <= half
-    inside = ((place >= radius[..., None]) & (place <= WORLD_SIZE - radius[..., None])).all(-1)
-    whole = inside & (apart - radius >= half)
+    whole = _whole(scenes, num_frames)
     before = behind[:, :known].flip(1).long().cumprod(1).sum(1)
     after = behind[:, known:].long().cumprod(1).sum(1)
     return (
@@ -192,11 +191,51 @@ def _hidden_at(scenes: Scenes, *, hidden: int, known: int, num_frames: int) -> T
     )
 
 
+def _whole(scenes: Scenes, num_frames: int) -> Bool[Tensor, "scenes frames"]:
+    """Where the object is in the picture, and clear of the wall."""
+    place, radius = trajectory(scenes, num_frames), scenes.radius[:, None, None]
+    inside = ((place >= radius) & (place <= WORLD_SIZE - radius)).all(-1)
+    apart, across, half = _apart(scenes, num_frames)
+    return inside & (apart - across >= half)
+
+
+def _apart(scenes: Scenes, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Middle of the object from the middle of the wall ``[scenes, frames]``; radius and half a wall ``[scenes, 1]``."""
+    place = trajectory(scenes, num_frames)
+    along = torch.where(scenes.wall_is_level[:, None], place[..., 1], place[..., 0])
+    return (along - wall_path(scenes, num_frames)).abs(), scenes.radius[:, None], scenes.wall_width[:, None] / 2
+
+
 def _joined(parts: list[Scenes]) -> Scenes:
     return Scenes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
-def _at_the_cut(reading: Reading, known: int) -> Reading:
-    """The reading with the one occlusion that spans the cut."""
-    spanning = (one for one in reading.occlusions if one.first < known <= one.first + one.frames)
-    return replace(reading, occlusions=tuple(spanning))
+def _by_oracle(videos: Tensor, scenes: Scenes, known: int) -> dict[str, Share]:
+    """What the oracle reads of the one occlusion that spans the cut."""
+    del scenes
+    readings = read_all(videos)
+    spanning = [tuple(one for one in reading.occlusions if _spans(one, known)) for reading in readings]
+    return score_occlusions(
+        [replace(reading, occlusions=ones) for reading, ones in zip(readings, spanning, strict=True)]
+    )
+
+
+def _spans(occlusion: Occlusion, cut: int) -> bool:
+    return occlusion.first < cut <= occlusion.first + occlusion.frames
+
+
+def _by_colour(videos: Tensor, scenes: Scenes, known: int) -> dict[str, Share]:
+    """The colour by area, from where the object of the true clip is back."""
+    names, colours = tuple(COLOURS), scenes.colour.tolist()
+    whole = _whole(scenes, videos.shape[2])[:, known:]
+    back = (known + whole.long().argmax(1)).tolist()
+    hits = sum(
+        shown_colour(video[:, frame:]) == names[colour]
+        for video, frame, colour in zip(videos, back, colours, strict=True)
+    )
+    return {"colour": Share(hits, len(videos))}
+
+
+def _added(one: dict[str, Share], other: dict[str, Share]) -> dict[str, Share]:
+    before = {name: one.get(name, Share(0, 0)) for name in other}
+    return {name: Share(share.hits + before[name].hits, share.of + before[name].of) for name, share in other.items()}
