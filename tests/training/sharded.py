@@ -33,7 +33,8 @@ def a_config(folder: Path, stage: str, **changes: object) -> AlignConfig | Disti
     length = loop(**{"steps": STEPS, **changes})
     if stage == "align":
         return align_config(folder, loop=length, activation_checkpointing=checkpointing)
-    return distill_config(folder, loop=length, activation_checkpointing=checkpointing, hidden_weight=0.1)
+    options = {"hidden_weight": 0.1, "memory_weight": 0.5, "student_window": 3}
+    return distill_config(folder, loop=length, activation_checkpointing=checkpointing, **options)
 
 
 def run(config: AlignConfig | DistillConfig, folder: Path, processes: Processes, *, kill_at: int | None = None) -> dict:

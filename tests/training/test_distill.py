@@ -17,6 +17,7 @@ from arl2.model.passes import Stream, TeacherForcing
 from arl2.rollout.folder import load_parts, pipeline_folder
 from arl2.training.config import config_to_mapping
 from arl2.training.distill import DistillTask
+from arl2.training.dry_run import Sketch
 from arl2.training.level_means import LevelMeans
 from arl2.training.loop import train
 from arl2.training.noising import noised
@@ -80,6 +81,47 @@ def test_at_the_start_a_student_errs_in_later_blocks_only(folder):
     assert first.max() < 1e-10
     assert all(error.min() > 1e-4 for error in later)
     assert not flows.teacher.requires_grad
+
+
+def test_errors_weigh_more_where_the_teacher_needs_its_memory(folder):
+    """The weighted loss is the plain formula; nothing that lies within the student's window weighs more."""
+    how = {"frames": (FRAMES,), "on_policy_share": 0.0, "teacher_window": "all", "student_window": 3, "plan": "HS"}
+    task = a_task(folder, memory_weight=4.0, **how)
+    clips = task.clips.held_out(range(2), FRAMES)
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, torch.Generator().manual_seed(0))
+    flows = task.follow(clips, noisy)
+    needed = task.memory_needed(clips, noisy, flows.teacher)
+    first, second, third = needed.unflatten(2, (3, 3)).mean((1, 3, 4, 5)).unbind(1)
+    assert first.max() < 1e-9
+    assert min(second.min(), third.min()) > 1e-6
+    with torch.no_grad():
+        short = with_window(task.teacher.model, 3)(
+            noisy.noisy, noisy.timestep, clips.text, run=TeacherForcing(noisy.clean)
+        )
+    plain = (flows.teacher - short).square().mean(1, keepdim=True) / flows.teacher.square().mean()
+    torch.testing.assert_close(needed, plain)
+
+    means = LevelMeans(10, 0.98, torch.device("cpu"))
+    for one in (task.level_means, means):  # levels seen before have means of their own
+        one.means.copy_(torch.linspace(0.5, 2.0, 10))
+        one.steps.fill_(3)
+    loss = task.loss(Batch.keyed(3, 1, 0, 1))
+    draw = Batch.keyed(3, 1, 0, 1).generator
+    torch.randint(1, (1,), generator=draw)
+    clips = task.clips.draw(2, FRAMES, draw)
+    torch.rand((), generator=draw)
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    flows = task.follow(clips, noisy)
+    square = (flows.student - flows.teacher).square()
+    weighted = noisy.block_means(square * (1 + 4 * task.memory_needed(clips, noisy, flows.teacher)))
+    expected = means.divided(weighted, noisy.sigma).mean().item()
+    assert loss.value.item() == pytest.approx(expected, rel=1e-5)
+    assert expected > means.divided(noisy.block_means(square), noisy.sigma).mean().item() * 1.01
+    assert loss.logs["flow_error"].item() == pytest.approx(square.mean().item(), rel=1e-5)
+    passes = [Sketch.of(distill_config(folder, memory_weight=w, **how)).step().teacher_flops for w in (0.0, 4.0)]
+    assert passes[0] < passes[1] < 2 * passes[0]  # a shorter window is cheaper
+    with pytest.raises(ConfigError, match="give a student_window shorter"):
+        a_task(folder, memory_weight=1.0, teacher_window=6, student_window=6)
 
 
 def test_on_policy_the_context_is_what_the_student_rolls_out(folder):

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 
 from arl2.geometry import FrameRange, split_blocks
+from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.batches import ClipBatch, TrainingClips, check_frames, open_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.noising import NoisyClips, SamplingLevels, noised
@@ -108,6 +109,7 @@ class ConversionTask(ABC, Generic[Config]):
         )
         self.student = make_student(self.teacher, config.student())
         self.trained = unfreeze(self.student, config.stage)
+        self.beside: tuple[CausalWanTransformer3DModel, ...] = ()  # more that is frozen and runs in every batch
         self.levels = SamplingLevels(self.teacher.settings, config.level_share)
         self.clips = clips or open_clips(
             config.clips,
@@ -135,7 +137,8 @@ class ConversionTask(ABC, Generic[Config]):
         """Cut teacher and student into shards, layer by layer."""
         self.processes = processes
         mesh = processes.mesh(self.device)
-        shard_model(self.teacher.model, mesh)
+        for model in (self.teacher.model, *self.beside):
+            shard_model(model, mesh)
         self.trained = shard_model(self.student, mesh, attention_alone=self.attention_alone)
 
     @contextmanager

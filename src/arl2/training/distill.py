@@ -17,7 +17,7 @@ from arl2.training.level_means import LevelMeans
 from arl2.training.noising import NoisyClips
 from arl2.training.pictures import RolloutSpec, latent_distance, roll_out
 from arl2.training.processes import Processes
-from arl2.training.students import StudentSpec, Window
+from arl2.training.students import StudentSpec, Window, with_window
 from arl2.training.task import Batch, Loss
 from arl2.training.trainable import Stage
 from arl2.training.watching import hidden_states
@@ -39,6 +39,9 @@ class DistillConfig(ConversionConfig):
         hidden_weight, hidden_every: of matching hidden states after every so many layers; weight 0 is none.
         data_weight: of the plain flow-matching loss on the clips (where they are true clips and more is known of them
             than the teacher says); 0 is none.
+        memory_weight: more weight on the errors where memory is needed: where the teacher itself, with no more than the
+            student's window, is another. A difference as large as the flow weighs ``1 + memory_weight``. One more pass
+            of the teacher; 0 is none.
         evaluation_rollouts: of the clips held out, how many prompts are also rolled out and compared with the teacher's
             rollouts.
     """
@@ -58,13 +61,16 @@ class DistillConfig(ConversionConfig):
     hidden_weight: float = 0.0
     hidden_every: int = 2
     data_weight: float = 0.0
+    memory_weight: float = 0.0
     evaluation_rollouts: int = 4
 
     def __post_init__(self) -> None:
         if not 0 <= self.on_policy_share <= 1:
             raise ConfigError(f"on_policy_share is {self.on_policy_share}; give a share from 0 to 1.")
-        if self.hidden_weight < 0 or self.data_weight < 0 or self.hidden_every < 1:
-            raise ConfigError("hidden_weight and data_weight must be 0 or more, and hidden_every 1 or more.")
+        if min(self.hidden_weight, self.data_weight, self.memory_weight) < 0 or self.hidden_every < 1:
+            raise ConfigError(
+                "hidden_weight, data_weight and memory_weight must be 0 or more, and hidden_every 1 or more."
+            )
         if not self.on_policy_known or min(self.on_policy_known) < 0:
             raise ConfigError(f"on_policy_known is {list(self.on_policy_known)}; give numbers of blocks from 0.")
 
@@ -109,6 +115,14 @@ class DistillTask(ConversionTask[DistillConfig]):
             self.student.enable_gradient_checkpointing()
         depth = len(self.student.config.layer_plan)
         self.compared = list(range(config.hidden_every - 1, depth, config.hidden_every)) if config.hidden_weight else []
+        if config.memory_weight:
+            window = self.student.config.window
+            if window == self.teacher.model.config.window:
+                raise ConfigError(
+                    "memory_weight compares the teacher with one that sees the student's window, but both see "
+                    f"{window}: give a student_window shorter than the teacher_window."
+                )
+            self.beside = (with_window(self.teacher.model, window).requires_grad_(False),)
         self.level_means = LevelMeans(config.level_buckets, config.level_decay, self.device)
         for frames in config.frames:
             if max(config.on_policy_known) >= len(self._blocks(frames)) and config.on_policy_share:
@@ -152,8 +166,13 @@ class DistillTask(ConversionTask[DistillConfig]):
         noisy = self._noised(clips, draw)
         flows = self.follow(clips, noisy)
 
-        errors = noisy.block_means((flows.student - flows.teacher).square())
-        value = self.level_means.divided(errors, noisy.sigma).mean()
+        square = (flows.student - flows.teacher).square()
+        errors = noisy.block_means(square)
+        weighted = errors
+        if config.memory_weight:
+            needed = self.memory_needed(clips, noisy, flows.teacher)
+            weighted = noisy.block_means(square * (1 + config.memory_weight * needed))
+        value = self.level_means.divided(weighted, noisy.sigma).mean()
         logs = {"flow_error": errors.detach().mean()}
         if flows.hidden:
             hidden = torch.stack(flows.hidden).mean()
@@ -168,19 +187,27 @@ class DistillTask(ConversionTask[DistillConfig]):
 
     def follow(self, clips: ClipBatch, noisy: NoisyClips) -> Followed:
         """Student (with gradient) and teacher (without) on the same clean and noisy halves; flows in float32."""
-        run = TeacherForcing(noisy.clean, first_block_frames=self.teacher.settings.first_block_frames)
-
-        def flow(model: CausalWanTransformer3DModel) -> Tensor:
-            result = model(noisy.noisy, noisy.timestep, clips.text, run=run)
-            assert result is not None  # only a committing pass predicts nothing
-            return result.float()
-
         with torch.no_grad(), hidden_states(self.teacher.model, self.compared) as theirs:
-            taught = flow(self.teacher.model)
+            taught = self._flow(self.teacher.model, clips, noisy)
         with hidden_states(self.student, self.compared) as ours:
-            own = flow(self.student)
+            own = self._flow(self.student, clips, noisy)
         hidden = [_relative(ours[i].float(), theirs[i].float()) for i in self.compared]
         return Followed(own, taught, hidden)
+
+    @torch.no_grad()
+    def memory_needed(
+        self, clips: ClipBatch, noisy: NoisyClips, taught: Float[Tensor, "batch channels frames height width"]
+    ) -> Float[Tensor, "batch 1 frames height width"]:
+        """How far the teacher's flow ``taught`` is from its own with the student's window, over its mean square."""
+        (forgetful,) = self.beside
+        missed = (taught - self._flow(forgetful, clips, noisy)).square().mean(1, keepdim=True)
+        return missed / taught.square().mean()
+
+    def _flow(self, model: CausalWanTransformer3DModel, clips: ClipBatch, noisy: NoisyClips) -> Tensor:
+        run = TeacherForcing(noisy.clean, first_block_frames=self.teacher.settings.first_block_frames)
+        result = model(noisy.noisy, noisy.timestep, clips.text, run=run)
+        assert result is not None  # only a committing pass predicts nothing
+        return result.float()
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:

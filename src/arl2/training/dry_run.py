@@ -107,6 +107,9 @@ class Sketch:
 
     def step(self, *, checkpointing: bool | None = None) -> StepEstimate:
         """One batch; with activations computed again as the settings say, unless told."""
+        config, beside = self.config, None
+        if isinstance(config, DistillConfig) and config.memory_weight:
+            beside = {**self.teacher.model.config, "window": self.student.config.window}
         return estimate_step(
             self.teacher.model.config,
             self.student.config,
@@ -117,6 +120,7 @@ class Sketch:
             checkpointing=self.config.activation_checkpointing if checkpointing is None else checkpointing,
             layers_alone=self.config.stage == 1,
             compute=self.config.loop.compute,
+            beside=beside,
         )
 
     def text(self) -> str:

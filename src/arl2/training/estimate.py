@@ -88,6 +88,7 @@ def estimate_step(
     checkpointing: bool,
     layers_alone: bool,
     compute: Compute = "float32",
+    beside: Mapping[str, Any] | None = None,
 ) -> StepEstimate:
     """Count.
 
@@ -100,6 +101,7 @@ def estimate_step(
         checkpointing: whether activations are computed again in the backward pass.
         layers_alone: stage 1: hybrid layers run beside the teacher, not one after the other.
         compute: the dtype of frozen weights and of most activations.
+        beside: of a second frozen model that runs with the teacher and shares its weights, if there is one.
 
     Raises:
         GeometryError: frames that are not whole blocks.
@@ -122,7 +124,7 @@ def estimate_step(
         tokens=tokens,
         clips=geometry.batch,
         compute=compute,
-        teacher_flops=counted(teacher).total,
+        teacher_flops=counted(teacher).total + (counted(beside).total if beside is not None else 0),
         student_flops=own.total,
         backward_flops=round(backward) + (differentiated.total if checkpointing else 0),
         weight_bytes=WEIGHT[compute] * table.frozen + MASTER * table.trained,
