@@ -15,12 +15,13 @@ from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
 from arl2.rollout.folder import load_parts, pipeline_folder
+from arl2.training.batches import ClipBatch
 from arl2.training.config import config_to_mapping
 from arl2.training.distill import DistillTask
 from arl2.training.dry_run import Sketch
 from arl2.training.level_means import LevelMeans
 from arl2.training.loop import train
-from arl2.training.noising import noised
+from arl2.training.noising import NoisyClips, noised
 from arl2.training.pictures import RolloutSpec, roll_out
 from arl2.training.processes import Processes
 from arl2.training.progress import read_metrics
@@ -39,18 +40,27 @@ def a_task(folder: Path, **changes: object) -> DistillTask:
     return task
 
 
-def test_the_loss_is_the_plain_formula(folder):
-    task = a_task(folder, frames=(FRAMES,), on_policy_share=0.0, hidden_weight=0.5, hidden_every=1, data_weight=0.25)
-    # Levels seen before have means of their own.
-    task.level_means.means.copy_(torch.linspace(0.5, 2.0, 10))
-    task.level_means.steps.fill_(3)
-    loss = task.loss(Batch.keyed(3, 1, 0, 1))
-
-    draw = Batch.keyed(3, 1, 0, 1).generator
-    torch.randint(1, (1,), generator=draw)
+def drawn_again(task: DistillTask, batch: Batch) -> tuple[ClipBatch, NoisyClips]:
+    """What the loss of a batch off policy is computed on, drawn by hand."""
+    draw = _after(batch.generator)
     clips = task.clips.draw(2, FRAMES, draw)
     torch.rand((), generator=draw)
-    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+
+
+def with_means(means: LevelMeans) -> LevelMeans:
+    """Levels that were seen before, with means of their own."""
+    means.means.copy_(torch.linspace(0.5, 2.0, 10))
+    means.steps.fill_(3)
+    return means
+
+
+def test_the_loss_is_the_plain_formula(folder):
+    task = a_task(folder, frames=(FRAMES,), on_policy_share=0.0, hidden_weight=0.5, hidden_every=1, data_weight=0.25)
+    with_means(task.level_means)
+    loss = task.loss(Batch.keyed(3, 1, 0, 1))
+
+    clips, noisy = drawn_again(task, Batch.keyed(3, 1, 0, 1))
     states: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
     flows = {}
     for name, model in (("student", task.student), ("teacher", task.teacher.model)):
@@ -101,16 +111,10 @@ def test_errors_weigh_more_where_the_teacher_needs_its_memory(folder):
     plain = (flows.teacher - short).square().mean(1, keepdim=True) / flows.teacher.square().mean()
     torch.testing.assert_close(needed, plain)
 
-    means = LevelMeans(10, 0.98, torch.device("cpu"))
-    for one in (task.level_means, means):  # levels seen before have means of their own
-        one.means.copy_(torch.linspace(0.5, 2.0, 10))
-        one.steps.fill_(3)
+    with_means(task.level_means)
+    means = with_means(LevelMeans(10, 0.98, torch.device("cpu")))
     loss = task.loss(Batch.keyed(3, 1, 0, 1))
-    draw = Batch.keyed(3, 1, 0, 1).generator
-    torch.randint(1, (1,), generator=draw)
-    clips = task.clips.draw(2, FRAMES, draw)
-    torch.rand((), generator=draw)
-    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    clips, noisy = drawn_again(task, Batch.keyed(3, 1, 0, 1))
     flows = task.follow(clips, noisy)
     square = (flows.student - flows.teacher).square()
     weighted = noisy.block_means(square * (1 + 4 * task.memory_needed(clips, noisy, flows.teacher)))

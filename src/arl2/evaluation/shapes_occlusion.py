@@ -90,10 +90,12 @@ def score_occluded(
     if clips < 1:
         raise Arl2Error(f"{clips} clips were asked; give 1 or more.")
     known = pipe.codec.frames_of(0, KNOWN_BLOCKS * pipe.block_frames)
-    find = standing_occlusions if walls == "standing" else moving_occlusions
+    find, judge = {
+        "standing": (standing_occlusions, _by_oracle),
+        "moving": (moving_occlusions, _by_colour),
+    }[walls]
     scenes = find(clips, seed=seed, hidden=hidden, known=known, num_frames=num_frames)
     captions = captions_of(scenes)
-    judge = _by_oracle if walls == "standing" else _by_colour
     model: dict[str, Share] = {}
     truth: dict[str, Share] = {}
     for first in range(0, clips, BATCH):
@@ -177,9 +179,7 @@ def _check_hidden(hidden: int) -> None:
 
 def _hidden_at(scenes: Scenes, *, hidden: int, known: int, num_frames: int) -> Tensor:
     """Which scenes hide the object around video frame ``known``, and show it whole before and after."""
-    apart, radius, half = _apart(scenes, num_frames)
-    behind = apart + radius <= half
-    whole = _whole(scenes, num_frames)
+    behind, whole = _behind_and_whole(scenes, num_frames)
     before = behind[:, :known].flip(1).long().cumprod(1).sum(1)
     after = behind[:, known:].long().cumprod(1).sum(1)
     return (
@@ -191,19 +191,16 @@ def _hidden_at(scenes: Scenes, *, hidden: int, known: int, num_frames: int) -> T
     )
 
 
-def _whole(scenes: Scenes, num_frames: int) -> Bool[Tensor, "scenes frames"]:
-    """Where the object is in the picture, and clear of the wall."""
-    place, radius = trajectory(scenes, num_frames), scenes.radius[:, None, None]
-    inside = ((place >= radius) & (place <= WORLD_SIZE - radius)).all(-1)
-    apart, across, half = _apart(scenes, num_frames)
-    return inside & (apart - across >= half)
-
-
-def _apart(scenes: Scenes, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Middle of the object from the middle of the wall ``[scenes, frames]``; radius and half a wall ``[scenes, 1]``."""
+def _behind_and_whole(
+    scenes: Scenes, num_frames: int
+) -> tuple[Bool[Tensor, "scenes frames"], Bool[Tensor, "scenes frames"]]:
+    """Where the object is wholly behind the wall, and where it is wholly in the picture and clear of the wall."""
     place = trajectory(scenes, num_frames)
     along = torch.where(scenes.wall_is_level[:, None], place[..., 1], place[..., 0])
-    return (along - wall_path(scenes, num_frames)).abs(), scenes.radius[:, None], scenes.wall_width[:, None] / 2
+    apart = (along - wall_path(scenes, num_frames)).abs()
+    radius, half = scenes.radius[:, None], scenes.wall_width[:, None] / 2
+    inside = ((place >= radius[..., None]) & (place <= WORLD_SIZE - radius[..., None])).all(-1)
+    return apart + radius <= half, inside & (apart - radius >= half)
 
 
 def _joined(parts: list[Scenes]) -> Scenes:
@@ -227,8 +224,8 @@ def _spans(occlusion: Occlusion, cut: int) -> bool:
 def _by_colour(videos: Tensor, scenes: Scenes, known: int) -> dict[str, Share]:
     """The colour by area, from where the object of the true clip is back."""
     names, colours = tuple(COLOURS), scenes.colour.tolist()
-    whole = _whole(scenes, videos.shape[2])[:, known:]
-    back = (known + whole.long().argmax(1)).tolist()
+    _, whole = _behind_and_whole(scenes, videos.shape[2])
+    back = (known + whole[:, known:].long().argmax(1)).tolist()
     hits = sum(
         shown_colour(video[:, frame:]) == names[colour]
         for video, frame, colour in zip(videos, back, colours, strict=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin
 
+from arl2.files.whole import write_whole
 from arl2.video.formats import VideoFileError, writing_failed
 
 _LARGEST = 1_000_000
@@ -59,17 +60,11 @@ def write_manifest(video: Path, manifest: Manifest) -> None:
         VideoFileError: the system refuses, as when the disk is full.
     """
     path = manifest_path(video)
-    partial = path.with_name(f".{path.name}.part")
     try:
         # First the video itself: a manifest must not outlive it when the machine stops.
         with video.open("r+b") as written:
             os.fsync(written.fileno())
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(asdict(manifest), file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, (json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode(), flush=True)
     except OSError as error:
         raise writing_failed(video, error) from error
 

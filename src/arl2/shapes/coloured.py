@@ -12,14 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arl2.errors import Arl2Error
-from arl2.shapes.palette import COLOURS, background_table, colour_distance, colour_table, wall_pixel
+from arl2.shapes.oracle import ENOUGH_FRAMES
+from arl2.shapes.palette import COLOURS, WORLD_SIZE, background_table, colour_distance, colour_table, wall_pixel
+from arl2.shapes.silhouettes import COLOUR_WITHIN
 
-# A pixel further than this from every colour has none; the nearest two object colours are 1.0 apart.
-_NEAR = 0.45
-# So much of the picture is an object: a quarter of the smallest.
-_AREA = 40 / 64**2
-# Fewer video frames than this say little.
-_ENOUGH_FRAMES = 5
+# So much of the picture is an object: 40 pixels, where the smallest has 140.
+_AREA = 40 / WORLD_SIZE**2
 
 
 def coloured_area(video: Float[Tensor, "3 frames height width"]) -> Float[Tensor, "frames colours"]:
@@ -28,7 +26,7 @@ def coloured_area(video: Float[Tensor, "3 frames height width"]) -> Float[Tensor
     pictures = video.float().cpu().transpose(0, 1)
     distance = torch.stack([colour_distance(pictures, colour[None]) for colour in known], dim=1)
     nearest: Int[Tensor, "frames height width"] = distance.argmin(1)
-    nearest = nearest.masked_fill(distance.amin(1) > _NEAR, -1)
+    nearest = nearest.masked_fill(distance.amin(1) > COLOUR_WITHIN, -1)
     return torch.stack([(nearest == index).float().mean((1, 2)) for index in range(len(COLOURS))], dim=1)
 
 
@@ -41,11 +39,11 @@ def shown_colour(video: Float[Tensor, "3 frames height width"]) -> str | None:
     Raises:
         Arl2Error: too few video frames.
     """
-    if video.shape[1] < _ENOUGH_FRAMES:
-        raise Arl2Error(f"{video.shape[1]} video frames are too few to see a colour in; give {_ENOUGH_FRAMES} or more.")
+    if video.shape[1] < ENOUGH_FRAMES:
+        raise Arl2Error(f"{video.shape[1]} video frames are too few to see a colour in; give {ENOUGH_FRAMES} or more.")
     area, colour = coloured_area(video).max(1)
     votes = Counter(index for index, share in zip(colour.tolist(), area.tolist(), strict=True) if share >= _AREA)
-    if votes.total() < _ENOUGH_FRAMES:
+    if votes.total() < ENOUGH_FRAMES:
         return None
     index, most = votes.most_common(1)[0]
     return tuple(COLOURS)[index] if 2 * most > votes.total() else None

@@ -10,7 +10,6 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 
 from arl2.geometry import FrameRange, split_blocks
-from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.batches import ClipBatch, TrainingClips, check_frames, open_clips
 from arl2.training.loop import LoopConfig
 from arl2.training.noising import NoisyClips, SamplingLevels, noised
@@ -30,7 +29,7 @@ from arl2.training.students import (
 from arl2.training.task import Batch, Loss, ParameterGroup
 from arl2.training.trainable import Stage, groups_of, unfreeze
 
-EVALUATION_SEED = 2**40 + 3
+_EVALUATION_SEED = 2**40 + 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,6 @@ class ConversionTask(ABC, Generic[Config]):
         )
         self.student = make_student(self.teacher, config.student())
         self.trained = unfreeze(self.student, config.stage)
-        self.beside: tuple[CausalWanTransformer3DModel, ...] = ()  # more that is frozen and runs in every batch
         self.levels = SamplingLevels(self.teacher.settings, config.level_share)
         self.clips = clips or open_clips(
             config.clips,
@@ -137,8 +135,7 @@ class ConversionTask(ABC, Generic[Config]):
         """Cut teacher and student into shards, layer by layer."""
         self.processes = processes
         mesh = processes.mesh(self.device)
-        for model in (self.teacher.model, *self.beside):
-            shard_model(model, mesh)
+        shard_model(self.teacher.model, mesh)
         self.trained = shard_model(self.student, mesh, attention_alone=self.attention_alone)
 
     @contextmanager
@@ -176,7 +173,7 @@ class ConversionTask(ABC, Generic[Config]):
         frames = max(self.config.frames)
         at_once = self.config.batch_frames // frames
         count = len(self.clips.held_out_numbers)
-        draw = torch.Generator().manual_seed(EVALUATION_SEED)
+        draw = torch.Generator().manual_seed(_EVALUATION_SEED)
         for first in range(0, count, at_once):
             clips = self.clips.held_out(range(first, min(first + at_once, count)), frames)
             yield clips, self._noised(clips, draw)

@@ -17,10 +17,10 @@ from arl2.training.level_means import LevelMeans
 from arl2.training.noising import NoisyClips
 from arl2.training.pictures import RolloutSpec, latent_distance, roll_out
 from arl2.training.processes import Processes
-from arl2.training.students import StudentSpec, Window, with_window
+from arl2.training.students import StudentSpec, Window
 from arl2.training.task import Batch, Loss
 from arl2.training.trainable import Stage
-from arl2.training.watching import hidden_states
+from arl2.training.watching import hidden_states, seeing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +115,12 @@ class DistillTask(ConversionTask[DistillConfig]):
             self.student.enable_gradient_checkpointing()
         depth = len(self.student.config.layer_plan)
         self.compared = list(range(config.hidden_every - 1, depth, config.hidden_every)) if config.hidden_weight else []
-        if config.memory_weight:
-            window = self.student.config.window
-            if window == self.teacher.model.config.window:
-                raise ConfigError(
-                    "memory_weight compares the teacher with one that sees the student's window, but both see "
-                    f"{window}: give a student_window shorter than the teacher_window."
-                )
-            self.beside = (with_window(self.teacher.model, window).requires_grad_(False),)
+        window = self.student.config.window
+        if config.memory_weight and window == self.teacher.model.config.window:
+            raise ConfigError(
+                "memory_weight compares the teacher with itself seeing the student's window, but both see "
+                f"{window}: give a student_window shorter than the teacher_window."
+            )
         self.level_means = LevelMeans(config.level_buckets, config.level_decay, self.device)
         for frames in config.frames:
             if max(config.on_policy_known) >= len(self._blocks(frames)) and config.on_policy_share:
@@ -199,8 +197,9 @@ class DistillTask(ConversionTask[DistillConfig]):
         self, clips: ClipBatch, noisy: NoisyClips, taught: Float[Tensor, "batch channels frames height width"]
     ) -> Float[Tensor, "batch 1 frames height width"]:
         """How far the teacher's flow ``taught`` is from its own with the student's window, over its mean square."""
-        (forgetful,) = self.beside
-        missed = (taught - self._flow(forgetful, clips, noisy)).square().mean(1, keepdim=True)
+        with seeing(self.teacher.model, self.student.config.window):
+            forgetful = self._flow(self.teacher.model, clips, noisy)
+        missed = (taught - forgetful).square().mean(1, keepdim=True)
         return missed / taught.square().mean()
 
     def _flow(self, model: CausalWanTransformer3DModel, clips: ClipBatch, noisy: NoisyClips) -> Tensor:

@@ -101,7 +101,7 @@ def estimate_step(
         checkpointing: whether activations are computed again in the backward pass.
         layers_alone: stage 1: hybrid layers run beside the teacher, not one after the other.
         compute: the dtype of frozen weights and of most activations.
-        beside: of a second frozen model that runs with the teacher and shares its weights, if there is one.
+        beside: of the teacher in a second pass, with another window, if there is one.
 
     Raises:
         GeometryError: frames that are not whole blocks.

@@ -60,12 +60,19 @@ class Autoguidance:
         return good + self.weight * (good - weak)
 
 
+def load_export(folder: Path) -> tuple[CausalWanTransformer3DModel, ShapesText]:
+    """Transformer and text part of a teacher run's export, in float32; raises ``CheckpointError`` for what is none."""
+    model = CausalWanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    text = ShapesText.from_pretrained(folder / "text")
+    text.words.encoder.float()
+    return model, text
+
+
 class _Frozen:
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self.model = CausalWanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+        self.model, self.text = load_export(folder)
         self.model.to(device).eval().requires_grad_(False)
-        self.text = ShapesText.from_pretrained(folder / "text")
-        self.text.words.encoder.float().to(device).eval().requires_grad_(False)
+        self.text.words.encoder.to(device).eval().requires_grad_(False)
 
     def flow(
         self, noisy: Tensor, timestep: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing | None = None

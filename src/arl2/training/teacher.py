@@ -29,7 +29,7 @@ from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import sample_scenes
 from arl2.training.coupling import near_object, paired_noise
-from arl2.training.guidance import Autoguidance
+from arl2.training.guidance import Autoguidance, load_export
 from arl2.training.loop import LoopConfig
 from arl2.training.scene_clips import SceneBatch, SceneClips
 from arl2.training.start import start_run_from_words
@@ -158,10 +158,7 @@ class TeacherTask:
             self.model = _fresh_model(config)
             self.text = ShapesText.build(width=config.model.text_dim, seed=config.loop.seed)
         else:
-            folder = Path(config.start_from)
-            self.model = CausalWanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-            self.text = ShapesText.from_pretrained(folder / "text")
-            self.text.words.encoder.float()
+            self.model, self.text = load_export(Path(config.start_from))
         self.model.to(self.device).train()
         self.text.words.encoder.to(self.device).train()
         console = Console(stderr=True)

@@ -1,11 +1,13 @@
-"""Looking into a forward pass from outside: what each self-attention was given and gave, and hidden states."""
+"""Forward passes from outside: what each self-attention was given and gave, hidden states, and another window."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from arl2.attention.softmax import SoftmaxAttention
 from arl2.model.layer import AttentionCall, TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
 
@@ -43,6 +45,23 @@ def hidden_states(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> 
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def seeing(model: CausalWanTransformer3DModel, window: int | None) -> Iterator[None]:
+    """Within the context, the softmax layers see ``window`` latent frames in parallel passes (None: the whole past).
+
+    The model stays what it is, in shards as well; ``with_window`` makes another one that shares its weights.
+    """
+    layers = [_layer(model, i).self_attention for i in range(len(model.layers))]
+    softmax = {layer: layer.spec for layer in layers if isinstance(layer, SoftmaxAttention)}
+    for layer, spec in softmax.items():
+        layer.spec = replace(spec, window=window, sink=spec.sink if window is not None else 0)
+    try:
+        yield
+    finally:
+        for layer, spec in softmax.items():
+            layer.spec = spec
 
 
 def _layer(model: CausalWanTransformer3DModel, i: int) -> TransformerLayer:
