@@ -10,10 +10,17 @@ from arl2.training.align import AlignConfig
 from arl2.training.codec import CodecConfig
 from arl2.training.config import config_from_mapping, config_to_mapping
 from arl2.training.distill import DistillConfig
+from arl2.training.dmd import DmdConfig
 from arl2.training.teacher import TeacherConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"codec": CodecConfig, "teacher": TeacherConfig, "align": AlignConfig, "distill": DistillConfig}
+KINDS = {
+    "codec": CodecConfig,
+    "teacher": TeacherConfig,
+    "dmd": DmdConfig,
+    "align": AlignConfig,
+    "distill": DistillConfig,
+}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda p: p.stem)

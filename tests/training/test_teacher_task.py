@@ -173,4 +173,4 @@ def test_settings_that_cannot_be(latents):
     with pytest.raises(ConfigError, match="push_above is -1"):
         replace(config(latents), push_above=-1.0)
     with pytest.raises(ConfigError, match="whole blocks of 3"):
-        replace(config(latents), lengths=(4,))
+        TeacherTask(replace(config(latents), lengths=(4,)))

@@ -1,4 +1,4 @@
-"""``arl2 train codec | teacher | align | distill``: train a part of a model, or go on with a run that was stopped."""
+"""``arl2 train PART``: train a part of a model, or go on with a run that was stopped."""
 
 import argparse
 from collections.abc import Callable
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _PARTS = {
     "codec": "pixels to latents and back, on rendered clips",
     "teacher": "the transformer and its text part, on latents of a trained codec (give codec=FOLDER)",
+    "dmd": "a teacher to draw in few levels what it draws in many (give start_from=FOLDER)",
     "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
     "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
 }
@@ -136,6 +137,10 @@ def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":
         from arl2.training.teacher import TeacherConfig, TeacherTask
 
         return TeacherConfig, TeacherTask
+    if name == "dmd":
+        from arl2.training.dmd import DmdConfig, DmdTask
+
+        return DmdConfig, DmdTask
     if name == "align":
         from arl2.training.align import AlignConfig, AlignTask
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.text import ShapesText
@@ -62,6 +62,8 @@ class Autoguidance:
 
 def load_export(folder: Path) -> tuple[CausalWanTransformer3DModel, ShapesText]:
     """Transformer and text part of a teacher run's export, in float32; raises ``CheckpointError`` for what is none."""
+    if not (folder / "transformer" / "config.json").is_file():
+        raise CheckpointError(f"'{folder}' has no transformer/config.json; give the export of a teacher's run.")
     model = CausalWanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
     text = ShapesText.from_pretrained(folder / "text")
     text.words.encoder.float()

@@ -1,0 +1,198 @@
+"""The DMD task: few levels learn to draw what a model draws in many (distribution matching distillation).
+
+A model that predicts the flow predicts a mean, and few levels that draw fresh noise each time stay close to it: empty
+pictures, blurred edges. Here the few levels are run as in a rollout, and what they make is moved to where the model of
+many levels finds it likelier than a critic does, who knows what is made now (arXiv 2311.18828; for a causal student on
+its own past, arXiv 2506.08009). The critic learns that by flow matching, side by side with the student.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.diffusion.flow import add_noise, clean_to_velocity, velocity_to_clean
+from arl2.diffusion.levels import shift_sigma
+from arl2.errors import ConfigError
+from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.shapes.text import ShapesText
+from arl2.training.guidance import load_export
+from arl2.training.pictures import RolloutSpec, roll_out
+from arl2.training.shapes_task import ShapesConfig, ShapesTask, part_groups
+from arl2.training.start import start_run_from_words
+from arl2.training.task import Batch, Loss, ParameterGroup
+
+# Noise levels that are compared, before the shift: at the ends there is nothing to tell.
+_COMPARED = (0.02, 0.98)
+# A made block that is where it should be has no direction to go.
+_NEAREST = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DmdConfig(ShapesConfig):
+    """Settings of a DMD run, beside those of ``ShapesConfig``.
+
+    Single blocks teach the opening of a stream; of longer clips the later blocks are taught. A share of
+    ``own_context_share`` stands on what the model has rolled out itself, the others on the clips.
+
+    Attributes:
+        start_from: folder of the export that the student begins as.
+        real: folder of the export that the student is to draw like, at as many levels as it likes; the critic begins
+            as it. None: ``start_from``.
+        critic_rate: learning rate of the critic over that of the student.
+    """
+
+    start_from: str
+    real: str | None = None
+    critic_rate: float = 2.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.critic_rate <= 0:
+            raise ConfigError(f"critic_rate is {self.critic_rate}; give a number above 0.")
+        if self.first_block_fresh_below < 1:
+            raise ConfigError(
+                "A DMD run trains levels with fresh noise at each; leave first_block_fresh_below at 1 (it is "
+                f"{self.first_block_fresh_below})."
+            )
+
+
+class DmdTask(ShapesTask[DmdConfig]):
+    """Trains a transformer, its text encoder and a critic, side by side; implements ``arl2.training.task.Task``.
+
+    Raises:
+        ConfigError: settings or models that do not fit.
+        CheckpointError: a folder that is no export.
+    """
+
+    def __init__(self, config: DmdConfig, *, device: torch.device | str = "cpu") -> None:
+        model, text = load_export(Path(config.start_from))
+        super().__init__(config, model, text, device=device)
+        real = Path(config.real or config.start_from)
+        self.real, self.critic = _Scorer(real, self.device), _Scorer(real, self.device)
+        self.real.model.eval().requires_grad_(False)
+        self.real.text.words.encoder.eval().requires_grad_(False)
+        if self.real.model.config.block_frames != self.block_frames:
+            raise ConfigError(
+                f"'{real}' makes blocks of {self.real.model.config.block_frames} frames, '{config.start_from}' of "
+                f"{self.block_frames}; give models of the same blocks."
+            )
+        sampler = self.generation().sampler()
+        self.levels = [tuple(level / 1000 for level in sampler.levels_of(block)) for block in (0, 1)]
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """The student's, and the critic's at its own rate; both move in one step, each by its own loss."""
+        critic = part_groups(
+            self.critic.model, self.critic.text, name="critic.", learning_rate_scale=self.config.critic_rate
+        )
+        return [*part_groups(self.model, self.text), *critic]
+
+    def loss(self, batch: Batch) -> Loss:
+        """Of the student: how far from where it should be. Of the critic: how wrong about what is made."""
+        draw = batch.generator
+        frames, own = self._kind(batch.step)
+        clips = self.clips.draw(self.config.batch_frames // frames, frames, draw)
+        clean, captions = clips.clean.to(self.device), clips.captions
+        text = self.text.encode_captions(captions)
+        opening = frames == self.block_frames
+        run = DiffusionForcing() if opening else TeacherForcing(self._rolled_out(clean, text, draw) if own else clean)
+        made = self._made(text, run, clean, draw)
+
+        # The opening of a longer clip is context: single blocks teach it, at levels of its own.
+        taught = torch.ones(clean.shape[2], device=self.device)
+        if not opening:
+            taught[: self.block_frames] = 0
+        moved = self._mean(0.5 * (made - self._better(made.detach(), captions, run, draw)).square(), taught)
+        noisy, noise, sigma = self._noised(made.detach(), draw)
+        flow = self.critic.flow(noisy, 1000 * sigma, captions, run)
+        wrong = self._mean((flow - clean_to_velocity(made.detach(), noise)).square(), taught)
+        return Loss(moved + wrong, len(clean), {"moved": moved.detach(), "critic": wrong.detach()})
+
+    def _made(
+        self, text: Tensor, run: DiffusionForcing | TeacherForcing, like: Tensor, draw: torch.Generator
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        """Every block by the first few of its levels, side by side; the last one that is run has gradients."""
+        levels = self.levels[0 if isinstance(run, DiffusionForcing) else 1]
+        last = int(torch.randint(len(levels), (), generator=draw))
+        x = self._noise(like, draw)
+        for number, sigma in enumerate(levels[: last + 1]):
+            timestep = torch.full((len(x), x.shape[2]), 1000 * sigma, device=self.device)
+            with torch.set_grad_enabled(number == last):
+                flow = self.model(x, timestep, text, run=run)
+                assert flow is not None
+                made = velocity_to_clean(x, flow, sigma)
+            if number < last:
+                x = add_noise(made, self._noise(like, draw), levels[number + 1])
+        return made
+
+    @torch.no_grad()
+    def _better(
+        self, made: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing, draw: torch.Generator
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        """Where what was made should rather be: on from the critic's estimate to the real one's (Eqs. 7, 8)."""
+        noisy, _, sigma = self._noised(made, draw)
+        broad = sigma[:, None, :, None, None]
+        real, critic = (
+            velocity_to_clean(noisy, one.flow(noisy, 1000 * sigma, captions, run), broad)
+            for one in (self.real, self.critic)
+        )
+        away = (made - real).abs().unflatten(2, (-1, self.block_frames)).mean((1, 3, 4, 5))
+        scale = away.clamp(min=_NEAREST).repeat_interleave(self.block_frames, 1)[:, None, :, None, None]
+        return made + (real - critic) / scale
+
+    def _kind(self, step: int) -> tuple[int, bool]:
+        """Latent frames of a step's clips, and whether they stand on the model's own past: by turns.
+
+        So processes never wait for one another's longer batch.
+        """
+        turn, which = divmod(step, len(self.config.lengths))
+        share = self.config.own_context_share
+        return self.config.lengths[which], math.floor((turn + 1) * share) > math.floor(turn * share)
+
+    @torch.no_grad()
+    def _rolled_out(self, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
+        """What the model itself makes of the clips' prompts."""
+        _, _, frames, height, width = clean.shape
+        seed = int(torch.randint(2**62, (1,), generator=draw))
+        return roll_out(self.model, text, RolloutSpec(self.generation(), height, width, frames, seed))
+
+    def _noised(self, made: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Float[Tensor, "clips frames"]]:
+        """Made clips with noise, the noise, and its levels: one a block."""
+        low, high = _COMPARED
+        u = low + (high - low) * torch.rand(len(made), made.shape[2] // self.block_frames, generator=draw)
+        sigma = shift_sigma(u, self.config.shift).repeat_interleave(self.block_frames, 1).to(self.device)
+        noise = self._noise(made, draw)
+        return add_noise(made, noise, sigma[:, None, :, None, None]), noise, sigma
+
+    def _mean(self, values: Tensor, taught: Float[Tensor, " frames"]) -> Float[Tensor, ""]:
+        return (values.mean((0, 1, 3, 4)) * taught).sum() / taught.sum()
+
+    def _noise(self, like: Tensor, draw: torch.Generator) -> Tensor:
+        return torch.randn(like.shape, generator=draw).to(self.device)
+
+
+class _Scorer:
+    """A model with its own text part: it says which way noisy clips should go."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.model: CausalWanTransformer3DModel
+        self.text: ShapesText
+        self.model, self.text = load_export(folder)
+        self.model.to(device).train()
+        self.text.words.encoder.to(device).train()
+
+    def flow(
+        self, noisy: Tensor, timestep: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        flow = self.model(noisy, timestep, self.text.encode_captions(captions), run=run)
+        assert flow is not None
+        return flow
+
+
+if __name__ == "__main__":
+    start_run_from_words(DmdConfig, lambda config, device: DmdTask(config, device=device))

@@ -1,0 +1,223 @@
+"""What every training of the embedded model shares: scenes as latents, the model and its text part, their export."""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from rich.console import Console
+
+from arl2.errors import ConfigError
+from arl2.model.precision import cast_model
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.generator import generate_blocks
+from arl2.rollout.noise import SeededNoise
+from arl2.rollout.settings import GenerationSettings
+from arl2.shapes.captions import captions_of
+from arl2.shapes.hiding import RUN
+from arl2.shapes.oracle import read
+from arl2.shapes.palette import WORLD_SIZE
+from arl2.shapes.request import requests_of
+from arl2.shapes.scoring import score_readings
+from arl2.shapes.text import ShapesText
+from arl2.shapes.world import sample_scenes
+from arl2.training.loop import LoopConfig
+from arl2.training.scene_clips import SceneBatch, SceneClips
+from arl2.training.task import Batch, Loss, ParameterGroup
+from arl2.video.group_codec import GroupCodec
+
+# Prompts of evaluation come from a seed that no training run uses.
+_HELD_OUT_SEED = 2**40 + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig:
+    """Settings that all trainings of the embedded model have.
+
+    Attributes:
+        codec: folder of the codec; its encoder and statistics must not change afterwards.
+        latents: folder in which encoded clips are kept, shared by runs.
+        clips: encoded clips to learn from; ``clip_frames`` latent frames each.
+        opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
+            go by, and wants many more examples than the blocks that follow.
+        hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
+            ``arl2.shapes.hiding``); ``hiding_share`` of the batches of more than one block come from them.
+        data_seed: of the scenes.
+        lengths: latent frames of a training clip; each batch draws one of them.
+        batch_frames: latent frames in a batch: so many clips as fit.
+        shift: of the noise levels, in training and in sampling.
+        own_context_share: share of the longer batches whose context is not the clips but the model's own: a rollout
+            stands on the model's own blocks, and learns here to mend them.
+        steps, first_block_steps, first_block_fresh_below: of the sampler, and what is exported with the model.
+        evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
+    """
+
+    loop: LoopConfig
+    codec: str
+    latents: str = "runs/latents"
+    clips: int = 8192
+    clip_frames: int = 27
+    opening_clips: int = 0
+    hiding_clips: int = 0
+    hiding_share: float = 0.5
+    data_seed: int = 1
+    lengths: tuple[int, ...] = (3,)
+    batch_frames: int = 192
+    shift: float = 3.0
+    own_context_share: float = 0.0
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_block_steps: tuple[int, ...] | None = None
+    first_block_fresh_below: float = 1.0
+    evaluation_clips: int = 24
+    evaluation_frames: int = 9
+
+    def __post_init__(self) -> None:
+        if not self.lengths or max(self.lengths) > self.clip_frames:
+            raise ConfigError(
+                f"lengths are {list(self.lengths)}; give one or more, each at most clip_frames = {self.clip_frames}."
+            )
+        if self.batch_frames < max(self.lengths):
+            raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+        if self.hiding_clips % RUN:
+            raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
+        for name in ("hiding_share", "own_context_share"):
+            check_share(name, getattr(self, name))
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share; raises ``ConfigError``."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")
+
+
+Config = TypeVar("Config", bound=ShapesConfig)
+
+
+class ShapesTask(ABC, Generic[Config]):
+    """Trains a transformer and its text part on the shapes world; a ``Task``. What it learns by is up to ``loss``.
+
+    Args:
+        config: the settings.
+        model, text: in float32; moved to the device.
+        device: of the training.
+
+    Raises:
+        ConfigError: lengths that are not whole blocks of the model.
+        CheckpointError: codec or latents that cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: CausalWanTransformer3DModel,
+        text: ShapesText,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.block_frames = model.config.block_frames
+        if any(length % self.block_frames for length in config.lengths):
+            raise ConfigError(
+                f"lengths are {list(config.lengths)}; each must be whole blocks of {self.block_frames} frames."
+            )
+        self.model, self.text = model.to(self.device).train(), text
+        self.text.words.encoder.to(self.device).train()
+        self.codec = GroupCodec.from_pretrained(config.codec, torch_dtype=torch.float32).eval()
+        console = Console(stderr=True)
+        self.clips = SceneClips(
+            self.codec,
+            Path(config.latents),
+            clips=config.clips,
+            frames=config.clip_frames,
+            openings=config.opening_clips,
+            block_frames=self.block_frames,
+            hiding=config.hiding_clips,
+            hiding_share=config.hiding_share,
+            seed=config.data_seed,
+            say=lambda line: console.print(line, highlight=False),
+        )
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of one batch, differentiable."""
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Transformer and text encoder; matrices decay, the rest does not."""
+        return part_groups(self.model, self.text)
+
+    def drawn(self, draw: torch.Generator) -> SceneBatch:
+        """Clips of one of the lengths, as many as fit."""
+        frames = self.config.lengths[int(torch.randint(len(self.config.lengths), (1,), generator=draw))]
+        return self.clips.draw(self.config.batch_frames // frames, frames, draw)
+
+    @torch.no_grad()
+    def evaluate(self) -> Mapping[str, float]:
+        """What the oracle says of rollouts of held-out prompts."""
+        config = self.config
+        self.model.eval()
+        scenes = sample_scenes(config.evaluation_clips, seed=_HELD_OUT_SEED)
+        text = self.text.encode_captions(captions_of(scenes))
+        _, _, _, height, width = self.clips.longer.latents.shape
+        sampler = self.generation().sampler()
+        blocks = generate_blocks(
+            self.model,
+            text,
+            noise=SeededNoise.for_batch(0, len(scenes)),
+            sampler=sampler,
+            height=height,
+            width=width,
+            frames=config.evaluation_frames,
+        )
+        latents = torch.cat([block.latents for block in blocks], dim=2).cpu()
+        readings = [read(self.codec.decode(clip[None])[0].clamp(-1, 1)) for clip in latents]
+        shares = score_readings(readings, requests_of(scenes))
+        self.model.train()
+        return {name: share.value for name, share in shares.items() if not math.isnan(share.value)}
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Half precision ``transformer`` and ``text`` folders, and how to sample from them."""
+        half = CausalWanTransformer3DModel.from_config(self.model.config)
+        half.load_state_dict(self.model.state_dict())
+        cast_model(half, torch.float16).save_pretrained(folder / "transformer")
+        self.text.save_pretrained(folder / "text")
+        settings = {"text": "shapes", **self.generation().to_mapping()}
+        (folder / "generation.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def generation(self) -> GenerationSettings:
+        """How the model is sampled."""
+        config = self.config
+        return GenerationSettings(
+            steps=config.steps,
+            first_block_steps=config.first_block_steps,
+            first_block_fresh_below=config.first_block_fresh_below,
+            shift=config.shift,
+            window=self.model.config.window,
+            height=WORLD_SIZE,
+            width=WORLD_SIZE,
+        )
+
+
+def part_groups(
+    model: CausalWanTransformer3DModel, text: ShapesText, *, name: str = "", learning_rate_scale: float = 1.0
+) -> list[ParameterGroup]:
+    """All parameters of a transformer and a text encoder; matrices between layers decay, the rest does not.
+
+    ``name`` goes before each parameter's, where a task trains several models.
+    """
+    named = {f"transformer.{n}": p for n, p in model.named_parameters()}
+    matrices = {
+        f"{name}{n}": p
+        for n, p in named.items()
+        if p.dim() == 2 and n.startswith("transformer.layers") and not n.endswith("modulation")
+    }
+    named |= {f"text.{n}": p for n, p in text.words.encoder.named_parameters()}
+    rest = {f"{name}{n}": p for n, p in named.items() if f"{name}{n}" not in matrices}
+    return [
+        ParameterGroup(matrices, learning_rate_scale, weight_decay=0.01, hidden=True),
+        ParameterGroup(rest, learning_rate_scale),
+    ]
