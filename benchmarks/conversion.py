@@ -5,10 +5,11 @@
         --model mine=runs/mine/export --quick mine -o runs/conversion
 
 ``--recipe`` takes the rows from a folder of ``recipes/shapes.sh``: the teacher, the teacher with window 9, and of every
-distill-MODEL there: converted but untrained, after stage 1, after stage 2. Rows named by ``--quick`` are measured on
-prompts alone. Every cell is measured once and kept in the output folder under the model's hash, so the same words go on
-after a stop, rows can be added, and the same words in a second terminal share the work. Writes result.json, result.md
-and occlusion.png there. Times are those of this machine while they are measured: run --cells stream when it is quiet.
+distill-MODEL there: converted but untrained, after stage 1, after stage 2, and after DMD if it was. Rows named by
+``--quick`` are measured on prompts alone. Every cell is measured once and kept in the output folder under the model's
+hash, so the same words go on after a stop, rows can be added, and the same words in a second terminal share the work.
+Writes result.json, result.md and occlusion.png there. Times are those of this machine while they are measured: run
+--cells stream when it is quiet.
 """
 
 import argparse
@@ -78,22 +79,23 @@ def row_of(words: str) -> Row:
     run = Path(model).parent
     if Path(model).name != "export" or not (run / "config.json").exists():
         return Row(label, model, chosen)
-    stage = 2 if "aligned" in json.loads((run / "config.json").read_text()) else 1
+    stage = 2 if json.loads((run / "config.json").read_text()).keys() & {"aligned", "start_from"} else 1
     return Row(label, model, chosen, stage, minutes_of(run))
 
 
 def minutes_of(run: Path) -> float | None:
-    """Of training, stage 1 before stage 2 included; None without a log."""
+    """Of training, the stages before included; None without a log."""
     records = read_metrics(run / "metrics.jsonl")
     if not records:
         return None
-    aligned = json.loads((run / "config.json").read_text()).get("aligned")
-    before = minutes_of(Path(aligned).parent) if aligned and (Path(aligned).parent / "config.json").exists() else None
+    config = json.loads((run / "config.json").read_text())
+    start = config.get("aligned") or config.get("start_from")
+    before = minutes_of(Path(start).parent) if start and (Path(start).parent / "config.json").exists() else None
     return float(records[-1]["minutes"]) + (before or 0.0)
 
 
 def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
-    """The teacher, and of every conversion: untrained, after stage 1, after stage 2."""
+    """The teacher, and of every conversion: untrained, after stage 1, after stage 2, and after DMD if it was."""
     runs = [path for path in folder.glob("distill-*") if (path / "export" / "generation.json").exists()]
     runs.sort(key=lambda run: (int(re.sub(r"\D.*", "", run.name.removeprefix("distill-")) or 0), run.name))
     if not runs:
@@ -114,6 +116,9 @@ def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
             minutes = minutes_of(Path(config.aligned).parent) if stage and config.aligned else 0.0
             rows.append(Row(f"{title}, {'stage 1' if stage else 'untrained'}", str(made), stage=stage, minutes=minutes))
         rows.append(Row(f"{title}, stage 2", str(run / "export"), stage=2, minutes=minutes_of(run)))
+        finished = folder / f"dmd-{name}"
+        if (finished / "export" / "generation.json").exists():
+            rows.append(Row(f"{title}, DMD", str(finished / "export"), stage=2, minutes=minutes_of(finished)))
     return rows
 
 

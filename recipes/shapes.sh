@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # The embedded hybrid models from the embedded softmax teacher, in one command:
-# clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> export.
+# clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD (where there is a recipe) -> export.
 #
 #   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
 #   FOLDER=runs/quick CLIPS=32 HIDING_CLIPS=32 recipes/shapes.sh loop.steps=30
 #
 # The same words go on with whatever was stopped, killed or lost its power; other words are refused where they would
-# mix two recipes. Every setting of training is in recipes/shapes-align.json and recipes/shapes-distill-MODEL.json, but
-# for what this script alone knows: teacher, clips (by the last part of their path), aligned and plan.
+# mix two recipes. Every setting of training is in recipes/shapes-align.json, recipes/shapes-distill-MODEL.json and
+# recipes/shapes-dmd-MODEL.json, but for what this script alone knows: teacher, clips (by the last part of their path),
+# aligned, plan and start_from.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/,
@@ -21,7 +22,8 @@
 #   THREADS=1              CPU threads of each
 #   CLIPS=1024  HIDING_CLIPS=512  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
 #   SENSITIVITY_PROMPTS=16  SENSITIVITY_FRAMES=21                                                 the ranking
-#   ALIGN=""  DISTILL=""   settings (name=value) of one stage alone; arguments of the script go to both stages
+#   ALIGN=""  DISTILL=""  DMD=""  settings (name=value) of one stage alone; arguments of the script go to stages 1 and 2,
+#                          those of the loop (loop.name=value) to all
 #   PYTHON=.venv/bin/python, or python3 where that is not there
 set -euo pipefail
 set -f # settings such as frames=[9] are no file patterns
@@ -34,6 +36,8 @@ known_blocks=${KNOWN_BLOCKS:-3} shard_clips=${SHARD_CLIPS:-64} clip_seed=${CLIP_
 sensitivity_prompts=${SENSITIVITY_PROMPTS:-16} sensitivity_frames=${SENSITIVITY_FRAMES:-21}
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 [[ $models == all ]] && models="50 75 100"
+loop_words=()
+for word in "$@"; do [[ $word == loop.* ]] && loop_words+=("$word"); done
 export OMP_NUM_THREADS=$threads
 
 one=("$python" -m arl2.cli.main)
@@ -136,6 +140,15 @@ for model in $models; do
     "aligned=$folder/align/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
     --settings "$recipe" --threads "$threads"
 
-  echo "5. Export, $model"
+  if [[ -f recipes/shapes-dmd-$model.json ]]; then
+    echo "5. DMD, $model: few levels learn to draw what shapes-flow draws at many"
+    recipe=recipes/shapes-dmd-$model.json
+    # shellcheck disable=SC2086
+    finish "$folder/dmd-$model/finished" "$recipe" "${several[@]}" train dmd "$folder/dmd-$model" \
+      "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
+    run=$folder/dmd-$model
+  fi
+
+  echo "6. Export, $model"
   finish "$run/exported" "$recipe" export_model "$run/export" "$folder/shapes-$model"
 done

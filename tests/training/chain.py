@@ -11,9 +11,13 @@ from arl2.training.progress import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 30, 5
-STAGES = {"align": "align", "distill": "distill-75"}
+STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-75"}
 _TINY = {"CLIPS": 8, "HIDING_CLIPS": 8, "SHARD_CLIPS": 4, "CLIP_FRAMES": 6, "KNOWN_BLOCKS": 1}
 _FEW = {"SENSITIVITY_PROMPTS": 2, "SENSITIVITY_FRAMES": 6, "MODELS": "75", "DISTILL": "evaluation_rollouts=1"}
+_DMD = (
+    "clips=8 opening_clips=8 hiding_clips=8 clip_frames=6 lengths=[3,6] batch_frames=6 "
+    "evaluation_clips=1 evaluation_frames=3"
+)
 _SHORT = ["frames=[6]", "batch_frames=6", "held_out=2", "picture_frames=6"]
 _LOOP = {"steps": STEPS, "log_every": EVERY, "checkpoint_every": EVERY, "evaluate_every": 1000}
 _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
@@ -22,6 +26,7 @@ _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
 def started(folder: Path, python: str, *, processes: int = 1) -> subprocess.Popen[str]:
     """The script, with all its processes in a group of their own."""
     settings = {"FOLDER": folder, "PROCESSES": processes, "PYTHON": python, "THREADS": 1, **_TINY, **_FEW}
+    settings["DMD"] = f"latents={folder.parent}/latents {_DMD}"  # encoded once for all runs
     words = [*_SHORT, *(f"loop.{name}={value}" for name, value in {**_LOOP, **_QUIET}.items())]
     said = (folder.parent / f"{folder.name}.log").open("a")
     with said:

@@ -39,11 +39,16 @@ def test_the_result_generates_and_is_what_sensitivity_chose(whole, tmp_path):
     assert load_file(whole / "shapes-75.safetensors").keys() != weights(whole).keys()
 
 
+# Adam without momentum moves each weight of DMD by the learning rate at first, however small its gradient: what was
+# rounding in the stage before becomes a difference.
+CHAOTIC = {"dmd": 1e-2}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_are_the_recorded_ones(stage, whole):
     """To record anew, on purpose: python tests/training/make_golden_losses.py."""
     recorded = {int(step): value for step, value in json.loads(GOLDEN.read_text())[stage].items()}
-    assert losses(whole, stage) == pytest.approx(recorded, rel=1e-4)
+    assert losses(whole, stage) == pytest.approx(recorded, rel=CHAOTIC.get(stage, 1e-4))
     assert max(recorded) == STEPS
 
 
@@ -54,7 +59,7 @@ def test_two_processes_are_one(whole):
         shutil.copytree(whole / made, folder / made)
     said = finished(folder, sys.executable, processes=2)
     for stage in STAGES:
-        assert losses(folder, stage) == pytest.approx(losses(whole, stage), rel=1e-5)
+        assert losses(folder, stage) == pytest.approx(losses(whole, stage), rel=CHAOTIC.get(stage, 1e-5))
     assert said.count("finished before") == 3
 
 

@@ -8,14 +8,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.settings import read_json, settings_from_mapping
+from arl2.training.captioned import load_export
 from arl2.training.config import config_to_mapping
 from arl2.training.dmd import DmdConfig, DmdTask
 from arl2.training.loop import LoopConfig, train
 from arl2.training.task import Batch
 from arl2.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
+from arl2.training.trainable import part_of
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
 pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
@@ -217,6 +221,26 @@ def _quiet() -> Console:
     return Console(quiet=True)
 
 
+def test_a_hybrid_trains_what_its_conversion_did_and_keeps_the_rest(exports, tmp_path):
+    plain, text = load_export(str(exports / "plain"))
+    hybrid = convert(plain, "HS", state_rank=2, ffn_rank=2, seed=1).model
+    hybrid.save_pretrained(tmp_path / "hybrid" / "transformer")
+    text.save_pretrained(tmp_path / "hybrid" / "text")
+    loop = LoopConfig(steps=2, warmup_steps=1, learning_rate=1e-2, evaluate_every=100, adam_betas=(0.0, 0.99))
+    settings = config(exports, loop=loop, start_from=str(tmp_path / "hybrid"), real=str(exports / "moved"))
+    task = shift_critic(DmdTask(settings))
+    trained = {name for group in task.parameter_groups() for name in group.parameters}
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    assert trained >= {name for name in before if part_of(name, 2)}
+    result = train(task, loop, tmp_path / "run", run_config=config_to_mapping(settings), console=_quiet())
+    moved = {name for name, tensor in task.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert all(part_of(name, 2) for name in moved)
+    pipe = ARL2Pipeline.from_pretrained(result.export)
+    assert pipe.transformer.config.layer_plan == "HS"
+    assert len(pipe("a red circle moves right", num_frames=21).frames[0]) == 21
+
+
 def test_settings_that_cannot_be(exports, tmp_path):
     with pytest.raises(ConfigError, match="critic_rate is 0"):
         config(exports, critic_rate=0)
@@ -224,7 +248,7 @@ def test_settings_that_cannot_be(exports, tmp_path):
         config(exports, first_block_fresh_below=0.8)
     with pytest.raises(ConfigError, match="whole blocks of 3"):
         DmdTask(config(exports, lengths=(4,)))
-    with pytest.raises(CheckpointError, match=r"has no transformer/config\.json"):
+    with pytest.raises(CheckpointError, match=r"has no transformer/config\.json; give a model's name"):
         DmdTask(config(exports, start_from=str(tmp_path)))
     with pytest.raises(ConfigError, match="own_context_share is 2"):
         config(exports, own_context_share=2.0)

@@ -160,6 +160,11 @@ _FRAMEWISE = replace(
     results=(),
 )
 
+
+def _even(levels: int) -> tuple[int, ...]:
+    return tuple(round(1000 * (levels - i) / levels) for i in range(levels))
+
+
 _SHAPES = ModelCard(
     name="shapes",
     summary="Small coloured shapes that move, 64 x 64 pixels: the softmax model that ships with the package.",
@@ -167,8 +172,7 @@ _SHAPES = ModelCard(
     base=None,
     preset=None,
     steps=(1000, 654, 333, 152),
-    first_block_steps=tuple(round(1000 * (16 - i) / 16) for i in range(16)),
-    first_block_fresh_below=0.8,
+    first_block_steps=_even(24),
     shift=3.0,
     window=21,
     height=64,
@@ -190,6 +194,13 @@ _CARDS = (
     _SHAPES,
     _SHAPES_75,
     replace(_SHAPES_75, name="shapes-50", summary="The same with two of four layers hybrid."),
+    replace(
+        _SHAPES,
+        name="shapes-flow",
+        summary="What shapes learnt from (DMD): the flow itself, for more levels than there is time for.",
+        steps=_even(16),
+        first_block_steps=None,
+    ),
     replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, by what it is to the hybrids."),
     _CHUNKWISE,
     _FRAMEWISE,

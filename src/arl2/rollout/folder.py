@@ -29,9 +29,10 @@ EMBEDDED = {
     "shapes-75": "hybrid-75",
     "shapes-50": "hybrid-50",
     "shapes-teacher": "",
+    "shapes-flow": "flow",
 }
-"""Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, and how it is
-sampled. All of them share the codec and the text part of the teacher, which lies in ``weights`` itself."""
+"""Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, how it is
+sampled, and a text part if it has its own. What a folder lacks is the teacher's, which lies in ``weights`` itself."""
 
 CODECS = {
     "GroupCodec": "arl2.video.group_codec:GroupCodec",
@@ -91,7 +92,8 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
         # A resource, not an import: the room of the shapes world is above this one.
         weights = Path(str(files("arl2"))) / "shapes" / "weights"
         own = weights / EMBEDDED[name]
-        return PipelineFolder(own / TRANSFORMER, weights / CODEC, weights / TEXT, own / GENERATION)
+        text = own / TEXT if (own / TEXT).is_dir() else weights / TEXT
+        return PipelineFolder(own / TRANSFORMER, weights / CODEC, text, own / GENERATION)
     folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(f"'{one}'" for one in EMBEDDED)

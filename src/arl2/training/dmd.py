@@ -9,23 +9,22 @@ its own past, arXiv 2506.08009). The critic learns that by flow matching, side b
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.attention.plan import HybridSpec
 from arl2.diffusion.flow import add_noise, clean_to_velocity, velocity_to_clean
 from arl2.diffusion.levels import shift_sigma
 from arl2.errors import ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
-from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.shapes.text import ShapesText
-from arl2.training.guidance import load_export
+from arl2.training.captioned import Captioned, load_export
 from arl2.training.pictures import RolloutSpec, roll_out
-from arl2.training.shapes_task import ShapesConfig, ShapesTask, part_groups
+from arl2.training.shapes_task import WEIGHT_DECAY, ShapesConfig, ShapesTask, part_groups
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup
+from arl2.training.trainable import groups_of, unfreeze
 
 # Noise levels that are compared, before the shift: at the ends there is nothing to tell.
 _COMPARED = (0.02, 0.98)
@@ -40,10 +39,13 @@ class DmdConfig(ShapesConfig):
     Single blocks teach the opening of a stream; of longer clips the later blocks are taught. A share of
     ``own_context_share`` stands on what the model has rolled out itself, the others on the clips.
 
+    A hybrid student keeps its pretrained weights and its text part: what stage 2 of a conversion trains goes on
+    training, and what it lost there by following flows it can win back by what it draws.
+
     Attributes:
-        start_from: folder of the export that the student begins as.
-        real: folder of the export that the student is to draw like, at as many levels as it likes; the critic begins
-            as it. None: ``start_from``.
+        start_from: what the student begins as, a teacher or a hybrid: the folder of an export, or an embedded model.
+        real: the same of the model whose draws at as many levels as it likes the student is to match; the critic
+            begins as it. None: ``start_from``.
         critic_rate: learning rate of the critic over that of the student.
     """
 
@@ -71,12 +73,14 @@ class DmdTask(ShapesTask[DmdConfig]):
     """
 
     def __init__(self, config: DmdConfig, *, device: torch.device | str = "cpu") -> None:
-        model, text = load_export(Path(config.start_from))
+        model, text = load_export(config.start_from)
         super().__init__(config, model, text, device=device)
-        real = Path(config.real or config.start_from)
-        self.real, self.critic = _Scorer(real, self.device), _Scorer(real, self.device)
-        self.real.model.eval().requires_grad_(False)
-        self.real.text.words.encoder.eval().requires_grad_(False)
+        self.converted: dict[str, torch.nn.Parameter] = {}
+        if HybridSpec.letter in str(model.config.layer_plan):
+            self.converted = unfreeze(self.model, 2)
+            self.text.words.encoder.requires_grad_(False)
+        real = config.real or config.start_from
+        self.real, self.critic = Captioned(real, self.device).frozen(), Captioned(real, self.device)
         if self.real.model.config.block_frames != self.block_frames:
             raise ConfigError(
                 f"'{real}' makes blocks of {self.real.model.config.block_frames} frames, '{config.start_from}' of "
@@ -90,6 +94,8 @@ class DmdTask(ShapesTask[DmdConfig]):
         critic = part_groups(
             self.critic.model, self.critic.text, name="critic.", learning_rate_scale=self.config.critic_rate
         )
+        if self.converted:
+            return [*groups_of(self.converted, 2, weight_decay=WEIGHT_DECAY), *critic]
         return [*part_groups(self.model, self.text), *critic]
 
     def loss(self, batch: Batch) -> Loss:
@@ -174,24 +180,6 @@ class DmdTask(ShapesTask[DmdConfig]):
 
     def _noise(self, like: Tensor, draw: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=draw).to(self.device)
-
-
-class _Scorer:
-    """A model with its own text part: it says which way noisy clips should go."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.model: CausalWanTransformer3DModel
-        self.text: ShapesText
-        self.model, self.text = load_export(folder)
-        self.model.to(device).train()
-        self.text.words.encoder.to(device).train()
-
-    def flow(
-        self, noisy: Tensor, timestep: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing
-    ) -> Float[Tensor, "clips channels frames height width"]:
-        flow = self.model(noisy, timestep, self.text.encode_captions(captions), run=run)
-        assert flow is not None
-        return flow
 
 
 if __name__ == "__main__":

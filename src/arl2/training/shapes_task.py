@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.console import Console
 from arl2.errors import ConfigError
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.settings import GenerationSettings
@@ -32,6 +34,8 @@ from arl2.video.group_codec import GroupCodec
 
 # Prompts of evaluation come from a seed that no training run uses.
 _HELD_OUT_SEED = 2**40 + 2
+# Of matrices between layers.
+WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +184,14 @@ class ShapesTask(ABC, Generic[Config]):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Half precision ``transformer`` and ``text`` folders, and how to sample from them."""
+        """A pipeline's folder: half precision ``transformer`` and ``text``, the codec, and how to sample from them."""
         half = CausalWanTransformer3DModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
-        cast_model(half, torch.float16).save_pretrained(folder / "transformer")
-        self.text.save_pretrained(folder / "text")
+        cast_model(half, torch.float16).save_pretrained(folder / TRANSFORMER)
+        self.text.save_pretrained(folder / TEXT)
+        shutil.copytree(self.config.codec, folder / CODEC, dirs_exist_ok=True)
         settings = {"text": "shapes", **self.generation().to_mapping()}
-        (folder / "generation.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        (folder / GENERATION).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def generation(self) -> GenerationSettings:
         """How the model is sampled."""
@@ -218,6 +223,6 @@ def part_groups(
     named |= {f"text.{n}": p for n, p in text.words.encoder.named_parameters()}
     rest = {f"{name}{n}": p for n, p in named.items() if f"{name}{n}" not in matrices}
     return [
-        ParameterGroup(matrices, learning_rate_scale, weight_decay=0.01, hidden=True),
+        ParameterGroup(matrices, learning_rate_scale, weight_decay=WEIGHT_DECAY, hidden=True),
         ParameterGroup(rest, learning_rate_scale),
     ]

@@ -1,7 +1,6 @@
 """The teacher task: the causal Wan transformer learns the shapes world by flow matching with teacher forcing."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +12,9 @@ from arl2.errors import ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.text import ShapesText
+from arl2.training.captioned import load_export
 from arl2.training.coupling import near_object, paired_noise
-from arl2.training.guidance import Autoguidance, load_export
+from arl2.training.guidance import Autoguidance
 from arl2.training.scene_clips import SceneBatch
 from arl2.training.shapes_task import ShapesConfig, ShapesTask, check_share
 from arl2.training.start import start_run_from_words
@@ -48,7 +48,8 @@ class TeacherConfig(ShapesConfig):
 
     Attributes:
         model: sizes of a fresh model.
-        start_from: folder of an earlier run's export to go on from; its sizes then replace ``model``.
+        start_from: folder of an earlier run's export, or an embedded model's name, to go on from; its sizes then
+            replace ``model``.
         paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
             ``arl2.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
         level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
@@ -92,12 +93,12 @@ class TeacherTask(ShapesTask[TeacherConfig]):
             model = _fresh_model(config)
             text = ShapesText.build(width=config.model.text_dim, seed=config.loop.seed)
         else:
-            model, text = load_export(Path(config.start_from))
+            model, text = load_export(config.start_from)
         super().__init__(config, model, text, device=device)
         self.guidance: Autoguidance | None = None
         if config.guide is not None and config.start_from is not None:
             self.guidance = Autoguidance(
-                Path(config.start_from), Path(config.guide), weight=config.guide_weight, device=self.device
+                config.start_from, config.guide, weight=config.guide_weight, device=self.device
             )
         self.levels = torch.tensor(self.generation().sampler().levels_of(1)) / 1000
 
