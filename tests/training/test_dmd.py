@@ -125,9 +125,10 @@ def test_what_is_made_should_go_from_the_critics_estimate_to_the_real_ones(expor
     captions, run = ["a red circle moves right", "a blue star on white"], TeacherForcing(made)
     step = task._better(made, captions, run, torch.Generator().manual_seed(1)) - made
     # The critic's flow is 0.5 more, its estimate 0.5 sigma less; divided by one number a block.
-    noisy, _, sigma = task._noised(made, torch.Generator().manual_seed(1))
+    there = task._noised(made, torch.Generator().manual_seed(1))
+    sigma = there.sigma.repeat_interleave(3, 1)
     assert (step > 0).all()
-    real = noisy - sigma[:, None, :, None, None] * task.real.flow(noisy, 1000 * sigma, captions, run)
+    real = there.noisy - sigma[:, None, :, None, None] * task.real.flow(there.noisy, 1000 * sigma, captions, run)
     for clip in range(2):
         for start in (0, 3):
             span = slice(start, start + 3)

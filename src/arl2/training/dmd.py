@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.attention.plan import HybridSpec
-from arl2.diffusion.flow import add_noise, clean_to_velocity, velocity_to_clean
-from arl2.diffusion.levels import shift_sigma
+from arl2.diffusion.flow import add_noise, velocity_to_clean
 from arl2.errors import ConfigError
+from arl2.geometry import split_blocks
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.training.captioned import Captioned, load_export
-from arl2.training.pictures import RolloutSpec, roll_out
+from arl2.training.noising import LevelsBetween, NoisyClips, noised
 from arl2.training.shapes_task import WEIGHT_DECAY, ShapesConfig, ShapesTask, part_groups
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup
@@ -87,6 +87,7 @@ class DmdTask(ShapesTask[DmdConfig]):
                 f"{self.block_frames}; give models of the same blocks."
             )
         sampler = self.generation().sampler()
+        self.compared = LevelsBetween(*_COMPARED, shift=config.shift)
         self.levels = [tuple(level / 1000 for level in sampler.levels_of(block)) for block in (0, 1)]
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
@@ -102,7 +103,7 @@ class DmdTask(ShapesTask[DmdConfig]):
         """Of the student: how far from where it should be. Of the critic: how wrong about what is made."""
         draw = batch.generator
         frames, own = self._kind(batch.step)
-        clips = self.clips.draw(self.config.batch_frames // frames, frames, draw)
+        clips = self.drawn(frames, draw)
         clean, captions = clips.clean.to(self.device), clips.captions
         text = self.text.encode_captions(captions)
         opening = frames == self.block_frames
@@ -110,13 +111,12 @@ class DmdTask(ShapesTask[DmdConfig]):
         made = self._made(text, run, clean, draw)
 
         # The opening of a longer clip is context: single blocks teach it, at levels of its own.
-        taught = torch.ones(clean.shape[2], device=self.device)
-        if not opening:
-            taught[: self.block_frames] = 0
-        moved = self._mean(0.5 * (made - self._better(made.detach(), captions, run, draw)).square(), taught)
-        noisy, noise, sigma = self._noised(made.detach(), draw)
-        flow = self.critic.flow(noisy, 1000 * sigma, captions, run)
-        wrong = self._mean((flow - clean_to_velocity(made.detach(), noise)).square(), taught)
+        taught = slice(0 if opening else self.block_frames, None)
+        better = self._better(made.detach(), captions, run, draw)
+        moved = 0.5 * (made - better)[:, :, taught].square().mean()
+        again = self._noised(made.detach(), draw)
+        flow = self.critic.flow(again.noisy, again.timestep, captions, run)
+        wrong = (flow - again.velocity)[:, :, taught].square().mean()
         return Loss(moved + wrong, len(clean), {"moved": moved.detach(), "critic": wrong.detach()})
 
     def _made(
@@ -141,10 +141,10 @@ class DmdTask(ShapesTask[DmdConfig]):
         self, made: Tensor, captions: list[str], run: DiffusionForcing | TeacherForcing, draw: torch.Generator
     ) -> Float[Tensor, "clips channels frames height width"]:
         """Where what was made should rather be: on from the critic's estimate to the real one's (Eqs. 7, 8)."""
-        noisy, _, sigma = self._noised(made, draw)
-        broad = sigma[:, None, :, None, None]
+        there = self._noised(made, draw)
+        sigma = there.sigma.repeat_interleave(self.block_frames, 1)[:, None, :, None, None]
         real, critic = (
-            velocity_to_clean(noisy, one.flow(noisy, 1000 * sigma, captions, run), broad)
+            velocity_to_clean(there.noisy, one.flow(there.noisy, there.timestep, captions, run), sigma)
             for one in (self.real, self.critic)
         )
         away = (made - real).abs().unflatten(2, (-1, self.block_frames)).mean((1, 3, 4, 5))
@@ -160,23 +160,13 @@ class DmdTask(ShapesTask[DmdConfig]):
         share = self.config.own_context_share
         return self.config.lengths[which], math.floor((turn + 1) * share) > math.floor(turn * share)
 
-    @torch.no_grad()
     def _rolled_out(self, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
         """What the model itself makes of the clips' prompts."""
-        _, _, frames, height, width = clean.shape
-        seed = int(torch.randint(2**62, (1,), generator=draw))
-        return roll_out(self.model, text, RolloutSpec(self.generation(), height, width, frames, seed))
+        return self.roll_out(text, clean.shape[2], seed=int(torch.randint(2**62, (1,), generator=draw)))
 
-    def _noised(self, made: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Float[Tensor, "clips frames"]]:
-        """Made clips with noise, the noise, and its levels: one a block."""
-        low, high = _COMPARED
-        u = low + (high - low) * torch.rand(len(made), made.shape[2] // self.block_frames, generator=draw)
-        sigma = shift_sigma(u, self.config.shift).repeat_interleave(self.block_frames, 1).to(self.device)
-        noise = self._noise(made, draw)
-        return add_noise(made, noise, sigma[:, None, :, None, None]), noise, sigma
-
-    def _mean(self, values: Tensor, taught: Float[Tensor, " frames"]) -> Float[Tensor, ""]:
-        return (values.mean((0, 1, 3, 4)) * taught).sum() / taught.sum()
+    def _noised(self, made: Tensor, draw: torch.Generator) -> NoisyClips:
+        """Made clips beside their noisy copies."""
+        return noised(made, split_blocks(made.shape[2], self.block_frames), self.compared, draw)
 
     def _noise(self, like: Tensor, draw: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=draw).to(self.device)

@@ -1,6 +1,7 @@
 """Noisy copies of clips for teacher forcing: one level a block, where the student's sampler will be."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -43,6 +44,29 @@ class NoisyClips:
         return torch.stack([values[:, :, span.start : span.stop].mean((1, 2, 3, 4)) for span in self.blocks], dim=1)
 
 
+@runtime_checkable
+class Levels(Protocol):
+    """Which noise levels clips are put at."""
+
+    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        """One level for every block, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class LevelsBetween:
+    """Anywhere from ``low`` to ``high`` of a schedule, before its shift."""
+
+    low: float
+    high: float
+    shift: float
+
+    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        """One level for every block, on the CPU."""
+        u = self.low + (self.high - self.low) * torch.rand(clips, blocks, generator=generator)
+        return shift_sigma(u, self.shift)
+
+
 class SamplingLevels:
     """The noise levels at which a model will be asked, and those between them.
 
@@ -63,12 +87,11 @@ class SamplingLevels:
         # The first block may have levels of its own.
         self.first, self.later = (torch.tensor(sampler.levels_of(block)) / TRAIN_STEPS for block in (0, 1))
         lowest = float(min(self.first.min(), self.later.min()))
-        self.lowest = lowest / (self.shift - (self.shift - 1) * lowest)  # before the shift
+        self.between = LevelsBetween(lowest / (self.shift - (self.shift - 1) * lowest), 1.0, self.shift)
 
     def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
         """One level for every block, on the CPU."""
-        u = self.lowest + (1 - self.lowest) * torch.rand(clips, blocks, generator=generator)
-        between = shift_sigma(u, self.shift)
+        between = self.between.draw(clips, blocks, generator)
         exact = torch.rand(clips, blocks, generator=generator) < self.share
         own = torch.empty(clips, blocks)
         for block in range(blocks):
@@ -80,7 +103,7 @@ class SamplingLevels:
 def noised(
     clean: Float[Tensor, "batch channels frames height width"],
     blocks: tuple[FrameRange, ...],
-    levels: SamplingLevels,
+    levels: Levels,
     generator: torch.Generator,
 ) -> NoisyClips:
     """Clips with noise at levels drawn for every block; all randomness from ``generator`` (on the CPU)."""

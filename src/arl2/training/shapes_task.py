@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
+from torch import Tensor
 
 from arl2.errors import ConfigError
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER
-from arl2.rollout.generator import generate_blocks
-from arl2.rollout.noise import SeededNoise
 from arl2.rollout.settings import GenerationSettings
 from arl2.shapes.captions import captions_of
 from arl2.shapes.hiding import RUN
@@ -28,6 +28,7 @@ from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import sample_scenes
 from arl2.training.loop import LoopConfig
+from arl2.training.pictures import RolloutSpec, roll_out
 from arl2.training.scene_clips import SceneBatch, SceneClips
 from arl2.training.task import Batch, Loss, ParameterGroup
 from arl2.video.group_codec import GroupCodec
@@ -153,30 +154,22 @@ class ShapesTask(ABC, Generic[Config]):
         """Transformer and text encoder; matrices decay, the rest does not."""
         return part_groups(self.model, self.text)
 
-    def drawn(self, draw: torch.Generator) -> SceneBatch:
-        """Clips of one of the lengths, as many as fit."""
-        frames = self.config.lengths[int(torch.randint(len(self.config.lengths), (1,), generator=draw))]
+    def drawn(self, frames: int, draw: torch.Generator) -> SceneBatch:
+        """Clips of so many latent frames, as many as fit."""
         return self.clips.draw(self.config.batch_frames // frames, frames, draw)
+
+    def roll_out(self, text: Float[Tensor, "batch words width"], frames: int, *, seed: int = 0) -> Tensor:
+        """Latents ``[B, C, F, h, w]`` that the model generates with its own memory, sampled as it is exported."""
+        _, _, _, height, width = self.clips.longer.latents.shape
+        return roll_out(self.model, text, RolloutSpec(self.generation(), height, width, frames, seed))
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
         """What the oracle says of rollouts of held-out prompts."""
-        config = self.config
         self.model.eval()
-        scenes = sample_scenes(config.evaluation_clips, seed=_HELD_OUT_SEED)
+        scenes = sample_scenes(self.config.evaluation_clips, seed=_HELD_OUT_SEED)
         text = self.text.encode_captions(captions_of(scenes))
-        _, _, _, height, width = self.clips.longer.latents.shape
-        sampler = self.generation().sampler()
-        blocks = generate_blocks(
-            self.model,
-            text,
-            noise=SeededNoise.for_batch(0, len(scenes)),
-            sampler=sampler,
-            height=height,
-            width=width,
-            frames=config.evaluation_frames,
-        )
-        latents = torch.cat([block.latents for block in blocks], dim=2).cpu()
+        latents = self.roll_out(text, self.config.evaluation_frames).cpu()
         readings = [read(self.codec.decode(clip[None])[0].clamp(-1, 1)) for clip in latents]
         shares = score_readings(readings, requests_of(scenes))
         self.model.train()

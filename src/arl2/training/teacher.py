@@ -105,9 +105,9 @@ class TeacherTask(ShapesTask[TeacherConfig]):
     def loss(self, batch: Batch) -> Loss:
         """Mean square error of the flow, one noise level a block, earlier blocks given clean."""
         config, draw = self.config, batch.generator
-        clips, size = self.drawn(draw), self.block_frames
+        frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
+        clips, size = self.drawn(frames, draw), self.block_frames
         clean = clips.clean.to(self.device)
-        frames = clean.shape[2]
         text = self.text.encode_captions(clips.captions)
 
         levels = self._noise_levels(len(clean), frames // size, draw)
