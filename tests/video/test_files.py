@@ -14,7 +14,7 @@ from arl2.video.formats import VideoFileError, check_writable
 from arl2.video.pixels import from_bytes, to_bytes
 from arl2.video.reading import iterate_video, read_video, video_info
 from arl2.video.sheet import contact_sheet
-from arl2.video.writers import open_video
+from arl2.video.writers import load_writer, open_video
 
 NAMES = ["clip.mp4", "clip.gif", "clip.webp", "clip"]
 
@@ -182,3 +182,14 @@ def test_contact_sheet(tmp_path: Path) -> None:
     assert any(np.array_equal(first_frame[y : y + 64], video[0].repeat(2, 0).repeat(2, 1)) for y in range(60))
     with pytest.raises(GeometryError, match="needs clips"):
         contact_sheet([])
+
+
+def test_what_writes_a_file_is_loaded_ahead_and_only_where_it_is_needed():
+    program = (
+        "import sys; from pathlib import Path; from arl2.video.writers import load_writer\n"
+        "load_writer(Path('a.y4m')); load_writer(Path('pictures')); assert 'av' not in sys.modules\n"
+        "load_writer(Path('a.mp4')); assert 'av' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(VideoFileError, match=r"'a\.mov' ends in"):
+        load_writer(Path("a.mov"))

@@ -23,7 +23,7 @@ from arl2.training.interrupt import StopSignal
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
 from arl2.video.sheet import contact_sheet
-from arl2.video.writers import open_video
+from arl2.video.writers import load_writer, open_video
 
 # Prompts generated at once; seeds are each prompt's own, so videos do not depend on it.
 PROMPTS_AT_ONCE = 16
@@ -82,7 +82,12 @@ class Generation:
         self._latents: dict[int, list[Tensor]] | None = {} if keep_latents else None
 
     def check(self) -> None:
-        """Refuse what cannot be generated before any file is opened; errors as for ``ARL2Pipeline.stream``."""
+        """Refuse what cannot be generated before any file is opened; errors as for ``ARL2Pipeline.stream``.
+
+        Everything is loaded afterwards.
+        """
+        for output in self.plan.outputs:
+            load_writer(output.path)
         for batch in self._batches():
             self._stream(batch)
 

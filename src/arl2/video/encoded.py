@@ -36,7 +36,7 @@ _RECIPES: dict[Format, _Recipe] = {
     "mp4": _Recipe(
         "libx264",
         "yuv420p",
-        {"crf": "16", "preset": "medium"},
+        {"crf": "16", "preset": "veryfast"},
         {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
     ),
     "gif": _Recipe("gif", "pal8"),

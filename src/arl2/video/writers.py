@@ -3,17 +3,20 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from arl2.errors import GeometryError
-from arl2.video.formats import check_writable, writing_failed
+from arl2.video.formats import check_writable, format_of, writing_failed
 from arl2.video.pixels import enlarge
 from arl2.video.writing import VideoWriter, require_same_size
 from arl2.video.y4m import Y4mVideo
+
+if TYPE_CHECKING:
+    from arl2.video.encoded import EncodedVideo
 
 DEFAULT_FPS = 16
 
@@ -48,10 +51,24 @@ def open_video(
         return _PngFolder(path, fps, scale, settings)
     if kind == "y4m":
         return Y4mVideo(path, fps=fps, scale=scale)
-    # PyAV is loaded when a file needs it: importing arl2 stays light.
+    return _encoder()(path, kind, fps=fps, scale=scale, settings=settings)
+
+
+def load_writer(path: Path) -> None:
+    """Load what a file of this name needs, while there is no frame that waits for it.
+
+    Raises:
+        VideoFileError: unknown extension.
+    """
+    if format_of(path) not in ("png folder", "y4m"):
+        _encoder()
+
+
+def _encoder() -> "type[EncodedVideo]":
+    # PyAV is loaded when a file needs it: importing arl2 stays light, and it takes a tenth of a second.
     from arl2.video.encoded import EncodedVideo
 
-    return EncodedVideo(path, kind, fps=fps, scale=scale, settings=settings)
+    return EncodedVideo
 
 
 class _PngFolder(VideoWriter):
