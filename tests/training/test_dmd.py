@@ -171,11 +171,37 @@ def test_each_block_is_made_at_its_levels_and_the_last_one_alone_has_gradients(e
 
 
 def test_lengths_and_contexts_come_by_turns_the_same_on_all_processes(exports):
-    task = DmdTask(config(exports, own_context_share=0.5))
-    kinds = [task._kind(step) for step in range(8)]
-    assert [frames for frames, _ in kinds] == [3, 9] * 4
-    assert [own for _, own in kinds] == [False, False, True, True] * 2
-    assert not any(DmdTask(config(exports))._kind(step)[1] for step in range(8))
+    def contexts() -> list[str | None]:
+        kinds = [DmdTask._kind(task, step) for step in range(16)]
+        assert [frames for frames, _ in kinds] == [3, 9] * 8
+        assert not any(context for _, context in kinds[::2])
+        return [context for _, context in kinds[1::2]]
+
+    task = DmdTask(config(exports))
+    assert contexts() == ["clip"] * 8
+    task.config = config(exports, own_context_share=0.5)
+    assert contexts() == ["clip", "rollout"] * 4
+    task.config = config(exports, own_context_share=0.5, redrawn_share=0.5)
+    assert contexts() == ["clip", "rollout", "redrawn", "rollout"] * 2
+
+
+def test_a_redrawn_context_goes_where_the_clip_goes(exports):
+    """Its opening is the clip's, each later block what the levels make of it after the clip's own blocks."""
+    task = DmdTask(config(exports, redrawn_share=1.0))
+    clips = task.clips.draw(2, 9, torch.Generator().manual_seed(0))
+    text = task.text.encode_captions(clips.captions)
+    redrawn = task._context("redrawn", clips.clean, text, torch.Generator().manual_seed(1))
+    assert not redrawn.requires_grad
+    assert torch.equal(redrawn[:, :, :3], clips.clean[:, :, :3])
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(clips.clean.shape, generator=draw)
+    for level, after in ((1.0, 0.75), (0.75, None)):  # 500 is 750 under shift 3
+        with torch.no_grad():
+            flow = task.model(x, torch.full((2, 9), 1000 * level), text, run=TeacherForcing(clips.clean))
+        made = x - level * flow
+        if after is not None:
+            x = (1 - after) * made + after * torch.randn(made.shape, generator=draw)
+    torch.testing.assert_close(redrawn[:, :, 3:], made[:, :, 3:])
 
 
 def test_own_context_is_what_the_model_rolls_out(exports):
@@ -242,7 +268,24 @@ def test_a_hybrid_trains_what_its_conversion_did_and_keeps_the_rest(exports, tmp
     assert len(pipe("a red circle moves right", num_frames=21).frames[0]) == 21
 
 
+def test_clips_are_a_target_where_the_student_stands_on_them(exports):
+    settings = config(exports, own_context_share=0.5)
+    plain, pulled = (DmdTask(replace(settings, data_weight=weight)) for weight in (0.0, 2.0))
+    for step, pulls in enumerate((False, True, False, False)):
+        before, after = (task.loss(Batch.keyed(0, step, 0, 1)) for task in (plain, pulled))
+        assert after.logs["moved"] == before.logs["moved"]
+        extra = (after.value - before.value).item()
+        assert extra == pytest.approx(2 * after.logs["data"].item(), rel=1e-4)
+        assert (extra > 0) == pulls
+
+
 def test_settings_that_cannot_be(exports, tmp_path):
+    with pytest.raises(ConfigError, match="data_weight is -1"):
+        config(exports, data_weight=-1.0)
+    with pytest.raises(ConfigError, match="redrawn_share is 2"):
+        config(exports, redrawn_share=2.0)
+    with pytest.raises(ConfigError, match="bounce_weight is 0"):
+        config(exports, bounce_weight=0.0)
     with pytest.raises(ConfigError, match="critic_rate is 0"):
         config(exports, critic_rate=0)
     with pytest.raises(ConfigError, match=r"leave first_block_fresh_below at 1 \(it is 0.8\)"):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from arl2.errors import ConfigError
 from arl2.rollout.settings import read_json, settings_from_mapping
+from arl2.shapes.world import BOUNCE
 from arl2.training.config import config_to_mapping
 from arl2.training.loop import LoopConfig, train
 from arl2.training.task import Batch
@@ -151,6 +152,32 @@ def test_hiding_clips_take_their_share_of_the_longest_batches(latents):
     assert clips.source(3, draw) is clips.openings
     assert not torch.equal(clips.hiding.latents, clips.longer.latents)
     assert bool(clips.hiding.scenes.hides_colour.all())
+
+
+def test_what_bounces_is_drawn_more_often(latents):
+    """32 of the scenes; which of them bounce is counted."""
+    shares = {}
+    for weight in (1.0, 4.0):
+        clips = TeacherTask(replace(config(latents), bounce_weight=weight)).clips
+        batch = clips.draw(2000, 3, torch.Generator().manual_seed(0))
+        shares[weight] = float((batch.scenes.motion == BOUNCE).float().mean())
+        there = float((clips.openings.scenes.motion == BOUNCE).float().mean())
+        assert shares[weight] == pytest.approx(weight * there / (weight * there + 1 - there), abs=0.04)
+    assert 0 < shares[1.0] < shares[4.0] < 1
+
+
+@pytest.mark.parametrize("shows", [0.0, 0.1])
+def test_chosen_openings_are_taught_by_single_blocks_alone(latents, shows, monkeypatch):
+    """A model that is right but for the opening of a longer clip has nothing to learn there."""
+    task = TeacherTask(replace(config(latents), opening_shows=shows, lengths=(6,)))
+
+    def right_but_for_the_opening(noisy, timestep, text, *, run):
+        flow = (noisy - run.clean) / (timestep / 1000)[:, None, :, None, None]
+        return torch.cat([flow[:, :, :3] + 1, flow[:, :, 3:]], 2).requires_grad_()
+
+    monkeypatch.setattr(task.model, "forward", right_but_for_the_opening)
+    taught = task.loss(Batch.keyed(0, 0, 0, 1)).value.item() > 0.01
+    assert taught == (shows == 0)
 
 
 def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):

@@ -9,6 +9,7 @@ its own past, arXiv 2506.08009). The critic learns that by flow matching, side b
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from arl2.geometry import split_blocks
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.training.captioned import Captioned, load_export
 from arl2.training.noising import LevelsBetween, NoisyClips, noised
+from arl2.training.scene_clips import check_share
 from arl2.training.shapes_task import WEIGHT_DECAY, ShapesConfig, ShapesTask, part_groups
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup
@@ -32,12 +34,17 @@ _COMPARED = (0.02, 0.98)
 _NEAREST = 1e-3
 
 
+# What the student stands on: the clip, the clip as it draws that itself, or what it has rolled out.
+Context = Literal["clip", "redrawn", "rollout"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DmdConfig(ShapesConfig):
     """Settings of a DMD run, beside those of ``ShapesConfig``.
 
     Single blocks teach the opening of a stream; of longer clips the later blocks are taught. A share of
-    ``own_context_share`` stands on what the model has rolled out itself, the others on the clips.
+    ``own_context_share`` stands on what the model has rolled out itself, the others on the clips, or on these as the
+    model draws them.
 
     A hybrid student keeps its pretrained weights and its text part: what stage 2 of a conversion trains goes on
     training, and what it lost there by following flows it can win back by what it draws.
@@ -47,16 +54,26 @@ class DmdConfig(ShapesConfig):
         real: the same of the model whose draws at as many levels as it likes the student is to match; the critic
             begins as it. None: ``start_from``.
         critic_rate: learning rate of the critic over that of the student.
+        redrawn_share: share of the steps on clips whose context is drawn anew by the model, each block after the true
+            ones before it: it goes where the clip goes, and has the faults of a rollout.
+        data_weight: of the error to the clips themselves, where the student stands on them and they have shown their
+            object: what comes next is nearly decided, so a mean square blurs little. (The DMD of arXiv 2311.18828 has a
+            regression beside it, too.) When an object comes out first is decided by nothing: there a mean is empty.
     """
 
     start_from: str
     real: str | None = None
     critic_rate: float = 2.5
+    redrawn_share: float = 0.0
+    data_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.critic_rate <= 0:
             raise ConfigError(f"critic_rate is {self.critic_rate}; give a number above 0.")
+        check_share("redrawn_share", self.redrawn_share)
+        if self.data_weight < 0:
+            raise ConfigError(f"data_weight is {self.data_weight}; give a number from 0.")
         if self.first_block_fresh_below < 1:
             raise ConfigError(
                 "A DMD run trains levels with fresh noise at each; leave first_block_fresh_below at 1 (it is "
@@ -102,33 +119,51 @@ class DmdTask(ShapesTask[DmdConfig]):
     def loss(self, batch: Batch) -> Loss:
         """Of the student: how far from where it should be. Of the critic: how wrong about what is made."""
         draw = batch.generator
-        frames, own = self._kind(batch.step)
+        frames, context = self._kind(batch.step)
         clips = self.drawn(frames, draw)
         clean, captions = clips.clean.to(self.device), clips.captions
         text = self.text.encode_captions(captions)
-        opening = frames == self.block_frames
-        run = DiffusionForcing() if opening else TeacherForcing(self._rolled_out(clean, text, draw) if own else clean)
+        run: DiffusionForcing | TeacherForcing = DiffusionForcing()
+        if context is not None:
+            run = TeacherForcing(self._context(context, clean, text, draw))
         made = self._made(text, run, clean, draw)
 
         # The opening of a longer clip is context: single blocks teach it, at levels of its own.
-        taught = slice(0 if opening else self.block_frames, None)
+        taught = slice(0 if context is None else self.block_frames, None)
         better = self._better(made.detach(), captions, run, draw)
         moved = 0.5 * (made - better)[:, :, taught].square().mean()
         again = self._noised(made.detach(), draw)
         flow = self.critic.flow(again.noisy, again.timestep, captions, run)
         wrong = (flow - again.velocity)[:, :, taught].square().mean()
-        return Loss(moved + wrong, len(clean), {"moved": moved.detach(), "critic": wrong.detach()})
+        missed = torch.zeros((), device=self.device)
+        if self.config.data_weight and context in ("clip", "redrawn"):
+            decided = clips.seen_before(self.codec, self.block_frames).repeat_interleave(self.block_frames, 1)
+            error = (made - clean).square().mean((1, 3, 4)) * decided.to(self.device)
+            missed = error[:, taught].mean()
+        logs = {"moved": moved.detach(), "critic": wrong.detach()}
+        if self.config.data_weight:
+            logs["data"] = missed.detach()
+        return Loss(moved + wrong + self.config.data_weight * missed, len(clean), logs)
 
     def _made(
-        self, text: Tensor, run: DiffusionForcing | TeacherForcing, like: Tensor, draw: torch.Generator
+        self,
+        text: Tensor,
+        run: DiffusionForcing | TeacherForcing,
+        like: Tensor,
+        draw: torch.Generator,
+        *,
+        to_the_end: bool = False,
     ) -> Float[Tensor, "clips channels frames height width"]:
-        """Every block by the first few of its levels, side by side; the last one that is run has gradients."""
+        """Every block by the first few of its levels, side by side; the last one that is run has gradients.
+
+        ``to_the_end`` runs all levels, without gradients.
+        """
         levels = self.levels[0 if isinstance(run, DiffusionForcing) else 1]
-        last = int(torch.randint(len(levels), (), generator=draw))
+        last = len(levels) - 1 if to_the_end else int(torch.randint(len(levels), (), generator=draw))
         x = self._noise(like, draw)
         for number, sigma in enumerate(levels[: last + 1]):
             timestep = torch.full((len(x), x.shape[2]), 1000 * sigma, device=self.device)
-            with torch.set_grad_enabled(number == last):
+            with torch.set_grad_enabled(number == last and not to_the_end):
                 flow = self.model(x, timestep, text, run=run)
                 assert flow is not None
                 made = velocity_to_clean(x, flow, sigma)
@@ -151,14 +186,28 @@ class DmdTask(ShapesTask[DmdConfig]):
         scale = away.clamp(min=_NEAREST).repeat_interleave(self.block_frames, 1)[:, None, :, None, None]
         return made + (real - critic) / scale
 
-    def _kind(self, step: int) -> tuple[int, bool]:
-        """Latent frames of a step's clips, and whether they stand on the model's own past: by turns.
+    def _kind(self, step: int) -> tuple[int, Context | None]:
+        """Latent frames of a step's clips, and what stands before their blocks (nothing, of openings): by turns.
 
         So processes never wait for one another's longer batch.
         """
         turn, which = divmod(step, len(self.config.lengths))
-        share = self.config.own_context_share
-        return self.config.lengths[which], math.floor((turn + 1) * share) > math.floor(turn * share)
+        frames, own = self.config.lengths[which], self.config.own_context_share
+        if frames == self.block_frames:
+            return frames, None
+        if _has_its_turn(turn, own):
+            return frames, "rollout"
+        on_clips = turn - math.floor(turn * own)  # turns before this one that stood on clips
+        return frames, "redrawn" if _has_its_turn(on_clips, self.config.redrawn_share) else "clip"
+
+    def _context(self, context: Context, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
+        if context == "clip":
+            return clean
+        if context == "rollout":
+            return self._rolled_out(clean, text, draw)
+        # The opening stays: what it shows is decided by nothing before it.
+        redrawn = self._made(text, TeacherForcing(clean), clean, draw, to_the_end=True)
+        return torch.cat([clean[:, :, : self.block_frames], redrawn[:, :, self.block_frames :]], 2)
 
     def _rolled_out(self, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
         """What the model itself makes of the clips' prompts."""
@@ -170,6 +219,11 @@ class DmdTask(ShapesTask[DmdConfig]):
 
     def _noise(self, like: Tensor, draw: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=draw).to(self.device)
+
+
+def _has_its_turn(turn: int, share: float) -> bool:
+    """Whether this turn is one of the ``share`` of all, spread evenly."""
+    return math.floor((turn + 1) * share) > math.floor(turn * share)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,66 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from arl2.errors import ConfigError
 from arl2.shapes.captions import PARAPHRASES, captions_of
-from arl2.shapes.hiding import sample_hiding_scenes
-from arl2.shapes.world import Scenes, sample_scenes
+from arl2.shapes.hiding import RUN, sample_hiding_scenes
+from arl2.shapes.renderer import visible_share
+from arl2.shapes.world import BOUNCE, Scenes, sample_scenes
 from arl2.training.latents import SceneSource, encoded_clips
 from arl2.video.group_codec import GroupCodec
+
+# Share of an object that must show for a block after it to know the object.
+_IS_SEEN = 0.3
+_DRAWN_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneClipsConfig:
+    """Which clips of the world a run learns from.
+
+    Attributes:
+        codec: folder of the codec; its encoder and statistics must not change afterwards.
+        latents: folder in which encoded clips are kept, shared by runs.
+        clips: encoded clips to learn from; ``clip_frames`` latent frames each.
+        opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
+            go by, and wants many more examples than the blocks that follow.
+        hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
+            ``arl2.shapes.hiding``); ``hiding_share`` of the batches of more than one block come from them.
+        data_seed: of the scenes.
+        opening_shows: share of its object that an opening must show in its first or its last video frame; others are
+            left out. Whoever asks for an object wants to see it, and one that is hidden from the start comes out of
+            nothing that a model remembers. 0: all openings.
+        bounce_weight: how many times likelier clips are drawn whose object bounces: its caption leaves open where
+            to, so they are the hardest.
+    """
+
+    codec: str
+    latents: str = "runs/latents"
+    clips: int = 8192
+    clip_frames: int = 27
+    opening_clips: int = 0
+    hiding_clips: int = 0
+    hiding_share: float = 0.5
+    data_seed: int = 1
+    opening_shows: float = 0.0
+    bounce_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.hiding_clips % RUN:
+            raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
+        check_share("hiding_share", self.hiding_share)
+        check_share("opening_shows", self.opening_shows)
+        if self.bounce_weight <= 0:
+            raise ConfigError(f"bounce_weight is {self.bounce_weight}; give a number above 0.")
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share; raises ``ConfigError``."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -22,6 +74,16 @@ class EncodedScenes:
     latents: Float[Tensor, "clips channels frames height width"]
     scenes: Scenes
 
+    def that_show(self, share: float, video_frames: tuple[int, ...]) -> "EncodedScenes":
+        """Those whose object shows that share of itself in one of these video frames."""
+        shown = torch.zeros(len(self.scenes))
+        for first in range(0, len(shown), _DRAWN_AT_ONCE):
+            part = slice(first, first + _DRAWN_AT_ONCE)
+            drawn = [visible_share(self.scenes.select(part), 1, start=frame)[:, 0] for frame in video_frames]
+            shown[part] = torch.stack(drawn).amax(0)
+        kept = shown >= share
+        return EncodedScenes(self.latents[kept], self.scenes.select(kept))
+
 
 @dataclass(frozen=True)
 class SceneBatch:
@@ -29,27 +91,44 @@ class SceneBatch:
 
     Attributes:
         clean: their latents, in float32 on the CPU.
-        from_start: the clips that begin where their scene does.
+        starts: latent frame of its scene that each clip begins with.
         captions, scenes: of the clips.
     """
 
     clean: Float[Tensor, "clips channels frames height width"]
-    from_start: Bool[Tensor, " clips"]
+    starts: Int64[Tensor, " clips"]
     captions: list[str]
     scenes: Scenes
+
+    @property
+    def from_start(self) -> Bool[Tensor, " clips"]:
+        """The clips that begin where their scene does."""
+        return self.starts == 0
+
+    def seen_before(self, codec: GroupCodec, block_frames: int) -> Bool[Tensor, "clips blocks"]:
+        """Whether a clip showed its object before each of its blocks; where it comes out first, nothing tells when."""
+        blocks = self.clean.shape[2] // block_frames
+        seen = torch.zeros(len(self.clean), blocks, dtype=torch.bool)
+        for clip, start in enumerate(self.starts.tolist()):
+            scene = self.scenes.select([clip])
+            for block in range(blocks - 1):
+                first = start + block * block_frames
+                shares = visible_share(
+                    scene, codec.frames_of(first, block_frames), start=codec.frames_of(0, first) if first else 0
+                )
+                if bool(shares.max() >= _IS_SEEN):  # drawing it is dear: nearly all show in their first block
+                    seen[clip, block + 1 :] = True
+                    break
+        return seen
 
 
 class SceneClips:
     """Longer clips, openings (a stream's first block has only the prompt to go by), and clips that hide their object.
 
     Args:
+        config: how many of each.
         codec: that encodes them.
-        folder: where latents are kept.
-        clips, frames: how many of the longer ones, of how many latent frames.
-        openings, block_frames: how many clips of a single block, from the next seed; 0: they are cut from the longer.
-        hiding, hiding_share: how many clips hide their object (see ``arl2.shapes.hiding``), and which share of the
-            batches of more than one block comes from them.
-        seed: of the scenes.
+        block_frames: latent frames of an opening.
         say: told what is being encoded.
 
     Raises:
@@ -57,34 +136,32 @@ class SceneClips:
     """
 
     def __init__(
-        self,
-        codec: GroupCodec,
-        folder: Path,
-        *,
-        clips: int,
-        frames: int,
-        openings: int,
-        block_frames: int,
-        hiding: int,
-        hiding_share: float,
-        seed: int,
-        say: Callable[[str], None],
+        self, config: SceneClipsConfig, codec: GroupCodec, *, block_frames: int, say: Callable[[str], None]
     ) -> None:
+        folder, seed, frames = Path(config.latents), config.data_seed, config.clip_frames
+
         def encoded(count: int, frames: int, seed: int, scenes: SceneSource, kind: str = "") -> EncodedScenes:
             latents = encoded_clips(
                 codec, folder, clips=count, frames=frames, seed=seed, say=say, scenes=scenes, kind=kind
             )
             return EncodedScenes(latents, scenes(count, seed=seed))
 
-        self.block_frames, self.hiding_share = block_frames, hiding_share
-        self.longer = encoded(clips, frames, seed, sample_scenes)
-        self.openings = encoded(openings, block_frames, seed + 1, sample_scenes) if openings else self.longer
-        self.hiding = encoded(hiding, frames, seed, sample_hiding_scenes, "hiding-") if hiding else None
+        self.block_frames, self.hiding_share = block_frames, config.hiding_share
+        self.bounce_weight = config.bounce_weight
+        self.longer = self.openings = encoded(config.clips, frames, seed, sample_scenes)
+        if config.opening_clips:
+            self.openings = encoded(config.opening_clips, block_frames, seed + 1, sample_scenes)
+        if config.opening_shows:
+            last = codec.frames_of(0, block_frames) - 1
+            self.openings = self.openings.that_show(config.opening_shows, (0, last))
+        self.hiding: EncodedScenes | None = None
+        if config.hiding_clips:
+            self.hiding = encoded(config.hiding_clips, frames, seed, sample_hiding_scenes, "hiding-")
 
     def draw(self, count: int, frames: int, draw: torch.Generator) -> SceneBatch:
         """``count`` clips of ``frames`` latent frames; half of the longer ones begin anywhere: windows slide."""
         source = self.source(frames, draw)
-        chosen = torch.randint(len(source.latents), (count,), generator=draw)
+        chosen = self._choose(source.scenes, count, draw)
         spare = source.latents.shape[2] - frames
         starts = torch.randint(spare + 1, (count,), generator=draw)
         from_start = torch.rand(count, generator=draw) < 0.5
@@ -94,7 +171,13 @@ class SceneClips:
         cut = [source.latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
         paraphrases = torch.randint(PARAPHRASES, (count,), generator=draw).tolist()
         scenes = source.scenes.select(chosen)
-        return SceneBatch(torch.stack(cut).float(), starts == 0, captions_of(scenes, paraphrases), scenes)
+        return SceneBatch(torch.stack(cut).float(), starts, captions_of(scenes, paraphrases), scenes)
+
+    def _choose(self, scenes: Scenes, count: int, draw: torch.Generator) -> Int64[Tensor, " clips"]:
+        if self.bounce_weight == 1:
+            return torch.randint(len(scenes), (count,), generator=draw)
+        weights = torch.where(scenes.motion == BOUNCE, self.bounce_weight, 1.0)
+        return torch.multinomial(weights, count, replacement=True, generator=draw)
 
     def source(self, frames: int, draw: torch.Generator) -> EncodedScenes:
         """The clips that a batch of this length is taken from."""

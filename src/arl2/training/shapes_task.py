@@ -20,7 +20,6 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER
 from arl2.rollout.settings import GenerationSettings
 from arl2.shapes.captions import captions_of
-from arl2.shapes.hiding import RUN
 from arl2.shapes.oracle import read
 from arl2.shapes.palette import WORLD_SIZE
 from arl2.shapes.request import requests_of
@@ -29,7 +28,7 @@ from arl2.shapes.text import ShapesText
 from arl2.shapes.world import sample_scenes
 from arl2.training.loop import LoopConfig
 from arl2.training.pictures import RolloutSpec, roll_out
-from arl2.training.scene_clips import SceneBatch, SceneClips
+from arl2.training.scene_clips import SceneBatch, SceneClips, SceneClipsConfig, check_share
 from arl2.training.task import Batch, Loss, ParameterGroup
 from arl2.video.group_codec import GroupCodec
 
@@ -40,18 +39,10 @@ WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesConfig:
-    """Settings that all trainings of the embedded model have.
+class ShapesConfig(SceneClipsConfig):
+    """Settings that all trainings of the embedded model have, beside those of their clips.
 
     Attributes:
-        codec: folder of the codec; its encoder and statistics must not change afterwards.
-        latents: folder in which encoded clips are kept, shared by runs.
-        clips: encoded clips to learn from; ``clip_frames`` latent frames each.
-        opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
-            go by, and wants many more examples than the blocks that follow.
-        hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
-            ``arl2.shapes.hiding``); ``hiding_share`` of the batches of more than one block come from them.
-        data_seed: of the scenes.
         lengths: latent frames of a training clip; each batch draws one of them.
         batch_frames: latent frames in a batch: so many clips as fit.
         shift: of the noise levels, in training and in sampling.
@@ -62,14 +53,6 @@ class ShapesConfig:
     """
 
     loop: LoopConfig
-    codec: str
-    latents: str = "runs/latents"
-    clips: int = 8192
-    clip_frames: int = 27
-    opening_clips: int = 0
-    hiding_clips: int = 0
-    hiding_share: float = 0.5
-    data_seed: int = 1
     lengths: tuple[int, ...] = (3,)
     batch_frames: int = 192
     shift: float = 3.0
@@ -81,22 +64,14 @@ class ShapesConfig:
     evaluation_frames: int = 9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.lengths or max(self.lengths) > self.clip_frames:
             raise ConfigError(
                 f"lengths are {list(self.lengths)}; give one or more, each at most clip_frames = {self.clip_frames}."
             )
         if self.batch_frames < max(self.lengths):
             raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
-        if self.hiding_clips % RUN:
-            raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
-        for name in ("hiding_share", "own_context_share"):
-            check_share(name, getattr(self, name))
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse what is no share; raises ``ConfigError``."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")
+        check_share("own_context_share", self.own_context_share)
 
 
 Config = TypeVar("Config", bound=ShapesConfig)
@@ -134,15 +109,9 @@ class ShapesTask(ABC, Generic[Config]):
         self.codec = GroupCodec.from_pretrained(config.codec, torch_dtype=torch.float32).eval()
         console = Console(stderr=True)
         self.clips = SceneClips(
+            config,
             self.codec,
-            Path(config.latents),
-            clips=config.clips,
-            frames=config.clip_frames,
-            openings=config.opening_clips,
             block_frames=self.block_frames,
-            hiding=config.hiding_clips,
-            hiding_share=config.hiding_share,
-            seed=config.data_seed,
             say=lambda line: console.print(line, highlight=False),
         )
 

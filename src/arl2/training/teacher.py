@@ -15,8 +15,8 @@ from arl2.shapes.text import ShapesText
 from arl2.training.captioned import load_export
 from arl2.training.coupling import near_object, paired_noise
 from arl2.training.guidance import Autoguidance
-from arl2.training.scene_clips import SceneBatch
-from arl2.training.shapes_task import ShapesConfig, ShapesTask, check_share
+from arl2.training.scene_clips import SceneBatch, check_share
+from arl2.training.shapes_task import ShapesConfig, ShapesTask
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss
 
@@ -135,9 +135,9 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         told = torch.where(bent, clean, velocity_to_clean(noisy, flow.detach(), broad))
         weight = 1 + config.content_weight * _differs_from_background(told)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
-        # opening block of a longer clip where a guide says what openings are taught.
+        # opening block of a longer clip where openings are taught otherwise: by a guide, or by chosen ones.
         taught = clips.from_start
-        if self.guidance is not None and frames != size:
+        if frames != size and (self.guidance is not None or config.opening_shows):
             taught = torch.zeros_like(taught)
         weight[:, :size] *= taught[:, None, None, None].to(weight)
         value = (weight * error).sum() / weight.sum()

@@ -1,0 +1,49 @@
+"""Batches of the shapes world: what a clip has shown before each of its blocks."""
+
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+import torch
+
+from arl2.errors import ConfigError
+from arl2.shapes.renderer import visible_share
+from arl2.training.scene_clips import SceneClips, SceneClipsConfig
+from arl2.video.group_codec import GroupCodec
+
+CODEC = str(files("arl2.shapes") / "weights" / "codec")
+
+
+def test_a_block_knows_the_object_once_a_third_of_it_has_shown(tmp_path):
+    codec = GroupCodec.from_pretrained(CODEC, torch_dtype=torch.float32)
+    config = SceneClipsConfig(codec=CODEC, latents=str(tmp_path), clips=24, clip_frames=12)
+    source = SceneClips(config, codec, block_frames=3, say=lambda line: None)
+    clips = source.draw(64, 9, torch.Generator().manual_seed(0))
+    seen = clips.seen_before(codec, 3)
+    assert seen.shape == (64, 3)
+    assert clips.from_start.any()
+    assert not clips.from_start.all()
+    for clip, start in enumerate(clips.starts.tolist()):
+        # The whole scene from its first video frame, of which the clip's begin at its first latent frame's.
+        shares = visible_share(clips.scenes.select([clip]), codec.frames_of(0, start + 9))[0]
+        first = codec.frames_of(0, start) if start else 0
+        for block in range(3):
+            before = shares[first : codec.frames_of(0, start + 3 * block)]
+            assert bool(seen[clip, block]) == bool(block and before.max() >= 0.3)
+    assert not seen[:, 1].all(), "no clip begins with its object hidden; the test says nothing"
+    assert seen[:, 1].any()
+
+
+def test_openings_can_be_those_that_show_their_object(tmp_path):
+    codec = GroupCodec.from_pretrained(CODEC, torch_dtype=torch.float32)
+    config = SceneClipsConfig(codec=CODEC, latents=str(tmp_path), clips=48, clip_frames=6)
+    chosen = replace(config, opening_shows=0.5)
+    every, shown = (SceneClips(one, codec, block_frames=3, say=lambda line: None) for one in (config, chosen))
+    assert 0 < len(shown.openings.scenes) < len(every.openings.scenes)
+    assert len(shown.longer.scenes) == len(every.longer.scenes)
+    ends = visible_share(shown.draw(64, 3, torch.Generator().manual_seed(0)).scenes, 9)[:, [0, 8]]
+    assert (ends.amax(1) >= 0.5).all()
+    left_out = [i for i in range(48) if visible_share(every.longer.scenes.select([i]), 9)[0, [0, 8]].max() < 0.5]
+    assert len(left_out) == len(every.openings.scenes) - len(shown.openings.scenes)
+    with pytest.raises(ConfigError, match="opening_shows is 2"):
+        replace(config, opening_shows=2.0)
