@@ -86,10 +86,10 @@ class Generation:
 
         Everything is loaded afterwards.
         """
-        for output in self.plan.outputs:
-            load_writer(output.path)
         for batch in self._batches():
             self._stream(batch)
+        for output in self.plan.outputs:
+            load_writer(output.path)
 
     def run(self, stop: StopSignal, progress: Progress) -> None:
         """All prompts, until the end, or until a stop is asked for and the current block is written."""

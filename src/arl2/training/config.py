@@ -137,3 +137,9 @@ def _describe(kind: Any) -> str:
         return "named values"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return names.get(kind, str(kind))
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share; raises ``ConfigError``."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")

@@ -12,6 +12,7 @@ from arl2.errors import ConfigError
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.batches import ClipBatch, TrainingClips
+from arl2.training.config import check_share
 from arl2.training.conversion_task import ConversionConfig, ConversionTask
 from arl2.training.level_means import LevelMeans
 from arl2.training.noising import NoisyClips
@@ -65,8 +66,7 @@ class DistillConfig(ConversionConfig):
     evaluation_rollouts: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.on_policy_share <= 1:
-            raise ConfigError(f"on_policy_share is {self.on_policy_share}; give a share from 0 to 1.")
+        check_share("on_policy_share", self.on_policy_share)
         if min(self.hidden_weight, self.data_weight, self.memory_weight) < 0 or self.hidden_every < 1:
             raise ConfigError(
                 "hidden_weight, data_weight and memory_weight must be 0 or more, and hidden_every 1 or more."

@@ -21,8 +21,8 @@ from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.training.captioned import Captioned, load_export
+from arl2.training.config import check_share
 from arl2.training.noising import LevelsBetween, NoisyClips, noised
-from arl2.training.scene_clips import check_share
 from arl2.training.shapes_task import WEIGHT_DECAY, ShapesConfig, ShapesTask, part_groups
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss, ParameterGroup

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from arl2.diffusion.flow import add_noise, clean_to_velocity
 from arl2.diffusion.levels import shift_sigma
-from arl2.errors import ConfigError
 from arl2.geometry import FrameRange
 from arl2.rollout.settings import GenerationSettings
+from arl2.training.config import check_share
 
 TRAIN_STEPS = 1000
 
@@ -80,8 +80,7 @@ class SamplingLevels:
     """
 
     def __init__(self, settings: GenerationSettings, share: float) -> None:
-        if not 0 <= share <= 1:
-            raise ConfigError(f"level_share is {share}; give a share from 0 to 1.")
+        check_share("level_share", share)
         sampler = settings.sampler()
         self.share, self.shift = share, settings.shift
         # The first block may have levels of its own.

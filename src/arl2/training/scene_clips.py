@@ -13,6 +13,7 @@ from arl2.shapes.captions import PARAPHRASES, captions_of
 from arl2.shapes.hiding import RUN, sample_hiding_scenes
 from arl2.shapes.renderer import visible_share
 from arl2.shapes.world import BOUNCE, Scenes, sample_scenes
+from arl2.training.config import check_share
 from arl2.training.latents import SceneSource, encoded_clips
 from arl2.video.group_codec import GroupCodec
 
@@ -59,12 +60,6 @@ class SceneClipsConfig:
         check_share("opening_shows", self.opening_shows)
         if self.bounce_weight <= 0:
             raise ConfigError(f"bounce_weight is {self.bounce_weight}; give a number above 0.")
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse what is no share; raises ``ConfigError``."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from arl2.shapes.request import requests_of
 from arl2.shapes.scoring import score_readings
 from arl2.shapes.text import ShapesText
 from arl2.shapes.world import sample_scenes
+from arl2.training.config import check_share
 from arl2.training.loop import LoopConfig
 from arl2.training.pictures import RolloutSpec, roll_out
-from arl2.training.scene_clips import SceneBatch, SceneClips, SceneClipsConfig, check_share
+from arl2.training.scene_clips import SceneBatch, SceneClips, SceneClipsConfig
 from arl2.training.task import Batch, Loss, ParameterGroup
 from arl2.video.group_codec import GroupCodec
 

@@ -13,9 +13,10 @@ from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.text import ShapesText
 from arl2.training.captioned import load_export
+from arl2.training.config import check_share
 from arl2.training.coupling import near_object, paired_noise
 from arl2.training.guidance import Autoguidance
-from arl2.training.scene_clips import SceneBatch, check_share
+from arl2.training.scene_clips import SceneBatch
 from arl2.training.shapes_task import ShapesConfig, ShapesTask
 from arl2.training.start import start_run_from_words
 from arl2.training.task import Batch, Loss
