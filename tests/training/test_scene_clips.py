@@ -14,13 +14,13 @@ from arl2.video.group_codec import GroupCodec
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
 
 
-def test_a_block_knows_the_object_once_a_third_of_it_has_shown(tmp_path):
+def test_a_block_counts_from_when_a_third_of_the_object_has_shown(tmp_path):
     codec = GroupCodec.from_pretrained(CODEC, torch_dtype=torch.float32)
     config = SceneClipsConfig(codec=CODEC, latents=str(tmp_path), clips=24, clip_frames=12)
     source = SceneClips(config, codec, block_frames=3, say=lambda line: None)
     clips = source.draw(64, 9, torch.Generator().manual_seed(0))
-    seen = clips.seen_before(codec, 3)
-    assert seen.shape == (64, 3)
+    shown = clips.shown_by(codec, 3)
+    assert shown.shape == (64, 3)
     assert clips.from_start.any()
     assert not clips.from_start.all()
     for clip, start in enumerate(clips.starts.tolist()):
@@ -28,10 +28,28 @@ def test_a_block_knows_the_object_once_a_third_of_it_has_shown(tmp_path):
         shares = visible_share(clips.scenes.select([clip]), codec.frames_of(0, start + 9))[0]
         first = codec.frames_of(0, start) if start else 0
         for block in range(3):
-            before = shares[first : codec.frames_of(0, start + 3 * block)]
-            assert bool(seen[clip, block]) == bool(block and before.max() >= 0.3)
-    assert not seen[:, 1].all(), "no clip begins with its object hidden; the test says nothing"
-    assert seen[:, 1].any()
+            so_far = shares[first : codec.frames_of(0, start + 3 * block + 3)]
+            assert bool(shown[clip, block]) == bool(so_far.max() >= 0.3)
+    assert not shown[:, 0].all(), "no clip begins with its object hidden; the test says nothing"
+    assert shown[:, 0].any()
+
+
+def test_clips_that_begin_hidden_are_drawn_more_often_but_no_openings(tmp_path):
+    codec = GroupCodec.from_pretrained(CODEC, torch_dtype=torch.float32)
+    config = SceneClipsConfig(codec=CODEC, latents=str(tmp_path), clips=48, clip_frames=6, bounce_weight=2.0)
+
+    def share_hidden(late_weight: float, frames: int) -> float:
+        chosen = replace(config, late_weight=late_weight)
+        source = SceneClips(chosen, codec, block_frames=3, say=lambda line: None)
+        drawn = source.draw(1500, frames, torch.Generator().manual_seed(0)).scenes
+        return float((visible_share(drawn, 9)[:, [0, 8]].amax(1) < 0.3).float().mean())
+
+    before, after = share_hidden(1.0, 6), share_hidden(5.0, 6)
+    assert 0 < before < 1
+    assert after == pytest.approx(5 * before / (5 * before + 1 - before), abs=0.04)
+    assert share_hidden(5.0, 3) == share_hidden(1.0, 3)
+    with pytest.raises(ConfigError, match="late_weight is 0"):
+        replace(config, late_weight=0.0)
 
 
 def test_openings_can_be_those_that_show_their_object(tmp_path):

@@ -56,9 +56,10 @@ class DmdConfig(ShapesConfig):
         critic_rate: learning rate of the critic over that of the student.
         redrawn_share: share of the steps on clips whose context is drawn anew by the model, each block after the true
             ones before it: it goes where the clip goes, and has the faults of a rollout.
-        data_weight: of the error to the clips themselves, where the student stands on them and they have shown their
-            object: what comes next is nearly decided, so a mean square blurs little. (The DMD of arXiv 2311.18828 has a
-            regression beside it, too.) When an object comes out first is decided by nothing: there a mean is empty.
+        data_weight: of the error to the clips themselves, where the student stands on them, from the later block on
+            that shows their object first: what comes next is nearly decided, so a mean square blurs little. (The DMD of
+            arXiv 2311.18828 has a regression beside it, too.) Blocks that go on hiding it are no target: when it comes
+            out is decided by nothing, so the mean of all would be that it never does.
     """
 
     start_from: str
@@ -137,7 +138,7 @@ class DmdTask(ShapesTask[DmdConfig]):
         wrong = (flow - again.velocity)[:, :, taught].square().mean()
         missed = torch.zeros((), device=self.device)
         if self.config.data_weight and context in ("clip", "redrawn"):
-            decided = clips.seen_before(self.codec, self.block_frames).repeat_interleave(self.block_frames, 1)
+            decided = clips.shown_by(self.codec, self.block_frames).repeat_interleave(self.block_frames, 1)
             error = (made - clean).square().mean((1, 3, 4)) * decided.to(self.device)
             missed = error[:, taught].mean()
         logs = {"moved": moved.detach(), "critic": wrong.detach()}

@@ -1,7 +1,7 @@
 """Batches of the shapes world: encoded clips of three kinds, cut to length, with captions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,8 @@ class SceneClipsConfig:
             nothing that a model remembers. 0: all openings.
         bounce_weight: how many times likelier clips are drawn whose object bounces: its caption leaves open where
             to, so they are the hardest.
+        late_weight: how many times likelier longer clips are drawn whose scene hides the object in its first block:
+            few do, and only they teach how it comes out.
     """
 
     codec: str
@@ -52,32 +54,51 @@ class SceneClipsConfig:
     data_seed: int = 1
     opening_shows: float = 0.0
     bounce_weight: float = 1.0
+    late_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.hiding_clips % RUN:
             raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
         check_share("hiding_share", self.hiding_share)
         check_share("opening_shows", self.opening_shows)
-        if self.bounce_weight <= 0:
-            raise ConfigError(f"bounce_weight is {self.bounce_weight}; give a number above 0.")
+        for name in ("bounce_weight", "late_weight"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a number above 0.")
 
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """Encoded clips and the scenes they show."""
+    """Encoded clips and the scenes they show; ``weights`` says how often each is drawn, None: all alike."""
 
     latents: Float[Tensor, "clips channels frames height width"]
     scenes: Scenes
+    weights: Float[Tensor, " clips"] | None = None
 
-    def that_show(self, share: float, video_frames: tuple[int, ...]) -> "EncodedScenes":
-        """Those whose object shows that share of itself in one of these video frames."""
+    def shown(self, video_frames: tuple[int, ...]) -> Float[Tensor, " clips"]:
+        """The largest share of each object that shows in one of these video frames."""
         shown = torch.zeros(len(self.scenes))
         for first in range(0, len(shown), _DRAWN_AT_ONCE):
             part = slice(first, first + _DRAWN_AT_ONCE)
             drawn = [visible_share(self.scenes.select(part), 1, start=frame)[:, 0] for frame in video_frames]
             shown[part] = torch.stack(drawn).amax(0)
-        kept = shown >= share
+        return shown
+
+    def where(self, kept: Bool[Tensor, " clips"]) -> "EncodedScenes":
+        """Some of them, in order."""
         return EncodedScenes(self.latents[kept], self.scenes.select(kept))
+
+    def oftener(self, which: Bool[Tensor, " clips"], times: float) -> "EncodedScenes":
+        """The same, some of them drawn so many times likelier."""
+        if times == 1:
+            return self
+        before = torch.ones(len(self.scenes)) if self.weights is None else self.weights
+        return replace(self, weights=torch.where(which, times * before, before))
+
+    def choose(self, count: int, draw: torch.Generator) -> Int64[Tensor, " drawn"]:
+        """Numbers of clips, each drawn from all."""
+        if self.weights is None:
+            return torch.randint(len(self.scenes), (count,), generator=draw)
+        return torch.multinomial(self.weights, count, replacement=True, generator=draw)
 
 
 @dataclass(frozen=True)
@@ -100,21 +121,25 @@ class SceneBatch:
         """The clips that begin where their scene does."""
         return self.starts == 0
 
-    def seen_before(self, codec: GroupCodec, block_frames: int) -> Bool[Tensor, "clips blocks"]:
-        """Whether a clip showed its object before each of its blocks; where it comes out first, nothing tells when."""
+    def shown_by(self, codec: GroupCodec, block_frames: int) -> Bool[Tensor, "clips blocks"]:
+        """Whether a clip has shown its object by the end of each block.
+
+        From there on the clip decides what is right. While all before hides the object, nothing tells when it comes
+        out, and whoever learned from blocks in which it does not would learn that it never does.
+        """
         blocks = self.clean.shape[2] // block_frames
-        seen = torch.zeros(len(self.clean), blocks, dtype=torch.bool)
+        shown = torch.zeros(len(self.clean), blocks, dtype=torch.bool)
         for clip, start in enumerate(self.starts.tolist()):
             scene = self.scenes.select([clip])
-            for block in range(blocks - 1):
+            for block in range(blocks):
                 first = start + block * block_frames
                 shares = visible_share(
                     scene, codec.frames_of(first, block_frames), start=codec.frames_of(0, first) if first else 0
                 )
                 if bool(shares.max() >= _IS_SEEN):  # drawing it is dear: nearly all show in their first block
-                    seen[clip, block + 1 :] = True
+                    shown[clip, block:] = True
                     break
-        return seen
+        return shown
 
 
 class SceneClips:
@@ -142,21 +167,27 @@ class SceneClips:
             return EncodedScenes(latents, scenes(count, seed=seed))
 
         self.block_frames, self.hiding_share = block_frames, config.hiding_share
-        self.bounce_weight = config.bounce_weight
         self.longer = self.openings = encoded(config.clips, frames, seed, sample_scenes)
         if config.opening_clips:
             self.openings = encoded(config.opening_clips, block_frames, seed + 1, sample_scenes)
-        if config.opening_shows:
-            last = codec.frames_of(0, block_frames) - 1
-            self.openings = self.openings.that_show(config.opening_shows, (0, last))
         self.hiding: EncodedScenes | None = None
         if config.hiding_clips:
             self.hiding = encoded(config.hiding_clips, frames, seed, sample_hiding_scenes, "hiding-")
+        ends = (0, codec.frames_of(0, block_frames) - 1)
+        if config.opening_shows:
+            self.openings = self.openings.where(self.openings.shown(ends) >= config.opening_shows)
+        self.openings, self.longer = (
+            one.oftener(one.scenes.motion == BOUNCE, config.bounce_weight) for one in (self.openings, self.longer)
+        )
+        if self.hiding is not None:
+            self.hiding = self.hiding.oftener(self.hiding.scenes.motion == BOUNCE, config.bounce_weight)
+        if config.late_weight != 1:
+            self.longer = self.longer.oftener(self.longer.shown(ends) < _IS_SEEN, config.late_weight)
 
     def draw(self, count: int, frames: int, draw: torch.Generator) -> SceneBatch:
         """``count`` clips of ``frames`` latent frames; half of the longer ones begin anywhere: windows slide."""
         source = self.source(frames, draw)
-        chosen = self._choose(source.scenes, count, draw)
+        chosen = source.choose(count, draw)
         spare = source.latents.shape[2] - frames
         starts = torch.randint(spare + 1, (count,), generator=draw)
         from_start = torch.rand(count, generator=draw) < 0.5
@@ -167,12 +198,6 @@ class SceneClips:
         paraphrases = torch.randint(PARAPHRASES, (count,), generator=draw).tolist()
         scenes = source.scenes.select(chosen)
         return SceneBatch(torch.stack(cut).float(), starts, captions_of(scenes, paraphrases), scenes)
-
-    def _choose(self, scenes: Scenes, count: int, draw: torch.Generator) -> Int64[Tensor, " clips"]:
-        if self.bounce_weight == 1:
-            return torch.randint(len(scenes), (count,), generator=draw)
-        weights = torch.where(scenes.motion == BOUNCE, self.bounce_weight, 1.0)
-        return torch.multinomial(weights, count, replacement=True, generator=draw)
 
     def source(self, frames: int, draw: torch.Generator) -> EncodedScenes:
         """The clips that a batch of this length is taken from."""
