@@ -172,7 +172,7 @@ def test_each_block_is_made_at_its_levels_and_the_last_one_alone_has_gradients(e
 
 def test_lengths_and_contexts_come_by_turns_the_same_on_all_processes(exports):
     def contexts() -> list[str | None]:
-        kinds = [DmdTask._kind(task, step) for step in range(16)]
+        kinds = [task._kind(step) for step in range(16)]
         assert [frames for frames, _ in kinds] == [3, 9] * 8
         assert not any(context for _, context in kinds[::2])
         return [context for _, context in kinds[1::2]]

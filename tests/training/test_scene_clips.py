@@ -1,4 +1,4 @@
-"""Batches of the shapes world: what a clip has shown before each of its blocks."""
+"""Batches of the shapes world: what a clip has shown by the end of each block, and which clips are drawn."""
 
 from dataclasses import replace
 from importlib.resources import files

@@ -85,7 +85,8 @@ class EncodedScenes:
 
     def where(self, kept: Bool[Tensor, " clips"]) -> "EncodedScenes":
         """Some of them, in order."""
-        return EncodedScenes(self.latents[kept], self.scenes.select(kept))
+        weights = None if self.weights is None else self.weights[kept]
+        return EncodedScenes(self.latents[kept], self.scenes.select(kept), weights)
 
     def oftener(self, which: Bool[Tensor, " clips"], times: float) -> "EncodedScenes":
         """The same, some of them drawn so many times likelier."""
@@ -164,7 +165,8 @@ class SceneClips:
             latents = encoded_clips(
                 codec, folder, clips=count, frames=frames, seed=seed, say=say, scenes=scenes, kind=kind
             )
-            return EncodedScenes(latents, scenes(count, seed=seed))
+            drawn = scenes(count, seed=seed)
+            return EncodedScenes(latents, drawn).oftener(drawn.motion == BOUNCE, config.bounce_weight)
 
         self.block_frames, self.hiding_share = block_frames, config.hiding_share
         self.longer = self.openings = encoded(config.clips, frames, seed, sample_scenes)
@@ -176,11 +178,6 @@ class SceneClips:
         ends = (0, codec.frames_of(0, block_frames) - 1)
         if config.opening_shows:
             self.openings = self.openings.where(self.openings.shown(ends) >= config.opening_shows)
-        self.openings, self.longer = (
-            one.oftener(one.scenes.motion == BOUNCE, config.bounce_weight) for one in (self.openings, self.longer)
-        )
-        if self.hiding is not None:
-            self.hiding = self.hiding.oftener(self.hiding.scenes.motion == BOUNCE, config.bounce_weight)
         if config.late_weight != 1:
             self.longer = self.longer.oftener(self.longer.shown(ends) < _IS_SEEN, config.late_weight)
 
