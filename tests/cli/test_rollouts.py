@@ -124,7 +124,7 @@ def test_videos_become_clips(models, tmp_path, capsys) -> None:
         (("--shapes-prompts", "2", "--hiding", "--no-colour", "0.5"), "leave --no-colour out"),
         (("--shapes-prompts", "2", "--no-colour", "2"), "share between 0 and 1"),
         (("--shapes-prompts", "2", "--real", "--known-blocks", "1"), "leave --known-blocks out"),
-        (("--shapes-prompts", "2", "--real", "--steps", "2"), "leave --steps and --window out"),
+        (("--shapes-prompts", "2", "--real", "--steps", "2"), "leave --steps, --candidates and --window out"),
         (("--shapes-prompts", "2", "--known-blocks", "9"), "leave a block to generate"),
         (("--videos", "nothing"), "There is no folder"),
         (("--videos", "."), "holds no videos"),

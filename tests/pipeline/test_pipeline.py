@@ -176,7 +176,7 @@ def test_saving_and_loading(pipe: ARL2Pipeline, tmp_path: Path) -> None:
 
 
 def test_diffusers_knows_its_components(pipe: ARL2Pipeline) -> None:
-    assert set(pipe.components) == {"transformer", "codec", "text"}
+    assert set(pipe.components) == {"transformer", "codec", "text", "verifier"}
     assert pipe.device.type == "cpu"
     assert pipe.to("cpu") is pipe
 
@@ -187,7 +187,7 @@ def test_diffusers_knows_its_components(pipe: ARL2Pipeline) -> None:
         ("transformer/diffusion_pytorch_model.safetensors", r"no transformer/\*\.safetensors"),
         ("codec/config.json", r"no codec/config\.json"),
         ("generation.json", r"no generation\.json"),
-        ("text/tokenizer/tokenizer.json", "damaged codec or text part"),
+        ("text/tokenizer/tokenizer.json", "damaged codec, text part or verifier"),
     ],
 )
 def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:

@@ -26,8 +26,9 @@ def test_a_soft_change_is_new_text_on_the_same_memory() -> None:
     memory = stream.fork()._state.rollout.memories[0]
     settings, noise = stream._state.rollout.settings, stream._state.rollout.noise
     with torch.no_grad():
-        context = pipe.transformer.prompt_context(pipe.text.encode([OTHER]))
-    expected = Rollout(pipe.transformer, [Prompted(context, memory)], noise=noise, settings=settings).make()
+        text = pipe.text.encode([OTHER])
+        context = pipe.transformer.prompt_context(text)
+    expected = Rollout(pipe.transformer, [Prompted(context, text, memory)], noise=noise, settings=settings).make()
     stream.change_prompt(OTHER, "soft")
     changed = next(stream)
     assert torch.equal(changed.latents, expected.latents)

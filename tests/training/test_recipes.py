@@ -12,12 +12,14 @@ from arl2.training.config import config_from_mapping, config_to_mapping
 from arl2.training.distill import DistillConfig
 from arl2.training.dmd import DmdConfig
 from arl2.training.teacher import TeacherConfig
+from arl2.training.verifier import VerifierConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "codec": CodecConfig,
     "teacher": TeacherConfig,
     "dmd": DmdConfig,
+    "verifier": VerifierConfig,
     "align": AlignConfig,
     "distill": DistillConfig,
 }

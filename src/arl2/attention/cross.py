@@ -15,6 +15,10 @@ class TextKeyValues(NamedTuple):
     k: Tensor
     v: Tensor
 
+    def repeated(self, count: int) -> "TextKeyValues":
+        """The whole batch so many times, one after the other."""
+        return TextKeyValues(*(one.repeat(count, 1, 1, 1) for one in self))
+
 
 class CrossAttention(nn.Module):
     """Tokens attend to all rows of the text, padding included: the published weights were trained so. No rotation."""

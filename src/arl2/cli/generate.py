@@ -38,6 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--steps", type=words.steps, help="denoising steps of a block: a number, or a list such as 1000,750,500,250"
     )
+    words.add_candidates(parser)
     parser.add_argument(
         "--window",
         type=words.window,
@@ -128,6 +129,7 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
         num_frames=arguments.frames or frames_in_all(pipe, known if arguments.extend is not None else None),
         seed=arguments.seed,
         steps=arguments.steps,
+        first_block_candidates=arguments.candidates,
         window=arguments.window,
         scale=arguments.scale,
         known=known,

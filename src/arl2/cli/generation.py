@@ -45,7 +45,7 @@ class Generation:
         prompts: one video each; prompt ``i`` has seed ``seed + i``.
         plan: where the videos go.
         model: what the person called the model, for the files' metadata.
-        num_frames, steps, window: see ``ARL2Pipeline``.
+        num_frames, steps, first_block_candidates, window: see ``ARL2Pipeline``.
         scale: how much pixels are enlarged; None enlarges small pictures.
         known: what all videos start with.
         only_new: leave what is known out of everything that is written.
@@ -62,6 +62,7 @@ class Generation:
         num_frames: int,
         seed: int,
         steps: int | tuple[int, ...] | None,
+        first_block_candidates: int | None,
         window: Window,
         scale: int | None,
         known: KnownVideo | None = None,
@@ -71,6 +72,7 @@ class Generation:
     ) -> None:
         self.pipe, self.prompts, self.plan = pipe, list(prompts), plan
         self.model, self.num_frames, self.seed, self.steps, self.window = model, num_frames, seed, steps, window
+        self.first_block_candidates = first_block_candidates
         self.frames = pipe.plan_frames(num_frames)
         self.scale = scale or shown_scale(pipe)
         self.known, self.only_new = known, only_new
@@ -128,6 +130,7 @@ class Generation:
             num_frames=self.num_frames,
             seed=[self.seed + i for i in batch],
             steps=self.steps,
+            first_block_candidates=self.first_block_candidates,
             window=self.window,
             # Nobody rewinds here.
             rewind_blocks=0,
@@ -206,7 +209,8 @@ class Generation:
             "model": self.model,
             "seed": self.seed,
             "num_frames": self.num_frames,
-            "levels": self.pipe.settings.sampler(self.steps).levels_of(1),
+            "levels": settings.sampler(self.steps).levels_of(1),
+            "first_block_candidates": self.first_block_candidates or settings.first_block_candidates,
             "window": settings.window if self.window == "settings" else self.window,
             "height": settings.height,
             "width": settings.width,

@@ -46,6 +46,7 @@ def run_prompts_file(arguments: argparse.Namespace) -> int:
     settings = JobSettings(
         model=model_name(arguments),
         steps=arguments.steps,
+        first_block_candidates=arguments.candidates,
         window=arguments.window,
         scale=arguments.scale or shown_scale(pipe),
         only_new=arguments.only_new,

@@ -49,6 +49,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--shard-clips", type=words.whole_from_one, default=64, metavar="K", help="clips a shard (default: 64)"
     )
     parser.add_argument("--steps", type=words.steps, help="denoising steps of a block, instead of the model's own")
+    words.add_candidates(parser)
     parser.add_argument("--window", type=words.window, default="settings", help="latent frames seen, or full")
     parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -157,9 +158,9 @@ def _check_words(arguments: argparse.Namespace) -> None:
         raise ConfigError("--real clips are true from start to end; leave --known-blocks out.")
     if arguments.hiding and arguments.no_colour is not None:
         raise ConfigError("The captions of --hiding all leave the colour out; leave --no-colour out.")
-    sampled = arguments.steps is not None or arguments.window != "settings"
+    sampled = arguments.steps is not None or arguments.candidates is not None or arguments.window != "settings"
     if sampled and (arguments.real or arguments.videos is not None):
-        raise ConfigError("Real clips are encoded, not sampled; leave --steps and --window out.")
+        raise ConfigError("Real clips are encoded, not sampled; leave --steps, --candidates and --window out.")
     if arguments.clips_per_video is not None and arguments.videos is None:
         raise ConfigError("--clips-per-video goes with --videos; leave it out.")
     if arguments.output.exists() and not arguments.output.is_dir():
@@ -244,9 +245,12 @@ def _source(
         latent_frames=latent_frames,
         batch=arguments.batch,
         steps=arguments.steps,
+        first_block_candidates=arguments.candidates,
         window=arguments.window,
         openings=openings,
     )
+    if arguments.candidates is not None:
+        facts["candidates"] = arguments.candidates
     return source, {**facts, "source": "rollouts"}
 
 

@@ -40,7 +40,13 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_frames": arguments.frames,
     }
     with LiveProgress("video", arguments.prompts, quiet=arguments.json) as progress:
-        model = score_model(pipe, **fixed, **sampled, on_progress=progress.show)
+        model = score_model(
+            pipe,
+            **fixed,
+            **sampled,
+            first_block_candidates=arguments.candidates,
+            on_progress=progress.show,
+        )
     with LiveProgress("true render", arguments.prompts, quiet=arguments.json) as progress:
         truth = score_truth(**fixed, fps=pipe.settings.fps, on_progress=progress.show)
     scores = {"as asked": _plain(model.shares), "true renders": _plain(truth.shares)}
@@ -68,6 +74,7 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
         "of": arguments.model,
         **fixed,
         "levels": list(pipe.settings.sampler(arguments.steps).levels_of(1)),
+        "first_block_candidates": arguments.candidates or pipe.settings.first_block_candidates,
         "window": pipe.settings.window if arguments.window == "settings" else arguments.window,
         "scores": scores,
         "figures": {

@@ -55,6 +55,7 @@ def _add_score(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--prompts", type=words.whole_from_one, default=200, help="of the model (default: 200)")
     parser.add_argument("--frames", type=words.whole_from_one, default=81, help="of each video (default: 81)")
     parser.add_argument("--steps", type=words.steps, help="denoising steps instead of the model's own")
+    words.add_candidates(parser)
     parser.add_argument("--window", type=words.window, default="settings", help="latent frames, or full")
     parser.add_argument(
         "--occlusion",

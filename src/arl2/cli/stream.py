@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Minutes of HLS that a stream without end keeps unless somebody says.
 _KEEP_MINUTES = 30
 # What a snapshot says itself.
-_FROM_SNAPSHOT = ("seed", "steps", "sink", "sink_positions", "height", "width")
+_FROM_SNAPSHOT = ("seed", "steps", "candidates", "sink", "sink_positions", "height", "width")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--seed", type=words.whole_from_zero, help="default: 0")
     parser.add_argument("--steps", type=words.steps, help="denoising steps of a block, as for 'arl2 generate'")
+    words.add_candidates(parser)
     parser.add_argument(
         "--window",
         type=words.window,

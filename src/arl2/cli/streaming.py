@@ -169,6 +169,7 @@ def _begun(pipe: ARL2Pipeline, arguments: argparse.Namespace) -> Stream:
         arguments.prompt,
         seed=arguments.seed,
         steps=arguments.steps,
+        first_block_candidates=arguments.candidates,
         window=arguments.window,
         sink=arguments.sink,
         sink_positions=arguments.sink_positions,

@@ -17,6 +17,7 @@ _PARTS = {
     "codec": "pixels to latents and back, on rendered clips",
     "teacher": "the transformer and its text part, on latents of a trained codec (give codec=FOLDER)",
     "dmd": "a teacher to draw in few levels what it draws in many (give start_from=FOLDER)",
+    "verifier": "which first blocks fit their prompts, to choose among several (give drawn=FOLDER of a model's own)",
     "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
     "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
 }
@@ -141,6 +142,10 @@ def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":
         from arl2.training.dmd import DmdConfig, DmdTask
 
         return DmdConfig, DmdTask
+    if name == "verifier":
+        from arl2.training.verifier import VerifierConfig, VerifierTask
+
+        return VerifierConfig, VerifierTask
     if name == "align":
         from arl2.training.align import AlignConfig, AlignTask
 

@@ -28,6 +28,16 @@ def steps(text: str) -> int | tuple[int, ...]:
     return tuple(int(word) for word in text.split(",") if word.strip())
 
 
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """The option ``--candidates``."""
+    parser.add_argument(
+        "--candidates",
+        type=whole_from_one,
+        metavar="N",
+        help="first blocks drawn side by side, of which the model's verifier keeps the best (default: the model's own)",
+    )
+
+
 def window(text: str) -> int | Literal["settings"] | None:
     """Latent frames, ``full`` for the whole past, or ``settings`` for the model's own."""
     if text == "settings":

@@ -76,6 +76,7 @@ def score_model(
     seed: int,
     num_frames: int,
     steps: int | tuple[int, ...] | None = None,
+    first_block_candidates: int | None = None,
     window: Window = "settings",
     on_progress: OnProgress | None = None,
 ) -> WorldScore:
@@ -86,7 +87,7 @@ def score_model(
         prompts: how many; the first prompts of a seed are the same however many there are.
         seed: of prompts and noise.
         num_frames: video frames of every clip.
-        steps, window: instead of the model's own settings.
+        steps, first_block_candidates, window: instead of the model's own settings.
         on_progress: called with the number of clips done.
 
     Raises:
@@ -99,7 +100,13 @@ def score_model(
         for first in range(0, prompts, BATCH):
             batch = captions[first : first + BATCH]
             blocks = pipe.stream(
-                batch, num_frames=num_frames, seed=seed + first, steps=steps, window=window, rewind_blocks=0
+                batch,
+                num_frames=num_frames,
+                seed=seed + first,
+                steps=steps,
+                first_block_candidates=first_block_candidates,
+                window=window,
+                rewind_blocks=0,
             )
             yield _first_and_last(blocks_video(blocks))
 

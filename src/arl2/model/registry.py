@@ -62,7 +62,7 @@ class ModelCard:
         preset: size of the transformer, a name of :data:`arl2.model.presets.PRESETS`; None if it is none of them.
         steps: denoising steps of a block, from 1000 down; None for a multi-step model.
         first_block_steps: for the first block of a stream, where it differs.
-        first_block_fresh_below: see ``arl2.rollout.settings.GenerationSettings``.
+        first_block_fresh_below, first_block_candidates: see ``arl2.rollout.settings.GenerationSettings``.
         solver_steps: steps of a multi-step model's solver.
         guidance_scale, negative_prompt: of a multi-step model.
         shift: of the noise schedule.
@@ -92,6 +92,7 @@ class ModelCard:
     steps: tuple[int, ...] | None = FOUR_STEPS
     first_block_steps: tuple[int, ...] | None = None
     first_block_fresh_below: float = 1.0
+    first_block_candidates: int = 1
     solver_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str | None = None
@@ -172,7 +173,9 @@ _SHAPES = ModelCard(
     base=None,
     preset=None,
     steps=(1000, 654, 333, 152),
-    first_block_steps=_even(24),
+    # Dense where it is decided what a block shows; fresh noise above that is another chance to lose it.
+    first_block_steps=(1000, 875, 792, 708, 666, 625, 583, 542, 500, 458, 417, 375, 292, 208, 125, 42),
+    first_block_candidates=6,
     shift=3.0,
     window=21,
     height=64,
@@ -200,6 +203,7 @@ _CARDS = (
         summary="What shapes learnt from (DMD): the flow itself, for more levels than there is time for.",
         steps=_even(16),
         first_block_steps=None,
+        first_block_candidates=1,
     ),
     replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, by what it is to the hybrids."),
     _CHUNKWISE,

@@ -45,6 +45,10 @@ class PromptContext(NamedTuple):
         """Prompts in the batch."""
         return self.layers[0].k.shape[0]
 
+    def repeated(self, count: int) -> "PromptContext":
+        """The whole batch so many times, one after the other."""
+        return PromptContext(self.owner, tuple(layer.repeated(count) for layer in self.layers))
+
 
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     """Predicts the flow ``v = noise - x0`` of video latents, block after block.

@@ -90,7 +90,7 @@ def assemble_pipeline(
         if base is not None or config is not None:
             raise ConfigError(f"'{model}' is a whole pipeline; base and config go with an AR checkpoint.")
         parts = load_parts(pipeline_folder(model), dtype=torch_dtype)
-        pipe = ARL2Pipeline(parts.transformer, parts.codec, parts.text, parts.settings)
+        pipe = ARL2Pipeline(parts.transformer, parts.codec, parts.text, parts.settings, parts.verifier)
         if weights is not None:
             kept = {name: pipe.transformer.config[name] for name in ("block_frames", "window", "sink", "text_len")}
             pipe.transformer = load_transformer(weights, weights=weights_branch, dtype=torch_dtype, **kept)

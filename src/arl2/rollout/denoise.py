@@ -18,6 +18,7 @@ from arl2.errors import MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
+from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.blocks import Block
 from arl2.rollout.noise import NoiseSource
 from arl2.rollout.samplers import Sampler
@@ -27,9 +28,10 @@ Latents = Float[Tensor, "batch channels frames height width"]
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt and the memory of the stream under this prompt."""
+    """A prompt, as keys and as embeddings ``[B, words, width]``, and the memory of the stream under this prompt."""
 
     prompt: PromptContext
+    text: Tensor
     memory: Memory
 
 
@@ -42,6 +44,7 @@ class RolloutSettings:
         height, width: latent size.
         first_block_frames: size of the first block, if it differs.
         context_noise: timestep of the clean pass.
+        best_of: how the first block is chosen from several; None: it is drawn once.
     """
 
     sampler: Sampler
@@ -49,6 +52,7 @@ class RolloutSettings:
     width: int
     first_block_frames: int | None = None
     context_noise: float = 0.0
+    best_of: BestOf | None = None
 
 
 class Rollout:
@@ -131,7 +135,7 @@ class Rollout:
         """
         index, span = self.next_block()
         started = time.perf_counter()
-        latents = self._denoise(index, span) if known is None else known.to(self.device)
+        latents = self._generate(index, span) if known is None else known.to(self.device)
         denoised = time.perf_counter()
         self.commit(latents)
         committed = time.perf_counter()
@@ -143,6 +147,28 @@ class Rollout:
         for one in self.prompted:
             timesteps = _timesteps(latents, self.settings.context_noise)
             self.model(latents, timesteps, one.prompt, run=Stream(one.memory, Access.COMMIT))
+
+    def _generate(self, index: int, span: FrameRange) -> Latents:
+        best_of = self.settings.best_of
+        if index or best_of is None:
+            return self._denoise(index, span)
+        return best_of.choose(self._side_by_side(best_of.candidates)._denoise(index, span), self.prompted[0].text)
+
+    def _side_by_side(self, count: int) -> "Rollout":
+        """Every stream at its start so many times, with other noise each; there is nothing to remember yet."""
+        settings, batch = self.settings, count * self.batch
+        prompted = [
+            Prompted(
+                one.prompt.repeated(count),
+                one.text.repeat(count, 1, 1),
+                self.model.allocate_memory(
+                    batch=batch, height=settings.height, width=settings.width, window=self.block_frames, sink=0
+                ),
+            )
+            for one in self.prompted
+        ]
+        noise = SideBySide([self.noise.candidate(number) for number in range(count)])
+        return Rollout(self.model, prompted, noise=noise, settings=settings)
 
     def _denoise(self, index: int, span: FrameRange) -> Latents:
         shape = (self.batch, self.model.config.in_channels, len(span), self.settings.height, self.settings.width)

@@ -1,4 +1,4 @@
-"""The folder of a pipeline: ``transformer/``, ``codec/``, ``text/`` and ``generation.json``.
+"""The folder of a pipeline: ``transformer/``, ``codec/``, ``text/``, perhaps ``verifier/``, and ``generation.json``.
 
 Which class a codec or a text part is, a folder says by a name, and the tables here say what the name means. So a
 folder cannot make the loader import anything else, and rooms above this one are reached by name alone, when used.
@@ -20,6 +20,7 @@ from arl2.checkpoints.load import load_transformer
 from arl2.errors import Arl2Error, CheckpointError
 from arl2.files.plain import read_json
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.model.verifier import Verifier
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
@@ -32,7 +33,8 @@ EMBEDDED = {
     "shapes-flow": "flow",
 }
 """Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, how it is
-sampled, and a text part if it has its own. What a folder lacks is the teacher's, which lies in ``weights`` itself."""
+sampled, and a text part if it has its own. What a folder lacks is the teacher's, which lies in ``weights`` itself. A
+verifier goes with its text part."""
 
 CODECS = {
     "GroupCodec": "arl2.video.group_codec:GroupCodec",
@@ -45,7 +47,7 @@ TEXT_PARTS = {
     "umt5": "arl2.text.umt5:UMT5Text",
 }
 
-TRANSFORMER, CODEC, TEXT, GENERATION = "transformer", "codec", "text", "generation.json"
+TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION = "transformer", "codec", "text", "verifier", "generation.json"
 _MODEL_FILES = ("config.json", "*.safetensors")
 
 
@@ -55,18 +57,20 @@ class PipelineFolder:
 
     Attributes:
         transformer, codec, text: folders.
+        verifier: folder, of which a model may have none.
         generation: file.
     """
 
     transformer: Path
     codec: Path
     text: Path
+    verifier: Path
     generation: Path
 
     @classmethod
     def of(cls, folder: Path) -> "PipelineFolder":
         """A folder that ``save_pretrained`` wrote."""
-        return cls(folder / TRANSFORMER, folder / CODEC, folder / TEXT, folder / GENERATION)
+        return cls(folder / TRANSFORMER, folder / CODEC, folder / TEXT, folder / VERIFIER, folder / GENERATION)
 
     def __str__(self) -> str:
         return str(self.transformer.parent)
@@ -80,6 +84,7 @@ class Parts:
     codec: VideoCodec
     text: TextPart
     settings: GenerationSettings
+    verifier: Verifier | None = None
 
 
 def pipeline_folder(name: str | Path) -> PipelineFolder:
@@ -92,8 +97,8 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
         # A resource, not an import: the room of the shapes world is above this one.
         weights = Path(str(files("arl2"))) / "shapes" / "weights"
         own = weights / EMBEDDED[name]
-        text = own / TEXT if (own / TEXT).is_dir() else weights / TEXT
-        return PipelineFolder(own / TRANSFORMER, weights / CODEC, text, own / GENERATION)
+        words = own if (own / TEXT).is_dir() else weights
+        return PipelineFolder(own / TRANSFORMER, weights / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
     folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(f"'{one}'" for one in EMBEDDED)
@@ -123,7 +128,8 @@ def load_parts(folder: PipelineFolder, *, dtype: torch.dtype) -> Parts:
     settings = load_settings(folder)
     text = load_text(folder)
     codec = load_codec(folder, dtype=dtype)
-    return Parts(load_transformer(folder.transformer, dtype=dtype), codec, text, settings)
+    verifier = load_verifier(folder) if folder.verifier.is_dir() else None
+    return Parts(load_transformer(folder.transformer, dtype=dtype), codec, text, settings, verifier)
 
 
 def load_settings(folder: PipelineFolder) -> GenerationSettings:
@@ -139,14 +145,27 @@ def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
     name = read_json(place / "config.json").get("_class_name")
     kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
     with _undamaged(folder):
-        codec, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
+        loaded: VideoCodec = _load_exactly(kind, place, dtype)
+    return loaded
+
+
+def load_verifier(folder: PipelineFolder) -> Verifier:
+    """The verifier of a folder that has one, in float32: it is small; errors as for ``load_parts``."""
+    with _undamaged(folder):
+        loaded: Verifier = _load_exactly(Verifier, folder.verifier, torch.float32)
+    return loaded.requires_grad_(False)
+
+
+def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
+    """A part in evaluation mode, every tensor of its file in its place and none besides."""
+    part, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if unfit:
         raise CheckpointError(
-            f"'{place}' is not exactly one {name}: {len(unfit)} tensors are missing or besides, first {unfit[0]}."
+            f"'{place}' is not exactly one {kind.__name__}: {len(unfit)} tensors are missing or besides, first "
+            f"{unfit[0]}."
         )
-    loaded: VideoCodec = codec.eval()
-    return loaded
+    return part.eval()
 
 
 def load_text(folder: PipelineFolder) -> TextPart:
@@ -166,7 +185,9 @@ def _undamaged(folder: PipelineFolder) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise CheckpointError(f"'{folder}' holds a damaged codec or text part ({reason}); copy it anew.") from error
+        raise CheckpointError(
+            f"'{folder}' holds a damaged codec, text part or verifier ({reason}); copy it anew."
+        ) from error
 
 
 def save_parts(parts: Parts, folder: Path) -> None:
@@ -182,6 +203,8 @@ def save_parts(parts: Parts, folder: Path) -> None:
     savable: dict[str, Any] = {CODEC: parts.codec, TEXT: parts.text}
     for part, saved in savable.items():
         saved.save_pretrained(folder / part)
+    if parts.verifier is not None:
+        parts.verifier.save_pretrained(folder / VERIFIER)
     assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
     generation = {"text": text_name, **parts.settings.to_mapping()}
     (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, GeometryError, NonFiniteError
 from arl2.geometry import split_blocks, token_grid
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.best_of import BestOf
 from arl2.rollout.blocks import Block as Block
 from arl2.rollout.denoise import Prompted, Rollout, RolloutSettings
 from arl2.rollout.noise import NoiseSource
@@ -33,6 +34,7 @@ def generate_blocks(
     known: Float[Tensor, "batch channels known height width"] | None = None,
     first_block_frames: int | None = None,
     context_noise: float = 0.0,
+    best_of: BestOf | None = None,
     memory: Memory | None = None,
     negative_memory: Memory | None = None,
 ) -> Iterator[Block]:
@@ -52,6 +54,7 @@ def generate_blocks(
         known: latents that the stream starts with (an encoded image or video), given by clean passes, not yielded.
         first_block_frames: size of the first block, if it differs.
         context_noise: timestep of the clean pass.
+        best_of: how the first block is chosen from several; None: it is drawn once.
         memory, negative_memory: memory to go on with (allocated by ``model.allocate_memory``); new if None.
 
     Returns:
@@ -72,7 +75,7 @@ def generate_blocks(
         prompted.append(prompted_memory(model, negative_text, negative_memory, height, width))
     elif negative_text is not None:
         logger.warning("The negative prompt is not used: this sampler does not guide (guidance scale 1).")
-    settings = RolloutSettings(sampler, height, width, first_block_frames, context_noise)
+    settings = RolloutSettings(sampler, height, width, first_block_frames, context_noise, best_of)
     rollout = Rollout(model, prompted, noise=noise, settings=settings)
     if frames is not None:
         split_blocks(frames, rollout.block_frames, first_block_frames)
@@ -95,7 +98,8 @@ def prompted_memory(
     grid = token_grid(height, width, tuple(model.config.patch_size))
     memory.check(model.identity, text.shape[0], grid.rows, grid.columns, memory.geometry.block_frames)
     with torch.no_grad():
-        return Prompted(model.prompt_context(text.to(model.patch_embedding.weight.device)), memory)
+        text = text.to(model.patch_embedding.weight.device)
+        return Prompted(model.prompt_context(text), text, memory)
 
 
 def _blocks(rollout: Rollout, frames: int | None, known: Tensor | None) -> Iterator[Block]:

@@ -22,6 +22,10 @@ class NoiseSource(Protocol):
         """Refuse a batch that this source has no noise for; raises ``ConfigError``."""
         ...
 
+    def candidate(self, number: int) -> "NoiseSource":
+        """Other noise for the same samples, where a block is drawn several times; candidate 0 has the source's own."""
+        ...
+
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]
     ) -> Float[Tensor, "batch channels frames height width"]:
@@ -30,22 +34,23 @@ class NoiseSource(Protocol):
 
 
 class SeededNoise:
-    """Standard normal noise keyed by (a sample's seed, block, draw).
+    """Standard normal noise keyed by (a sample's seed, block, candidate, draw).
 
     numpy's Philox takes the key whole, so no two blocks of a long stream ever share a stream of numbers (torch's CPU
     generator keeps 32 bits of a seed).
 
     Args:
         seeds: one per sample of the batch; a sample's noise does not depend on the others.
+        number: of the candidate that it is for.
 
     Raises:
         ConfigError: no seed, or one outside [0, 2**64).
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], *, number: int = 0) -> None:
         if not seeds or any(not 0 <= seed < 2**64 for seed in seeds):
             raise ConfigError(f"Seeds must be whole numbers from 0 to 2**64 - 1, one per sample; got {list(seeds)}.")
-        self.seeds = tuple(seeds)
+        self.seeds, self.number = tuple(seeds), number
 
     @staticmethod
     def for_batch(seed: int, batch: int) -> "SeededNoise":
@@ -57,6 +62,10 @@ class SeededNoise:
         if batch != len(self.seeds):
             raise ConfigError(f"Got {len(self.seeds)} seeds for a batch of {batch}; give one per sample.")
 
+    def candidate(self, number: int) -> "SeededNoise":
+        """The same seeds, other numbers."""
+        return SeededNoise(self.seeds, number=number)
+
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]
     ) -> Float[Tensor, "batch channels frames height width"]:
@@ -64,8 +73,8 @@ class SeededNoise:
         samples = []
         for seed in self.seeds:
             key = np.array([seed, block], dtype=np.uint64)
-            # The counter's top word holds the draw, so draws of a block cannot run into each other.
-            counter = np.array([0, 0, 0, index], dtype=np.uint64)
+            # The counter's top words hold candidate and draw, so draws of a block cannot run into each other.
+            counter = np.array([0, 0, self.number, index], dtype=np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
             samples.append(torch.from_numpy(generator.standard_normal(shape[1:], dtype=np.float32)))
         return torch.stack(samples)
@@ -92,6 +101,12 @@ class GivenNoise:
         """Noise for as many samples, or ``ConfigError``."""
         if batch != self.start.shape[0]:
             raise ConfigError(f"The noise given is for {self.start.shape[0]} samples, but the batch has {batch}.")
+
+    def candidate(self, number: int) -> "GivenNoise":
+        """Itself for candidate 0; there is no other noise."""
+        if number:
+            raise ConfigError("Noise was handed in for one drawing of each block; draw a first block once.")
+        return self
 
     def draw(
         self, block: int, index: int, shape: tuple[int, ...]

@@ -17,6 +17,7 @@ from arl2.attention.plan import SinkPositions
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.model.verifier import Verifier
 from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
 from arl2.rollout.folder import Parts, is_saved_pipeline, load_parts, pipeline_folder, save_parts
@@ -63,7 +64,10 @@ class ARL2Pipeline(DiffusionPipeline):
         codec: latents to pixels.
         text: prompts to embeddings.
         settings: how to sample; None: as the published chunkwise students.
+        verifier: chooses among several first blocks, where the settings ask for several.
     """
+
+    _optional_components = ("verifier",)
 
     def __init__(
         self,
@@ -71,9 +75,10 @@ class ARL2Pipeline(DiffusionPipeline):
         codec: VideoCodec,
         text: TextPart,
         settings: GenerationSettings | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(transformer=transformer, codec=codec, text=text)
+        self.register_modules(transformer=transformer, codec=codec, text=text, verifier=verifier)
         self.settings = settings or GenerationSettings()
 
     @classmethod
@@ -113,7 +118,7 @@ class ARL2Pipeline(DiffusionPipeline):
                 torch_dtype=torch_dtype,
             )
         parts = load_parts(pipeline_folder(pretrained_model_name_or_path), dtype=torch_dtype)
-        return cls(parts.transformer, parts.codec, parts.text, parts.settings)
+        return cls(parts.transformer, parts.codec, parts.text, parts.settings, parts.verifier)
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
@@ -169,6 +174,7 @@ class ARL2Pipeline(DiffusionPipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
         steps: int | Sequence[int] | None = None,
+        first_block_candidates: int | None = None,
         window: Window = "settings",
         sink: int | None = None,
         sink_positions: SinkPositions | None = None,
@@ -193,6 +199,8 @@ class ARL2Pipeline(DiffusionPipeline):
             generator: instead of seeds, as in diffusers: seeds are drawn from it, or from one for each prompt.
             num_inference_steps: denoising steps of a block, spread evenly, instead of the settings' own.
             steps: the same; or a list, such as ``(1000, 500)``.
+            first_block_candidates: first blocks drawn side by side, of which the verifier keeps one; None: as the
+                settings say, 1: the first block is drawn once.
             window: latent frames that softmax layers see; None the whole past, "settings" as these say.
             sink: first latent frames that the window never evicts; None: as the model's config says.
             sink_positions: "absolute" or "relative": whether sinks stay at their own frames or move with the window;
@@ -201,7 +209,8 @@ class ARL2Pipeline(DiffusionPipeline):
             negative_prompt, guidance_scale: of multi-step models; None: as the settings say.
             prompt_embeds, negative_prompt_embeds: what the text part would give, instead of prompts.
             callback_on_step_end: called as ``(pipeline, step, timestep, {"latents": x, "block": i})`` after every
-                denoising pass; what it returns is not used.
+                denoising pass; what it returns is not used. Of a first block, ``x`` holds all candidates: each
+                prompt's first, then each prompt's second, and so on.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: false returns a tuple, as in diffusers.
             callback_on_block_end: called as ``(pipeline, index, block)`` after every block.
@@ -224,6 +233,7 @@ class ARL2Pipeline(DiffusionPipeline):
             generator=generator,
             num_inference_steps=num_inference_steps,
             steps=steps,
+            first_block_candidates=first_block_candidates,
             window=window,
             sink=sink,
             sink_positions=sink_positions,
@@ -262,6 +272,7 @@ class ARL2Pipeline(DiffusionPipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
         steps: int | Sequence[int] | None = None,
+        first_block_candidates: int | None = None,
         window: Window = "settings",
         sink: int | None = None,
         sink_positions: SinkPositions | None = None,
@@ -296,6 +307,7 @@ class ARL2Pipeline(DiffusionPipeline):
             generator=generator,
             num_inference_steps=num_inference_steps,
             steps=steps,
+            first_block_candidates=first_block_candidates,
             window=window,
             sink=sink,
             sink_positions=sink_positions,
@@ -342,7 +354,7 @@ class ARL2Pipeline(DiffusionPipeline):
         return stream
 
     def _parts(self) -> Parts:
-        return Parts(self.transformer, self.codec, self.text, self.settings)
+        return Parts(self.transformer, self.codec, self.text, self.settings, self.verifier)
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

@@ -34,10 +34,10 @@ class PromptChange:
 @torch.no_grad()
 def apply_prompts(rollout: Rollout, prompts: Prompts) -> None:
     """New text keys; memory is not touched."""
-    model = rollout.model
+    texts = [text.to(rollout.device) for text in prompts.texts]
     rollout.prompted = tuple(
-        Prompted(model.prompt_context(text.to(rollout.device)), one.memory)
-        for text, one in zip(prompts.texts, rollout.prompted, strict=True)
+        Prompted(rollout.model.prompt_context(text), text, one.memory)
+        for text, one in zip(texts, rollout.prompted, strict=True)
     )
 
 

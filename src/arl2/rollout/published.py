@@ -83,6 +83,7 @@ def settings_of(card: ModelCard) -> GenerationSettings:
         steps=card.steps or FOUR_STEPS,
         first_block_steps=card.first_block_steps,
         first_block_fresh_below=card.first_block_fresh_below,
+        first_block_candidates=card.first_block_candidates,
         shift=card.shift,
         solver="few-step" if distilled else _SOLVER,
         solver_steps=card.solver_steps or _SOLVER_STEPS,

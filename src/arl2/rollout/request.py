@@ -1,5 +1,6 @@
 """What a call of the pipeline asks for, and the same checked and embedded, ready for the rollout."""
 
+import logging
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from arl2.attention.plan import SinkPositions
 from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.best_of import BestOf, best_of
 from arl2.rollout.denoise import RolloutSettings
 from arl2.rollout.folder import Parts
 from arl2.rollout.frames import FramePlan
@@ -23,6 +25,8 @@ from arl2.rollout.recent import Prompts
 from arl2.rollout.samplers import MultiStep, OnStep, Sampler, Watched
 from arl2.rollout.settings import GenerationSettings
 from arl2.text.interface import TextPart
+
+logger = logging.getLogger(__name__)
 
 Window = int | Literal["settings"] | None
 Seeds = int | Sequence[int] | None
@@ -42,6 +46,7 @@ class Ask:
     generator: Generators
     num_inference_steps: int | None
     steps: int | Sequence[int] | None
+    first_block_candidates: int | None
     window: Window
     sink: int | None
     sink_positions: SinkPositions | None
@@ -129,7 +134,14 @@ def make_request(ask: Ask, parts: Parts, *, plan: FramePlan | None, on_step: OnS
     return Request(
         prompts=Prompts(ask.prompt if ask.prompt is None or isinstance(ask.prompt, str) else tuple(ask.prompt), texts),
         noise=SeededNoise(seeds_of(ask.seed, ask.generator, batch)),
-        settings=RolloutSettings(watched, height, width, settings.first_block_frames, settings.context_noise),
+        settings=RolloutSettings(
+            watched,
+            height,
+            width,
+            settings.first_block_frames,
+            settings.context_noise,
+            _best_of(ask, parts, height, width),
+        ),
         plan=plan,
         shape=shape,
         memories=tuple(shape.allocate(transformer) for _ in texts),
@@ -159,6 +171,11 @@ def _plain(ask: Ask) -> Ask:
         ask,
         height=None if ask.height is None else whole("height", ask.height),
         width=None if ask.width is None else whole("width", ask.width),
+        first_block_candidates=(
+            None
+            if ask.first_block_candidates is None
+            else whole("number of first_block_candidates", ask.first_block_candidates)
+        ),
         window=ask.window if ask.window is None or isinstance(ask.window, str) else whole("window", ask.window),
         sink=None if ask.sink is None else whole("sink", ask.sink),
         guidance_scale=scale,
@@ -185,6 +202,25 @@ def _latent_size(ask: Ask, parts: Parts) -> tuple[int, int]:
 
     settings = parts.settings
     return side("height", ask.height or settings.height, 1), side("width", ask.width or settings.width, 2)
+
+
+def _best_of(ask: Ask, parts: Parts, height: int, width: int) -> BestOf | None:
+    settings, asked = parts.settings, ask.first_block_candidates
+    candidates = settings.first_block_candidates if asked is None else asked
+    if candidates < 1:
+        raise ConfigError(f"{candidates} candidates of the first block were asked; give 1 or more.")
+    config = parts.transformer.config
+    frames = settings.first_block_frames or config.block_frames
+    drawn = (config.in_channels, frames, height, width)
+    if ask.known is not None:
+        return None  # the first block is given
+    if parts.verifier is not None and candidates > 1 and parts.verifier.block_shape != drawn:
+        said = f"The verifier reads first blocks of {list(parts.verifier.block_shape)}, and these are {list(drawn)}"
+        if asked is not None:
+            raise ConfigError(f"{said} (channels, frames, height, width); leave first_block_candidates out.")
+        logger.warning("%s: the first block is drawn once, not %d times.", said, candidates)
+        return None
+    return best_of(parts.verifier, candidates)
 
 
 def _embedded(prompt: str | Sequence[str] | None, given: Tensor | None, text: TextPart, name: str) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from arl2.attention.plan import SINK_POSITIONS
 from arl2.errors import SnapshotError
 from arl2.geometry import FrameRange
+from arl2.rollout.best_of import best_of
 from arl2.rollout.codec_device import codec_device
 from arl2.rollout.denoise import Rollout, RolloutSettings
 from arl2.rollout.folder import Parts
@@ -71,12 +72,15 @@ def _resume(facts: "_Facts", tensors: dict[str, Tensor], parts: Parts, plan_of: 
     change = _change(facts, tensors, prompts)
     for text in (*prompts.texts, *(() if change is None else change.prompts.texts)):
         _require_text(facts, text, batch, parts)
+    # Files of earlier versions know of one candidate alone, and later blocks have no others.
+    begins = facts.has("first_block_candidates") and not facts.whole("frames")
     settings = RolloutSettings(
         sampler_of(facts.of("sampler", dict)),
         height,
         width,
         facts.whole_or_none("first_block_frames"),
         float(facts.of("context_noise", float)),
+        best_of(parts.verifier, facts.whole("first_block_candidates", least=1) if begins else 1),
     )
     model = parts.transformer
     # Before memory is allocated: the sizes must be those of the latents.

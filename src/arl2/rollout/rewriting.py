@@ -26,6 +26,7 @@ from arl2.rollout.folder import (
     GENERATION,
     TEXT,
     TRANSFORMER,
+    VERIFIER,
     PipelineFolder,
     is_saved_pipeline,
     load_settings,
@@ -143,6 +144,8 @@ def _write_parts(source: ModelSource, folder: Path) -> None:
     if source.pipeline is not None:
         _copy(source.pipeline.codec, folder / CODEC)
         _copy(source.pipeline.text, folder / TEXT)
+        if source.pipeline.verifier.is_dir():
+            _copy(source.pipeline.verifier, folder / VERIFIER)
         text = read_json(source.pipeline.generation)["text"]
     elif source.base is None:
         raise CheckpointError(

@@ -27,6 +27,8 @@ class GenerationSettings:
         first_block_steps: for the first block of a stream, where it differs.
         first_block_fresh_below: noise level, 0 to 1. From levels above it the first block keeps the noise that was
             predicted, so that what it settles on early stays; 1 draws fresh noise always, as published.
+        first_block_candidates: first blocks drawn side by side, of which the model's verifier keeps the one that fits
+            the prompt best; 1 draws it once and needs no verifier.
         warp_steps: map the steps onto the shifted schedule; otherwise they are timesteps already.
         shift: of the noise schedule the model was trained on.
         solver: ``"few-step"``: predict and re-noise along ``steps`` (distilled students); ``"euler"`` or ``"unipc"``:
@@ -47,6 +49,7 @@ class GenerationSettings:
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     first_block_steps: tuple[int, ...] | None = None
     first_block_fresh_below: float = 1.0
+    first_block_candidates: int = 1
     warp_steps: bool = True
     shift: float = 5.0
     solver: Literal["few-step", "euler", "unipc"] = "few-step"
@@ -64,7 +67,15 @@ class GenerationSettings:
     fps: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("first_block_frames", "window", "height", "width", "num_frames", "fps"):
+        for name in (
+            "first_block_candidates",
+            "first_block_frames",
+            "window",
+            "height",
+            "width",
+            "num_frames",
+            "fps",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; give a whole number from 1.")

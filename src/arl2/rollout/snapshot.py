@@ -39,6 +39,7 @@ def snapshot_facts(terms: Terms, state: StreamState, kind: SnapshotKind) -> dict
         "texts": len(state.prompts.texts),
         "sampler": sampler_facts(settings.sampler),
         "first_block_frames": settings.first_block_frames,
+        "first_block_candidates": 1 if settings.best_of is None else settings.best_of.candidates,
         "context_noise": float(settings.context_noise),
         "batch": shape.batch,
         "height": shape.height,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from arl2.attention.memory import Memory
 from arl2.rollout.blocks import Block
-from arl2.rollout.denoise import Prompted, Rollout
+from arl2.rollout.denoise import Rollout
 from arl2.rollout.folder import Parts
 from arl2.rollout.frames import FramePlan
 from arl2.rollout.model_hash import model_facts
@@ -91,7 +91,7 @@ class StreamState:
 
     def fork(self) -> "StreamState":
         """Another that goes on from here: states and decoder copied, windows copied when written, the rest shared."""
-        prompted = [Prompted(one.prompt, one.memory.clone()) for one in self.rollout.prompted]
+        prompted = [replace(one, memory=one.memory.clone()) for one in self.rollout.prompted]
         rollout = Rollout(self.rollout.model, prompted, noise=self.rollout.noise, settings=self.rollout.settings)
         return replace(self, rollout=rollout, decoder=self.decoder.clone(), decoders=dict(self.decoders))
 
@@ -135,4 +135,4 @@ class StreamState:
     def take_memories(self, memories: tuple[Memory, ...]) -> None:
         """Go on with other memories under the same prompts."""
         pairs = zip(self.rollout.prompted, memories, strict=True)
-        self.rollout.prompted = tuple(Prompted(one.prompt, memory) for one, memory in pairs)
+        self.rollout.prompted = tuple(replace(one, memory=memory) for one, memory in pairs)

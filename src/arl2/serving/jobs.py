@@ -70,13 +70,14 @@ class JobSettings:
 
     Attributes:
         model: what the person called it.
-        steps, window: see ``ARL2Pipeline``.
+        steps, first_block_candidates, window: see ``ARL2Pipeline``.
         scale: how much pixels are enlarged.
         only_new: leave known frames out of the file.
     """
 
     model: str
     steps: int | tuple[int, ...] | None = None
+    first_block_candidates: int | None = None
     window: Window = "settings"
     scale: int = 1
     only_new: bool = False
@@ -173,6 +174,7 @@ class JobList:
         # In the form that JSON gives them back.
         self._shared = {
             "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
+            "first_block_candidates": settings.first_block_candidates,
             "window": settings.window,
             "scale": settings.scale,
             "only_new": settings.only_new,
@@ -268,6 +270,7 @@ class JobList:
             num_frames=frames,
             seed=[job.seed],
             steps=self.settings.steps,
+            first_block_candidates=self.settings.first_block_candidates,
             window=self.settings.window,
             known=None if known is None else known.latents.to(self.pipe.device),
             rewind_blocks=0,

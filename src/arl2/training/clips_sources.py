@@ -55,7 +55,7 @@ class TeacherClips:
         prompts: one clip each.
         latent_frames: of every clip, known ones included; whole blocks.
         batch: clips generated at once; a clip is the same in any batch, up to rounding.
-        steps, window: instead of the model's own settings.
+        steps, first_block_candidates, window: instead of the model's own settings.
         openings: what the clips start with; None: nothing.
 
     Raises:
@@ -71,6 +71,7 @@ class TeacherClips:
         latent_frames: int,
         batch: int = 1,
         steps: int | tuple[int, ...] | None = None,
+        first_block_candidates: int | None = None,
         window: Window = "settings",
         openings: Openings | None = None,
     ) -> None:
@@ -82,7 +83,7 @@ class TeacherClips:
             )
         check_prompts(prompts)
         self._pipe, self._prompts, self._openings = pipe, prompts, openings
-        self._batch, self._steps, self._window = batch, steps, window
+        self._batch, self._steps, self._candidates, self._window = batch, steps, first_block_candidates, window
         self._num_frames = pipe.codec.frames_of(0, latent_frames)
         self._blocks = latent_frames // pipe.block_frames
 
@@ -105,6 +106,7 @@ class TeacherClips:
                 num_frames=self._num_frames,
                 seed=[prompt.seed for prompt in prompts],
                 steps=self._steps,
+                first_block_candidates=self._candidates,
                 window=self._window,
                 known=None if self._openings is None else self._openings(some),
                 output_type="latent",

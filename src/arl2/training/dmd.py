@@ -7,8 +7,10 @@ its own past, arXiv 2506.08009). The critic learns that by flow matching, side b
 """
 
 import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +22,8 @@ from arl2.diffusion.flow import add_noise, velocity_to_clean
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.rollout.folder import VERIFIER, load_settings, pipeline_folder
+from arl2.rollout.settings import GenerationSettings
 from arl2.training.captioned import Captioned, load_export
 from arl2.training.config import check_share
 from arl2.training.noising import LevelsBetween, NoisyClips, noised
@@ -94,6 +98,7 @@ class DmdTask(ShapesTask[DmdConfig]):
         model, text = load_export(config.start_from)
         super().__init__(config, model, text, device=device)
         self.converted: dict[str, torch.nn.Parameter] = {}
+        self.start = pipeline_folder(config.start_from)
         if HybridSpec.letter in str(model.config.layer_plan):
             self.converted = unfreeze(self.model, 2)
             self.text.words.encoder.requires_grad_(False)
@@ -186,6 +191,23 @@ class DmdTask(ShapesTask[DmdConfig]):
         away = (made - real).abs().unflatten(2, (-1, self.block_frames)).mean((1, 3, 4, 5))
         scale = away.clamp(min=_NEAREST).repeat_interleave(self.block_frames, 1)[:, None, :, None, None]
         return made + (real - critic) / scale
+
+    def generation(self) -> GenerationSettings:
+        """How the model is sampled; a converted one keeps its text part, so the verifier of its start chooses on."""
+        settings = super().generation()
+        if not self._keeps_verifier:
+            return settings
+        return replace(settings, first_block_candidates=load_settings(self.start).first_block_candidates)
+
+    def export(self, folder: Path) -> None:
+        """As of any model of the shapes world, with that verifier."""
+        super().export(folder)
+        if self._keeps_verifier:
+            shutil.copytree(self.start.verifier, folder / VERIFIER, dirs_exist_ok=True)
+
+    @property
+    def _keeps_verifier(self) -> bool:
+        return bool(self.converted) and self.start.verifier.is_dir()
 
     def _kind(self, step: int) -> tuple[int, Context | None]:
         """Latent frames of a step's clips, and what stands before their blocks (nothing, of openings): by turns.

@@ -17,7 +17,16 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.files.plain import read_json
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import CODEC, GENERATION, TEXT, TRANSFORMER, PipelineFolder, load_settings, pipeline_folder
+from arl2.rollout.folder import (
+    CODEC,
+    GENERATION,
+    TEXT,
+    TRANSFORMER,
+    VERIFIER,
+    PipelineFolder,
+    load_settings,
+    pipeline_folder,
+)
 from arl2.rollout.settings import GenerationSettings
 from arl2.training.named_teacher import named_sizes, require_folder
 from arl2.training.trainable import part_of, trained_tensors
@@ -235,7 +244,7 @@ def assembled(
 def export_student(
     student: CausalWanTransformer3DModel, teacher: Teacher, folder: Path, *, settings: GenerationSettings
 ) -> None:
-    """A pipeline's folder with the student: frozen weights as stored, what trained in float32, codec and text copied.
+    """A pipeline's folder with the student: frozen weights as stored, what trained in float32; all else copied.
 
     The frozen weights come from the teacher's file again: those at hand may be rounded to what is computed in.
 
@@ -249,6 +258,8 @@ def export_student(
         model.save_pretrained(folder / TRANSFORMER)
         _copy_once(teacher.folder.codec, folder / CODEC)
         _copy_once(teacher.folder.text, folder / TEXT)
+        if teacher.folder.verifier.is_dir():
+            _copy_once(teacher.folder.verifier, folder / VERIFIER)
         generation = {"text": read_json(teacher.folder.generation).get("text"), **settings.to_mapping()}
         (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
