@@ -13,6 +13,7 @@ from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import GivenNoise, SeededNoise
 from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.rollout.rewriting import find_source, write_pipeline
 from rollout.streams import GUIDED, OTHER, PROMPT, SMALL, latents_of, same_bits, small_pipeline, take
 
 CANDIDATES = 3
@@ -155,3 +156,12 @@ def test_candidates_have_noise_of_their_own() -> None:
     assert torch.equal(both.draw(0, 2, (4, *shape[1:])), torch.cat((draws[2], draws[5])))
     with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):
         both.check(2)
+
+
+def test_a_model_written_anew_keeps_its_verifier(tmp_path: Path) -> None:
+    pipe = choosing()
+    pipe.save_pretrained(tmp_path / "own")
+    source = find_source(tmp_path / "own")
+    write_pipeline(source, source.transformer(), tmp_path / "again")
+    again = ARL2Pipeline.from_pretrained(tmp_path / "again")
+    assert same_bits(next(again.stream(PROMPT, seed=3)), next(pipe.stream(PROMPT, seed=3)))

@@ -1,5 +1,7 @@
 """The DMD task: who is moved by what, on which blocks and levels, and that a student goes where it should."""
 
+import json
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +13,7 @@ from rich.console import Console
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
+from arl2.model.verifier import Verifier
 from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.settings import read_json, settings_from_mapping
 from arl2.training.captioned import load_export
@@ -266,6 +269,25 @@ def test_a_hybrid_trains_what_its_conversion_did_and_keeps_the_rest(exports, tmp
     pipe = ARL2Pipeline.from_pretrained(result.export)
     assert pipe.transformer.config.layer_plan == "HS"
     assert len(pipe("a red circle moves right", num_frames=21).frames[0]) == 21
+
+
+def test_a_hybrid_keeps_the_verifier_of_its_start_and_a_teacher_does_not(exports, tmp_path):
+    plain, text = load_export(str(exports / "plain"))
+    start = tmp_path / "start"
+    for name, model in (("hybrid", convert(plain, "HS", state_rank=2, ffn_rank=2, seed=1).model), ("teacher", plain)):
+        shutil.copytree(exports / "plain", start / name)
+        model.save_pretrained(start / name / "transformer")
+        Verifier(16, 3, 8, 8, text.length, text.width, features=8, space=8).save_pretrained(start / name / "verifier")
+        generation = {**read_json(start / name / "generation.json"), "first_block_candidates": 2}
+        (start / name / "generation.json").write_text(json.dumps(generation))
+        task = DmdTask(config(exports, start_from=str(start / name), real=str(exports / "moved")))
+        task.export(tmp_path / name)
+    pipe = ARL2Pipeline.from_pretrained(tmp_path / "hybrid")
+    assert pipe.settings.first_block_candidates == 2
+    assert len(pipe("a red circle moves right", num_frames=9).frames[0]) == 9
+    # A teacher's text part trains on, so what read it before no longer fits.
+    teacher = ARL2Pipeline.from_pretrained(tmp_path / "teacher")
+    assert (teacher.verifier, teacher.settings.first_block_candidates) == (None, 1)
 
 
 def test_clips_are_a_target_where_the_student_stands_on_them(exports):
