@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from arl2.cli import generation
 from arl2.cli.main import main
@@ -159,6 +160,24 @@ def test_threads_do_not_change_latents(model: str) -> None:
     finally:
         torch.set_num_threads(1)
     torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
+
+
+def test_candidates_of_the_first_block(generate, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The embedded model, which has a verifier: the file says how many were drawn; a model without one says so."""
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", PROMPT, "--frames", "9", "--steps", "2", "--seed", "4", "--quiet"]
+    made = {}
+    for count in ("1", "3"):
+        (output, latents) = (f"{count}.mp4", f"{count}.safetensors")
+        assert main([*words, "--candidates", count, "--output", output, "--latents", latents]) == 0
+        assert video_info(Path(output)).settings["first_block_candidates"] == int(count)
+        made[count] = load_file(latents)["000"]
+    pipe = ARL2Pipeline.from_pretrained("shapes")
+    text = pipe.text.encode([PROMPT]).detach()
+    once, chosen = (float(pipe.verifier(made[count][None], text)) for count in ("1", "3"))
+    assert chosen >= once
+    assert generate(PROMPT, "--candidates", "2", "--output", "x.mp4") == 2
+    assert "this model has none; leave first_block_candidates at 1" in capsys.readouterr().err
 
 
 def test_side_by_side_fills_rows() -> None:

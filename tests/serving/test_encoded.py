@@ -100,6 +100,7 @@ def test_several_prompts_are_encoded_once(pipe: ARL2Pipeline, text: Counting, tm
         num_frames=9,
         seed=4,
         steps=None,
+        first_block_candidates=None,
         window="settings",
         scale=1,
         keep_pictures=False,
