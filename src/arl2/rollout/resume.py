@@ -29,7 +29,7 @@ from arl2.rollout.stream import Stream
 from arl2.rollout.stream_state import SnapshotKind, StreamState, Terms
 from arl2.video.codec import CodecCache
 
-_ALLOCATED = ("batch", "height", "width", "window", "sink", "rewind_blocks")
+_ALLOCATED = ("batch", "first_block_candidates", "height", "width", "window", "sink", "rewind_blocks")
 _MOST = 2**16  # of what memory is allocated for: beyond every model
 Kind = TypeVar("Kind")
 
