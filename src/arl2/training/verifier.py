@@ -107,19 +107,20 @@ class VerifierTask:
         if not isinstance(codec, GroupCodec):
             raise ConfigError(f"'{config.teacher}' has a {type(codec).__name__}; openings are of the shapes world's.")
         frames = int(transformer_config(folder.transformer)["block_frames"])
-        openings = _openings(config, codec, frames)
+        openings, fits = _openings(config, codec, frames, config.openings, config.data_seed)
         captions = captions_of(openings.scenes)
-        self.captions = tuple(dict.fromkeys(sorted(captions)))
+        self.captions = tuple(sorted(set(captions)))
         number = {caption: i for i, caption in enumerate(self.captions)}
         with torch.no_grad():
             self.text = load_text(folder).encode(list(self.captions)).float().to(self.device)
 
-        ends = (0, codec.frames_of(0, frames) - 1)
-        fits = openings.shown(ends) >= config.shows
         asked = torch.tensor([number[caption] for caption in captions])
         self.true, self.true_of = openings.latents[fits], asked[fits]
         self.hidden = openings.latents[~fits]
-        self.held_out, self.held_out_of = self._apart(codec, frames, number)
+        apart, fits = _openings(config, codec, frames, config.evaluation_openings, _HELD_OUT_SEED)
+        asked = torch.tensor([number.get(caption, -1) for caption in captions_of(apart.scenes)])
+        known = fits & (asked >= 0)
+        self.held_out, self.held_out_of = apart.latents[known], asked[known]
         self.drawn, self.drawn_of = _drawn(config, self.true, number)
         # Blocks in the order of their captions: those of one lie together.
         self._by_caption = torch.argsort(self.true_of, stable=True)
@@ -191,18 +192,6 @@ class VerifierTask:
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
 
-    def _apart(
-        self, codec: GroupCodec, frames: int, number: Mapping[str, int]
-    ) -> tuple[Tensor, Int64[Tensor, " openings"]]:
-        """Held-out openings that fit a known caption, and which."""
-        config = self.config
-        scenes = sample_scenes(config.evaluation_openings, seed=_HELD_OUT_SEED)
-        latents = _encoded(config, codec, frames, config.evaluation_openings, _HELD_OUT_SEED)
-        fits = EncodedScenes(latents, scenes).shown((0, codec.frames_of(0, frames) - 1)) >= config.shows
-        asked = torch.tensor([number.get(caption, -1) for caption in captions_of(scenes)])
-        kept = fits & (asked >= 0)
-        return latents[kept], asked[kept]
-
     def _true_with(self, captions: Int64[Tensor, " blocks"], draw: torch.Generator) -> Int64[Tensor, " blocks"]:
         """For each caption one of its true blocks."""
         within = (torch.rand(len(captions), generator=draw) * self._count[captions]).long()
@@ -221,21 +210,21 @@ def _some(blocks: Tensor, count: int, draw: torch.Generator) -> Int64[Tensor, " 
     return torch.randint(max(1, len(blocks)), (count,), generator=draw)
 
 
-def _openings(config: VerifierConfig, codec: GroupCodec, frames: int) -> EncodedScenes:
-    latents = _encoded(config, codec, frames, config.openings, config.data_seed)
-    return EncodedScenes(latents, sample_scenes(config.openings, seed=config.data_seed))
-
-
-def _encoded(config: VerifierConfig, codec: GroupCodec, frames: int, clips: int, seed: int) -> Tensor:
+def _openings(
+    config: VerifierConfig, codec: GroupCodec, frames: int, count: int, seed: int
+) -> tuple[EncodedScenes, Bool[Tensor, " openings"]]:
+    """True first blocks of a seed, and which of them show enough to fit their captions."""
     console = Console(stderr=True)
-    return encoded_clips(
+    latents = encoded_clips(
         codec,
         Path(config.latents),
-        clips=clips,
+        clips=count,
         frames=frames,
         seed=seed,
         say=lambda line: console.print(line, highlight=False),
     )
+    openings = EncodedScenes(latents, sample_scenes(count, seed=seed))
+    return openings, openings.shown((0, codec.frames_of(0, frames) - 1)) >= config.shows
 
 
 def _drawn(config: VerifierConfig, like: Tensor, number: Mapping[str, int]) -> tuple[Tensor, Int64[Tensor, " blocks"]]:
