@@ -23,12 +23,14 @@ class Part:
         stage: from which on it trains.
         endings: of the names of its parameters.
         decays: whether weight decay may pull on it.
+        hidden: whether they are matrices between hidden layers, which Muon is made for.
     """
 
     label: str
     stage: Stage
     endings: tuple[str, ...]
     decays: bool = True
+    hidden: bool = False
 
 
 _STATE = "self_attention.state"
@@ -39,8 +41,8 @@ PARTS = (
     Part("dt_bias", 1, (f"{_STATE}.dt_bias",), decays=False),
     *(Part(f"phi_{x}", 1, (f"{_STATE}.phi_{x}",)) for x in "qkv"),
     Part("gate_proj", 1, ("self_attention.gate_proj.weight",)),
-    *(Part(f"lora_{x}", 2, (f"{_STATE}.changes.{x}.A", f"{_STATE}.changes.{x}.B")) for x in "qkv"),
-    Part("ffn low-rank", 2, tuple(f"ffn.{half}.change.{x}" for half in ("up", "down") for x in "AB")),
+    *(Part(f"lora_{x}", 2, (f"{_STATE}.changes.{x}.A", f"{_STATE}.changes.{x}.B"), hidden=True) for x in "qkv"),
+    Part("ffn low-rank", 2, tuple(f"ffn.{half}.change.{x}" for half in ("up", "down") for x in "AB"), hidden=True),
 )
 
 
@@ -73,12 +75,17 @@ def unfreeze(model: CausalWanTransformer3DModel, stage: Stage) -> dict[str, nn.P
 
 
 def groups_of(trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay: float) -> list[ParameterGroup]:
-    """Two groups: with weight decay, and without (``A_log``, ``dt_bias``)."""
-    decays = {name: part.decays for name in trained if (part := part_of(name, stage)) is not None}
-    groups = [
-        ParameterGroup({n: p for n, p in trained.items() if decays[n] is True}, weight_decay=weight_decay),
-        ParameterGroup({n: p for n, p in trained.items() if decays[n] is False}),
-    ]
+    """Three groups: low-rank changes (``hidden``), what else has weight decay, and what has none.
+
+    The last are ``A_log`` and ``dt_bias``. A group that would be empty is left out.
+    """
+    parts = {name: part for name in trained if (part := part_of(name, stage)) is not None}
+
+    def group(decays: bool, hidden: bool) -> ParameterGroup:
+        own = {n: trained[n] for n, part in parts.items() if (part.decays, part.hidden) == (decays, hidden)}
+        return ParameterGroup(own, weight_decay=weight_decay if decays else 0.0, hidden=hidden)
+
+    groups = (group(True, True), group(True, False), group(False, False))
     return [group for group in groups if group.parameters]
 
 
