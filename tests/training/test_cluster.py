@@ -18,7 +18,7 @@ from arl2.model.cost import clip_flops
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.align import AlignConfig
-from arl2.training.cluster import Cluster, share_of_rollouts
+from arl2.training.cluster import Cluster
 from arl2.training.config import config_from_mapping, read_config_values, with_overrides
 from arl2.training.distill import DistillConfig
 from arl2.training.dry_run import Sketch, dry_run
@@ -142,19 +142,6 @@ def test_gpu_hours_are_steps_times_time_times_gpus(sketches, gpus, use, peak):
     clips = 1000 * 64
     assert costs.gpu_hours == pytest.approx(clips * sketches["align"].step().flops / (peak * 1e12 * use) / 3600)
     assert costs.gpu_hours == pytest.approx(gpus * 1000 * costs.step_seconds / 3600)
-
-
-def test_waiting_for_rollouts():
-    for sharding in ("none", "full"):
-        assert share_of_rollouts(0.25, gpus=1, batches=1, sharding=sharding) == pytest.approx(0.25)
-        # One batch each: everybody waits if anybody rolls out.
-        assert share_of_rollouts(0.25, gpus=8, batches=1, sharding=sharding) == pytest.approx(1 - 0.75**8)
-        assert share_of_rollouts(0.0, gpus=8, batches=4, sharding=sharding) == 0
-        assert share_of_rollouts(1.0, gpus=8, batches=4, sharding=sharding) == pytest.approx(1)
-    assert share_of_rollouts(0.25, gpus=1, batches=8, sharding="none") == pytest.approx(0.25)
-    draw = torch.Generator().manual_seed(0)
-    most = (torch.rand(20000, 8, 8, generator=draw) < 0.25).sum(2).amax(1).double().mean() / 8
-    assert share_of_rollouts(0.25, gpus=8, batches=8, sharding="none") == pytest.approx(most.item(), rel=0.02)
 
 
 @pytest.mark.parametrize(("part", "other", "gpus"), [("align", "distill", 8), ("distill", "align", 64)])

@@ -44,7 +44,6 @@ def drawn_again(task: DistillTask, batch: Batch) -> tuple[ClipBatch, NoisyClips]
     """What the loss of a batch off policy is computed on, drawn by hand."""
     draw = _after(batch.generator)
     clips = task.clips.draw(2, FRAMES, draw)
-    torch.rand((), generator=draw)
     return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
 
 
@@ -144,8 +143,6 @@ def test_on_policy_the_context_is_what_the_student_rolls_out(folder):
 
     draw = _after(Batch.keyed(0, 0, 0, 1).generator)
     task.clips.draw(2, FRAMES, draw)
-    torch.rand((), generator=draw)
-    torch.randint(1, (1,), generator=draw)
     seed = int(torch.randint(2**62, (1,), generator=draw))
     spec = RolloutSpec(task.teacher.settings, 8, 8, FRAMES, seed)
     again = roll_out(task.student, text, spec, known=given[:, :, :3])
@@ -153,6 +150,27 @@ def test_on_policy_the_context_is_what_the_student_rolls_out(folder):
     # Another past gives another continuation: memory was read.
     other = roll_out(task.student, text, spec, known=-given[:, :, :3])
     assert not torch.allclose(other[:, :, 3:], clean[:, :, 3:])
+
+
+def test_all_batches_of_a_step_roll_out_or_none(folder):
+    """Processes wait for one another, so a step with one rollout takes as long as a step of them."""
+    task = a_task(folder, on_policy_share=0.5, on_policy_known=(0, 1), frames=(FRAMES,))
+    known = []
+
+    def counted(clips: ClipBatch, batch: Batch) -> ClipBatch:
+        known.append(int(torch.randint(2, (1,), generator=batch.common)))
+        return clips
+
+    task._rolled_out = counted
+    steps = []
+    for step in range(12):
+        known.clear()
+        for slot in range(3):
+            task.loss(Batch.keyed(0, step, slot, 3))
+        assert len(known) in (0, 3)
+        assert len(set(known)) <= 1
+        steps.append(tuple(known))
+    assert len(set(steps)) == 3
 
 
 def _after(draw: torch.Generator) -> torch.Generator:

@@ -213,26 +213,6 @@ def gradient_traffic(table: ParameterTable, *, gpus: int, batches: int, sharding
     return 2 * once if sharding == "none" else batches * once
 
 
-def share_of_rollouts(share: float, *, gpus: int, batches: int, sharding: Sharding) -> float:
-    """For how many of the batches of a step everybody waits until a rollout of the student's own is done.
-
-    Each batch draws whether it is one, and all processes wait for those that roll out: with shards at every batch, as
-    passes of sharded models wait for one another; without, at the end of the step, for the process with the most.
-
-    Args:
-        share: of the batches.
-        batches: of one GPU in a step.
-    """
-    if sharding == "full":
-        return 1 - (1 - share) ** gpus
-    up_to = 0.0
-    most = 0.0  # the mean of the largest of so many binomial numbers
-    for count in range(batches):
-        up_to += math.comb(batches, count) * share**count * (1 - share) ** (batches - count)
-        most += 1 - up_to**gpus
-    return most / batches
-
-
 def beside_the_paper(parts: Mapping[str, float], *, missing: list[str]) -> str:
     """All GPU-hours that are known, beside the paper's."""
     lines = [f"  {name:<24}{hours:>8.1f}" for name, hours in parts.items()]

@@ -35,8 +35,9 @@ class DistillConfig(ConversionConfig):
         state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: low-rank changes; alpha None is twice the rank.
         student_window: latent frames that the student's softmax layers see: a number, ``"model"`` or ``"all"``.
         level_buckets, level_decay: of the running means that the loss of each level is divided by.
-        on_policy_share: share of the batches whose context the student has rolled out itself.
-        on_policy_known: how many first blocks of such a rollout are given; each batch draws one of these.
+        on_policy_share: share of the steps whose context the student has rolled out itself; whole steps, as all
+            processes wait for one that rolls out.
+        on_policy_known: how many first blocks of such a rollout are given; each step draws one of these.
         hidden_weight, hidden_every: of matching hidden states after every so many layers; weight 0 is none.
         data_weight: of the plain flow-matching loss on the clips (where they are true clips and more is known of them
             than the teacher says); 0 is none.
@@ -156,11 +157,10 @@ class DistillTask(ConversionTask[DistillConfig]):
         """How far the student's flow is from the teacher's, every noise level weighing the same, and the options."""
         config, draw = self.config, batch.generator
         clips = self._drawn(draw)
-        on_policy = bool(torch.rand((), generator=draw) < config.on_policy_share)
-        # One process's rollout needs weights from all, so all gather if one rolls out.
-        if self.processes.any(on_policy):
-            with self.whole(here=on_policy):
-                clips = self._rolled_out(clips, draw) if on_policy else clips
+        on_policy = bool(torch.rand((), generator=batch.common) < config.on_policy_share)
+        if on_policy:
+            with self.whole(here=True):
+                clips = self._rolled_out(clips, batch)
         noisy = self._noised(clips, draw)
         flows = self.follow(clips, noisy)
 
@@ -224,10 +224,11 @@ class DistillTask(ConversionTask[DistillConfig]):
             scores["rollout_distance"] = latent_distance(*latents)
         return scores
 
-    def _rolled_out(self, clips: ClipBatch, draw: torch.Generator) -> ClipBatch:
+    def _rolled_out(self, clips: ClipBatch, batch: Batch) -> ClipBatch:
         """The clips with all but some first blocks as the student continues them, by its own memory."""
-        known = self.config.on_policy_known[int(torch.randint(len(self.config.on_policy_known), (1,), generator=draw))]
-        seed = int(torch.randint(2**62, (1,), generator=draw))
+        choices = self.config.on_policy_known
+        known = choices[int(torch.randint(len(choices), (1,), generator=batch.common))]
+        seed = int(torch.randint(2**62, (1,), generator=batch.generator))
         frames = clips.latents.shape[2]
         start = clips.latents[:, :, : self._blocks(frames)[known].start] if known else None
         made = roll_out(self.student, clips.text, self._rollout(frames, seed), known=start)

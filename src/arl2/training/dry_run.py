@@ -22,7 +22,6 @@ from arl2.training.cluster import (
     beside_the_paper,
     gradient_traffic,
     memory_of_gpu,
-    share_of_rollouts,
     weight_traffic,
 )
 from arl2.training.config import config_to_mapping
@@ -140,7 +139,7 @@ class Sketch:
         """The whole run on a cluster; raises ``ConfigError`` for batches that cannot be shared out evenly."""
         loop, gpus = self.config.loop, cluster.gpus
         batches, step = batches_of_gpu(loop, gpus), self.step()
-        own_flops, stream_bytes = self._own_rollouts(gpus, batches)
+        own_flops, stream_bytes = self._own_rollouts()
         layers = self.student.layers
         assert isinstance(layers, nn.ModuleList)
         return RunCosts(
@@ -168,12 +167,11 @@ class Sketch:
         guided = self.teacher.settings.guidance_scale != 1.0
         return (2 if guided else 1) * self._rollout(self.teacher.model) / self.geometry.batch
 
-    def _own_rollouts(self, gpus: int, batches: int) -> tuple[float, int]:
-        """What the student rolls out for its own context: operations waited for a batch, and bytes of its memory."""
+    def _own_rollouts(self) -> tuple[float, int]:
+        """What the student rolls out for its own context: operations a batch, in the mean, and bytes of its memory."""
         config = self.config
         if not isinstance(config, DistillConfig) or not config.on_policy_share:
             return 0.0, 0
-        share = share_of_rollouts(config.on_policy_share, gpus=gpus, batches=batches, sharding=config.loop.sharding)
         each = [self._rollout(self.student, known) for known in config.on_policy_known]
         memory = memory_bytes(
             self.student.config,
@@ -182,7 +180,8 @@ class Sketch:
             element_size=WEIGHT[config.loop.compute],
         )
         window = self.student.config.window
-        return share * sum(each) / len(each), memory.at(self.frames if window is None else min(window, self.frames))
+        seen = self.frames if window is None else min(window, self.frames)
+        return config.on_policy_share * sum(each) / len(each), memory.at(seen)
 
     def _rollout(self, model: CausalWanTransformer3DModel, known_blocks: int = 0) -> int:
         settings = self.teacher.settings

@@ -19,31 +19,37 @@ Compute = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Which batch to make. All randomness comes from ``generator``, which (seed, step, slot) alone decide.
+    """Which batch to make. All randomness comes from generators that (seed, step, slot) alone decide.
 
     Attributes:
         step: optimizer step, from 0.
         slot: which of the step's ``slots`` batches; with several processes each takes some of the slots.
         slots: batches whose gradients are averaged in one step, over all processes.
-        generator: fresh, on the CPU.
+        generator: fresh, on the CPU; of this batch alone.
+        common: fresh, on the CPU; it says the same in every batch of the step. For what takes so long that processes
+            should all do it or none.
     """
 
     step: int
     slot: int
     slots: int
     generator: torch.Generator
+    common: torch.Generator
 
     @classmethod
     def keyed(cls, seed: int, step: int, slot: int, slots: int) -> "Batch":
-        """The batch of that key, with its generator."""
-        key = hashlib.sha256(f"{seed}/{step}/{slot}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-        return cls(step, slot, slots, generator)
+        """The batch of that key, with its generators."""
+        return cls(step, slot, slots, _generator(f"{seed}/{step}/{slot}"), _generator(f"{seed}/{step}"))
 
     @property
     def index(self) -> int:
         """Position in a stream of batches: for data that is read in order."""
         return self.step * self.slots + self.slot
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = hashlib.sha256(key.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 class Loss(NamedTuple):
