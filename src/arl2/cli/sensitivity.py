@@ -33,8 +33,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: captions of the shapes)")
     where.add_argument("--clips", metavar="FOLDER", help="take the prompts of a folder of clips")
-    parser.add_argument("--limit", type=words.whole_from_one, default=16, help="prompts to roll out (default: 16)")
-    parser.add_argument("--frames", type=words.whole_from_one, metavar="N", help="latent frames (default: 7 blocks)")
+    parser.add_argument("--limit", type=words.whole_from_one, default=64, help="prompts to roll out (default: 64)")
+    parser.add_argument("--frames", type=words.whole_from_one, metavar="N", help="latent frames (default: two blocks)")
     parser.add_argument("--batch", type=words.whole_from_one, default=4, help="prompts at once (default: 4)")
     parser.add_argument("--seed", type=words.whole_from_zero, default=0, help="of the noise (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cpu)")
@@ -62,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     keep = [] if arguments.keep is None else parse_layers(arguments.keep, depth)
     text = _text(arguments, teacher)
     settings = teacher.settings
-    frames = arguments.frames or (settings.first_block_frames or 0) + 7 * teacher.model.config.block_frames
+    # One block beyond the first, which no memory touches. Later two rollouts differ by what chance made of the first
+    # difference, whichever layer it came from.
+    block = teacher.model.config.block_frames
+    frames = arguments.frames or (settings.first_block_frames or block) + block
     spec = RolloutSpec(
         settings, settings.height // LATENT_STRIDE, settings.width // LATENT_STRIDE, frames, arguments.seed
     )
