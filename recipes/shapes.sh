@@ -15,13 +15,13 @@
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/,
 #                          sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (for from_pretrained) and
 #                          shapes-MODEL.safetensors (published key layout)
-#   MODELS=75              per cent of hybrid layers, such as "50 75 100" (or all): a name MODEL of a
-#                          recipes/shapes-distill-MODEL.json that begins with its per cent
+#   MODELS=75              per cent of hybrid layers, such as "50 75 100": the least sensitive ones; or 75-memory, whose
+#                          recipe names its layers; or all. Each is the MODEL of a recipes/shapes-distill-MODEL.json
 #   TEACHER=shapes-teacher embedded name, or a pipeline's folder
 #   PROCESSES=1            1 or 2; the result is the same but for rounding
 #   THREADS=1              CPU threads of each
-#   CLIPS=1024  HIDING_CLIPS=512  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
-#   SENSITIVITY_PROMPTS=16  SENSITIVITY_FRAMES=21                                                 the ranking
+#   CLIPS=2048  HIDING_CLIPS=1024  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
+#   SENSITIVITY_PROMPTS=64  SENSITIVITY_FRAMES=6                                                  the ranking
 #   ALIGN=""  DISTILL=""  DMD=""  settings (name=value) of one stage alone; arguments of the script go to stages 1 and 2,
 #                          those of the loop (loop.name=value) to all
 #   PYTHON=.venv/bin/python, or python3 where that is not there
@@ -31,11 +31,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${FOLDER:-runs/recipe} models=${MODELS:-75} teacher=${TEACHER:-shapes-teacher}
 processes=${PROCESSES:-1} threads=${THREADS:-1}
-clips=${CLIPS:-1024} hiding_clips=${HIDING_CLIPS:-512} clip_frames=${CLIP_FRAMES:-27}
+clips=${CLIPS:-2048} hiding_clips=${HIDING_CLIPS:-1024} clip_frames=${CLIP_FRAMES:-27}
 known_blocks=${KNOWN_BLOCKS:-3} shard_clips=${SHARD_CLIPS:-64} clip_seed=${CLIP_SEED:-1}
-sensitivity_prompts=${SENSITIVITY_PROMPTS:-16} sensitivity_frames=${SENSITIVITY_FRAMES:-21}
+sensitivity_prompts=${SENSITIVITY_PROMPTS:-64} sensitivity_frames=${SENSITIVITY_FRAMES:-6}
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
-[[ $models == all ]] && models="50 75 100"
+[[ $models == all ]] && models="50 75 75-memory 100"
 loop_words=()
 for word in "$@"; do [[ $word == loop.* ]] && loop_words+=("$word"); done
 export OMP_NUM_THREADS=$threads
@@ -48,7 +48,7 @@ case $processes in
 esac
 for model in $models; do
   [[ -f recipes/shapes-distill-$model.json && ${model%%-*} =~ ^[0-9]+$ ]] && continue
-  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 100, all." >&2
+  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 75-memory, 100, all." >&2
   exit 2
 done
 
@@ -101,11 +101,13 @@ make_clips() {
     --seed "$clip_seed" --shard-clips "$shard_clips" --threads "$threads"
 }
 
-# The plan that makes so many per cent of the layers hybrid: the least sensitive ones.
+# The plan of a model: so many per cent of the layers, the least sensitive ones; its recipe's own if it is more than that.
 plan_of() {
   "$python" -c 'import json, sys
-found = json.load(open(sys.argv[1]))
-print(found["plans"][str(round(len(found["ranking"]) * int(sys.argv[2]) / 100))])' "$folder/sensitivity/ranking.json" "$1"
+found, recipe, model = json.load(open(sys.argv[1])), json.load(open(sys.argv[2])), sys.argv[3]
+own = not model.isdigit()
+print(recipe["plan"] if own else found["plans"][str(round(len(found["ranking"]) * int(model) / 100))])
+' "$folder/sensitivity/ranking.json" "recipes/shapes-distill-$1.json" "$1"
 }
 
 echo "1. Clips"
@@ -133,7 +135,7 @@ export_model() {
 }
 
 for model in $models; do
-  recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "${model%%-*}")
+  recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "$model")
   echo "4. Stage 2, $model: plan $plan"
   # shellcheck disable=SC2086
   finish "$run/finished" "$recipe" "${several[@]}" train distill "$run" "teacher=$teacher" \

@@ -14,6 +14,7 @@ def test_the_names():
         "shapes",
         "shapes-50",
         "shapes-75",
+        "shapes-75-memory",
         "shapes-flow",
         "shapes-teacher",
         "causal-forcing",

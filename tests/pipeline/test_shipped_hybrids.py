@@ -8,7 +8,7 @@ from arl2 import ARL2Pipeline
 from arl2.attention.plan import HybridSpec
 from arl2.rollout.folder import pipeline_folder
 
-SHARES = {"shapes-50": 0.5, "shapes-75": 0.75}
+SHARES = {"shapes-50": 0.5, "shapes-75": 0.75, "shapes-75-memory": 0.75}
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,9 @@ def test_the_result_generates_and_is_what_sensitivity_chose(whole, tmp_path):
     assert main(["generate", *words, "--quiet"]) == 0
     assert video.stat().st_size > 1000
     assert load_file(whole / "shapes-75.safetensors").keys() != weights(whole).keys()
+    # A model that is more than a share of the layers has the plan of its recipe.
+    other = ARL2Pipeline.from_pretrained(whole / "shapes-75-memory")
+    assert other.transformer.config.layer_plan == "SHHH"
 
 
 # Adam without momentum moves each weight of DMD by the learning rate at first, however small its gradient: what was

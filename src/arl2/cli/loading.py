@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arl2.rollout.pipeline import ARL2Pipeline
     from arl2.rollout.settings import GenerationSettings
 
-EMBEDDED_MODEL = "shapes"
+EMBEDDED_MODEL = "shapes-75"
 DTYPES = ("float32", "bfloat16", "float16")
 BRANCHES = ("auto", "ema", "plain")
 TINY = "tiny"
@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        help="shapes (embedded), a name that 'arl2 models' lists, a folder, or a checkpoint (default: shapes)",
+        help=f"a name that 'arl2 models' lists, a folder, or a checkpoint (default: the embedded {EMBEDDED_MODEL})",
     )
     group.add_argument("--weights", type=Path, metavar="FILE", help="AR checkpoint (.pt, .safetensors) over the base")
     group.add_argument(

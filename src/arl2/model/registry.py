@@ -189,14 +189,19 @@ _SHAPES = ModelCard(
 _SHAPES_75 = replace(
     _SHAPES,
     name="shapes-75",
-    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks.",
+    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Draws as its teacher does.",
     window=9,
 )
 
 _CARDS = (
     _SHAPES,
     _SHAPES_75,
-    replace(_SHAPES_75, name="shapes-50", summary="The same with two of four layers hybrid."),
+    replace(
+        _SHAPES_75,
+        name="shapes-75-memory",
+        summary="Three other layers of four hybrid: draws a little worse, and remembers what three blocks do not show.",
+    ),
+    replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid."),
     replace(
         _SHAPES,
         name="shapes-flow",

@@ -28,6 +28,7 @@ from arl2.video.codec import VideoCodec
 EMBEDDED = {
     "shapes": "",
     "shapes-75": "hybrid-75",
+    "shapes-75-memory": "hybrid-75-memory",
     "shapes-50": "hybrid-50",
     "shapes-teacher": "",
     "shapes-flow": "flow",
