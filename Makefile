@@ -13,7 +13,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 demo: $(BIN)/.installed
 	$(BIN)/arl2 generate "a red circle moves right on navy" "a green square moves up on white" \
 	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
-	  --output demo.mp4 --sheet demo.png
+	  --seed 2 --output demo.mp4 --sheet demo.png
 
 # The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, export. Settings are
 # environment variables that recipes/shapes.sh names: make recipe MODELS=all PROCESSES=2
