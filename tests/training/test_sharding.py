@@ -76,10 +76,11 @@ def test_each_process_holds_half(stage, place):
         assert notes(place, rank)[f"{stage}-none"]["share"] == 1
 
 
-def test_one_process_rolls_out_while_the_other_does_not(place):
-    first, second = (set(notes(place, rank)["distill-full"]["rolled_at"]) for rank in (0, 1))
-    assert first
-    assert first ^ second
+def test_processes_roll_out_in_the_same_steps(place):
+    """Some steps, not all; nobody waits for another's rollout with nothing to do."""
+    first, second = (notes(place, rank)["distill-full"]["rolled_at"] for rank in (0, 1))
+    assert first == second
+    assert 0 < len(set(first)) < STEPS
 
 
 @pytest.mark.parametrize("stage", STAGES)
