@@ -189,7 +189,7 @@ _SHAPES = ModelCard(
 _SHAPES_75 = replace(
     _SHAPES,
     name="shapes-75",
-    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Draws as its teacher does.",
+    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Draws nearly as well.",
     window=9,
 )
 
