@@ -16,6 +16,7 @@ from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
 from arl2.rollout.folder import load_parts, pipeline_folder
 from arl2.training.batches import ClipBatch
+from arl2.training.cluster import Cluster
 from arl2.training.config import config_to_mapping
 from arl2.training.distill import DistillTask
 from arl2.training.dry_run import Sketch
@@ -171,6 +172,18 @@ def test_all_batches_of_a_step_roll_out_or_none(folder):
         assert len(set(known)) <= 1
         steps.append(tuple(known))
     assert len(set(steps)) == 3
+
+
+def test_a_run_is_planned_with_the_share_of_its_rollouts(folder):
+    """Whole steps roll out, so what they cost in the mean is their share, however many GPUs there are."""
+
+    def flops(share: float, gpus: int) -> float:
+        return Sketch.of(distill_config(folder, on_policy_share=share)).on(Cluster(gpus)).batch_flops
+
+    none, half, all_steps = (flops(share, 1) for share in (0.0, 0.5, 1.0))
+    assert none < half < all_steps
+    assert half - none == pytest.approx((all_steps - none) / 2)
+    assert flops(0.5, 2) == half
 
 
 def _after(draw: torch.Generator) -> torch.Generator:

@@ -79,14 +79,19 @@ def groups_of(trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay
 
     The last are ``A_log`` and ``dt_bias``. A group that would be empty is left out.
     """
-    parts = {name: part for name in trained if (part := part_of(name, stage)) is not None}
-
-    def group(decays: bool, hidden: bool) -> ParameterGroup:
-        own = {n: trained[n] for n, part in parts.items() if (part.decays, part.hidden) == (decays, hidden)}
-        return ParameterGroup(own, weight_decay=weight_decay if decays else 0.0, hidden=hidden)
-
-    groups = (group(True, True), group(True, False), group(False, False))
-    return [group for group in groups if group.parameters]
+    members: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {
+        (True, True): {},
+        (True, False): {},
+        (False, False): {},
+    }
+    for name, parameter in trained.items():
+        if (part := part_of(name, stage)) is not None:
+            members[part.decays, part.hidden][name] = parameter
+    return [
+        ParameterGroup(own, weight_decay=weight_decay if decays else 0.0, hidden=hidden)
+        for (decays, hidden), own in members.items()
+        if own
+    ]
 
 
 @dataclass(frozen=True)
