@@ -1,4 +1,4 @@
-"""What the README shows is run: its commands exist, its Python works, its files are there."""
+"""What the pages show is run: commands parse, and the README's Python works, its targets and files are there."""
 
 import re
 import shlex
@@ -14,23 +14,31 @@ from support import tiny_model
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = ["README.md", "recipes/README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = README) -> list[str]:
     """Fenced blocks of a language, "" for those without one."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.S | re.M)
     return [content for name, content in fenced if name == language]
 
 
-def commands() -> list[list[str]]:
-    lines = [line.split("#")[0].split(" | ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(page: str = README) -> list[list[str]]:
+    lines = [line.split("#")[0].split(" | ")[0].strip() for block in blocks("sh", page) for line in block.splitlines()]
+    # What torchrun starts is the command by its module.
+    lines = [re.sub(r"^torchrun .* -m arl2\.cli\.main ", "arl2 ", line) for line in lines]
     words = [shlex.split(line.removeprefix(".venv/bin/")) for line in lines if line]
     return [line[1:] for line in words if line[0] == "arl2"]
 
 
-def test_every_command_parses():
+def test_there_are_commands():
     assert len(commands()) >= 3
-    for words in commands():
+    assert len(commands((ROOT / "recipes/README.md").read_text())) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_parses(page):
+    for words in commands((ROOT / page).read_text()):
         build_parser().parse_args(words)
 
 
