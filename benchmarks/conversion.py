@@ -28,19 +28,19 @@ from typing import Any
 import torch
 
 from arl2 import ARL2Pipeline
-from arl2.evaluation.conversion import measure_memory, measure_prompts, measure_stream, plain_score
-from arl2.evaluation.line_chart import line_chart
 from arl2.evaluation.measured import Measurements
-from arl2.evaluation.shapes_score import score_truth
 from arl2.files.whole import write_whole
-from arl2.rollout.model_hash import parts_hash
-from arl2.rollout.request import Window
-from arl2.shapes.scoring import Share
-from arl2.training.config import config_from_mapping
-from arl2.training.distill import DistillConfig
-from arl2.training.progress import read_metrics
-from arl2.training.students import export_student, load_teacher, make_student, student_settings
-from arl2.training.trainable import part_of
+from arl2.shapes.evaluation.conversion import measure_memory, measure_prompts, measure_stream, plain_score
+from arl2.shapes.evaluation.line_chart import line_chart
+from arl2.shapes.evaluation.score import score_truth
+from arl2.shapes.evaluator.scoring import Share
+from arl2.streams.model_hash import parts_hash
+from arl2.streams.request import Window
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
+from arl2.training.conversion.trainable import part_of
+from arl2.training.engine.config import config_from_mapping
+from arl2.training.engine.progress import read_metrics
 
 VIDEO_FRAMES, SHORT, LONG = 81, 81, 921
 CELLS = ("prompts", "occlusion", "stream")

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from arl2 import ARL2Pipeline
 from arl2.rollout.settings import CHANGE_MODES
-from arl2.shapes.captions import caption
-from arl2.shapes.oracle import read_all
-from arl2.shapes.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
-from arl2.shapes.request import ATTRIBUTES, SceneRequest
+from arl2.shapes.evaluator.oracle import read_all
+from arl2.shapes.prompts.captions import caption
+from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
+from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 from arl2.video.pixels import to_bytes
 
 BEFORE, AFTER, SETTLING = 45, 84, 24

@@ -24,23 +24,23 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from arl2.attention.memory import KeyValueCache, Memory, RecurrentState
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.geometry import FrameRange
 from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
-from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
+from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.rollout.denoise import Prompted, Rollout, RolloutSettings
-from arl2.rollout.folder import Parts
-from arl2.rollout.model_hash import parts_hash
 from arl2.rollout.noise import SeededNoise
-from arl2.rollout.recent import Piece, Prompts, Recent
-from arl2.rollout.request import MemoryShape
 from arl2.rollout.samplers import FewStep
 from arl2.rollout.settings import GenerationSettings
-from arl2.rollout.snapshot_file import read_snapshot
-from arl2.rollout.stream import Stream
-from arl2.rollout.stream_state import StreamState, Terms
-from arl2.shapes.text import ShapesText
+from arl2.shapes.prompts.text import ShapesText
+from arl2.streams.components import Components
+from arl2.streams.model_hash import parts_hash
+from arl2.streams.recent import LatentBlock, Prompts, Recent
+from arl2.streams.request import MemoryShape
+from arl2.streams.snapshot_file import read_snapshot
+from arl2.streams.state import StreamConfig, StreamState
+from arl2.streams.stream import Stream
 from arl2.video.codec import CodecCache
 from arl2.video.wan_codec import WanCodec
 
@@ -92,14 +92,14 @@ def stream_of(model: CausalWanTransformer3DModel, window: int | None, decoder: C
     sampler = FewStep(StepPlan.from_steps((1000, 750, 500, 250), schedule=schedule), schedule)
     rollout = Rollout(
         model,
-        [Prompted(PromptContext(model.identity, ()), memory)],
+        [Prompted(PromptCache(model.identity, ()), memory)],
         noise=SeededNoise([0]),
         settings=RolloutSettings(sampler, HEIGHT, WIDTH),
     )
     recent = Recent.of_window(window, 0)
     for start in range(0, memory.frames, 3):
         latents = torch.randn(BATCH, 16, 3, HEIGHT, WIDTH, generator=draw)
-        recent = recent.with_block(Piece(FrameRange(start, start + 3), latents))
+        recent = recent.with_block(LatentBlock(FrameRange(start, start + 3), latents))
     text = torch.randn(BATCH, model.config.text_len, model.config.text_dim, generator=draw).bfloat16()
     state = StreamState(
         rollout=rollout,
@@ -111,8 +111,8 @@ def stream_of(model: CausalWanTransformer3DModel, window: int | None, decoder: C
     )
     # The tiny text part and an empty codec stand for what is not measured.
     codec: Any = decoder_cache_owner()
-    parts = Parts(model, codec, ShapesText.build(), GenerationSettings(window=window))
-    return Stream(Terms(parts, shape, None, 8, "light"), state)
+    parts = Components(model, codec, ShapesText.build(), GenerationSettings(window=window))
+    return Stream(StreamConfig(parts, shape, None, 8, "light"), state)
 
 
 def decoder_cache_owner() -> WanCodec:

@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import CHANGE_MODES, GenerationSettings
-from arl2.rollout.stream import Stream
-from arl2.shapes.text import ShapesText
-from arl2.video.group_codec import GroupCodec
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.prompts.text import ShapesText
+from arl2.streams.stream import Stream
 
 PROMPTS = ("a red circle moves right on navy", "a blue square moves up on white", "a green triangle bounces on beige")
 WARM_UP = 50
@@ -140,7 +140,7 @@ def kill(model: str, kills: int, folder: Path) -> dict[str, int]:
     next(stream)
     stream.save(path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["arl2.rollout.pipeline", "arl2.shapes.text", "arl2.video.group_codec"])
+    context.set_forkserver_preload(["arl2.pipeline.pipeline", "arl2.shapes.prompts.text", "arl2.shapes.codec"])
     index = 1
     for number in range(kills):
         receiving, sending = context.Pipe(duplex=False)

@@ -21,7 +21,7 @@ from arl2.model.cost import pass_flops
 from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import GenerationSettings
 from arl2.text.interface import TextPart
 from arl2.video.wan_codec import WanCodec

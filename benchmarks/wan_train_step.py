@@ -28,14 +28,14 @@ from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
-from arl2.training.align import AlignConfig, AlignTask
-from arl2.training.batches import TrainingClips
-from arl2.training.distill import DistillConfig, DistillTask
-from arl2.training.estimate import estimate_step
-from arl2.training.loop import LoopConfig, train
-from arl2.training.progress import read_metrics
-from arl2.training.students import load_teacher
-from arl2.training.trainable import parameter_table
+from arl2.training.conversion.align import AlignConfig, AlignTask
+from arl2.training.conversion.batches import TrainingClips
+from arl2.training.conversion.distill import DistillConfig, DistillTask
+from arl2.training.conversion.estimate import estimate_step
+from arl2.training.conversion.students import load_teacher
+from arl2.training.conversion.trainable import parameter_table
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.progress import read_metrics
 
 STRIDE = 8  # pixels a latent, of Wan's codec
 STAGES = ("align", "distill")

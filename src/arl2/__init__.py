@@ -11,13 +11,13 @@ from arl2.version import __version__ as __version__
 if TYPE_CHECKING:
     from arl2.checkpoints.load import load_transformer as load_transformer
     from arl2.model.transformer import CausalWanTransformer3DModel as CausalWanTransformer3DModel
+    from arl2.pipeline.pipeline import ARL2Pipeline as ARL2Pipeline
     from arl2.rollout.generator import generate_blocks as generate_blocks
-    from arl2.rollout.pipeline import ARL2Pipeline as ARL2Pipeline
-    from arl2.rollout.stream import Stream as Stream
+    from arl2.streams.stream import Stream as Stream
 
 _PUBLIC = {
-    "ARL2Pipeline": "arl2.rollout.pipeline",
-    "Stream": "arl2.rollout.stream",
+    "ARL2Pipeline": "arl2.pipeline.pipeline",
+    "Stream": "arl2.streams.stream",
     "CausalWanTransformer3DModel": "arl2.model.transformer",
     "generate_blocks": "arl2.rollout.generator",
     "load_transformer": "arl2.checkpoints.load",

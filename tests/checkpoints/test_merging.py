@@ -7,7 +7,7 @@ import torch
 
 from arl2.checkpoints.export import export_checkpoint
 from arl2.checkpoints.load import load_transformer
-from arl2.checkpoints.merging import merge_low_rank, with_published_alpha
+from arl2.checkpoints.merging import merge_lora, with_published_alpha
 from arl2.checkpoints.stored import load_stored
 from arl2.errors import CheckpointError
 from arl2.model.passes import DiffusionForcing
@@ -31,7 +31,7 @@ def flow_of(model) -> torch.Tensor:
 )
 def test_a_merged_model_is_the_same_model(plan, changes) -> None:
     model = tiny_model(plan, **changes)
-    result = merge_low_rank(model)
+    result = merge_lora(model)
     assert relative(flow_of(result.model), flow_of(model)) < 1e-5
     halves = len(plan) if changes.get("ffn_rank_layers") == "all" else plan.count("H")
     assert result.merged == 2 * halves
@@ -48,18 +48,18 @@ def test_a_merged_model_is_the_same_model(plan, changes) -> None:
 def test_merging_leaves_the_model_and_its_other_tensors_alone() -> None:
     model = tiny_model("HS")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    merged = merge_low_rank(model).model.state_dict()
+    merged = merge_lora(model).model.state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     name = "layers.0.self_attention.state.changes.q.A"
     assert merged[name].data_ptr() == model.state_dict()[name].data_ptr()
-    assert merge_low_rank(tiny_model("SS")).merged == 0
+    assert merge_lora(tiny_model("SS")).merged == 0
 
 
 def test_a_sum_in_half_precision_is_rounded_once() -> None:
     model = cast_model(tiny_model("H"), torch.bfloat16)
     part = model.layers[0].ffn.up
     exact = part.linear.weight.double() + part.change.scale * (part.change.A.double() @ part.change.B.double()).T
-    assert torch.equal(merge_low_rank(model).model.layers[0].ffn.up.weight, exact.bfloat16())
+    assert torch.equal(merge_lora(model).model.layers[0].ffn.up.weight, exact.bfloat16())
 
 
 @pytest.mark.parametrize("alpha", [2.0, 4.0, 3.0])

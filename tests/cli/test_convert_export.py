@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arl2.cli.main import main
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from pipeline.stand_in import stand_in_pipeline
 from support import relative
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from arl2.cli import generation
 from arl2.cli.main import main
 from arl2.cli.outputs import file_name, side_by_side
-from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
+from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.video.reading import read_video, video_info
 
 PROMPT = "a red circle moves right on navy"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from arl2.cli.main import main
 from arl2.cli.progress import BlockReport, LiveLine
-from arl2.rollout.pipeline import VideoBlock
+from arl2.pipeline.pipeline import VideoBlock
 from arl2.video.reading import iterate_video, read_video
 
 PROMPTS = [
@@ -48,7 +48,7 @@ KILLED = """
 import os, signal, sys
 from arl2.cli.main import main
 from arl2.cli.progress import BlockReport, LiveLine
-from arl2.rollout.pipeline import VideoBlock
+from arl2.pipeline.pipeline import VideoBlock
 pixels = VideoBlock.pixels
 def killing(block, sample=0):
     if block.index == 8:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from arl2.cli import loading
 from arl2.cli.main import main
-from arl2.rollout import assemble
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline import assemble
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.video.reading import read_video, video_info
 from pipeline.stand_in import SETTINGS, stand_in_pipeline
 

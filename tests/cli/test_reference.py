@@ -12,8 +12,8 @@ from PIL import Image
 from arl2.cli import loading, reference
 from arl2.cli.main import build_parser, main
 from arl2.errors import ConfigError
-from arl2.rollout import assemble
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline import assemble
+from arl2.pipeline.pipeline import ARL2Pipeline
 from pipeline.stand_in import stand_in_pipeline
 
 

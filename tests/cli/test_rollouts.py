@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from arl2.cli.main import main
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.training.clips import ClipSet
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.training.clips.dataset import ClipSet
 from pipeline.stand_in import stand_in_pipeline
 
 PROMPTS = "a red circle moves right on navy\n# a remark\n\na green square bounces\nthe thing on beige\n"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from arl2.cli.main import main
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.blocks import VideoBlock
-from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.serving.outputs.hls_playlist import PLAYLIST
 from arl2.video.reading import read_video, video_info
 from arl2.video.y4m import Y4mVideo

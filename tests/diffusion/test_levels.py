@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arl2.diffusion.flow import add_noise, clean_to_velocity, velocity_to_clean
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError
 
 

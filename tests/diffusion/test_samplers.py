@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from arl2.diffusion.flow import add_noise
-from arl2.diffusion.levels import NoiseSchedule
 from arl2.diffusion.samplers import sample_euler, sample_few_step, sample_unipc, solver_sigmas
+from arl2.diffusion.schedule import NoiseSchedule
 
 SHAPE = (1, 2, 1, 3, 3)
 TARGET = torch.linspace(-1, 1, 18).view(SHAPE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arl2.attention.access import Access
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout import FewStep, SeededNoise, generate_blocks

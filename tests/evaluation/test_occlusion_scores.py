@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import torch
 
-from arl2.evaluation.shapes_occlusion import OcclusionScore, moving_occlusions, score_occluded
 from arl2.geometry import FrameRange
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.blocks import VideoBlock
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.shapes.renderer import render
-from arl2.shapes.scoring import Share
-from arl2.shapes.world import Scenes
+from arl2.shapes.evaluation.occlusion import OcclusionScore, moving_occlusions, score_occluded
+from arl2.shapes.evaluator.scoring import Share
+from arl2.shapes.world.renderer import render
+from arl2.shapes.world.scene import Scenes
 
 
 def test_behind_moving_walls_the_colour_is_what_is_kept(monkeypatch):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import GenerationSettings
-from arl2.shapes.text import ShapesText
-from arl2.video.group_codec import GroupCodec
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.prompts.text import ShapesText
 from support import generator, tiny_model
 
 SETTINGS = GenerationSettings(steps=(1000, 500), shift=3.0, window=9, height=64, width=64, num_frames=21)

@@ -8,10 +8,10 @@ import torch
 
 import arl2
 from arl2.errors import CheckpointError, ConfigError, GeometryError, MemoryMismatchError
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.frames import plan_frames
-from arl2.rollout.pipeline import ARL2Pipeline
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
-from arl2.shapes.parser import PromptError
+from arl2.shapes.prompts.parser import PromptError
 from pipeline.stand_in import SETTINGS, stand_in_folder, stand_in_pipeline
 
 PROMPTS = ["a red circle moves right on navy", "a blue box bounces"]

@@ -3,7 +3,7 @@
 from tests.pipeline.red_on_navy import assert_red_on_navy
 
 from arl2 import ARL2Pipeline
-from arl2.rollout.folder import pipeline_folder
+from arl2.pipeline.folder import pipeline_folder
 
 
 def test_it_has_a_text_part_of_its_own_and_the_others_share_one():

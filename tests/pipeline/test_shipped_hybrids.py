@@ -6,7 +6,7 @@ from tests.pipeline.red_on_navy import assert_red_on_navy
 
 from arl2 import ARL2Pipeline
 from arl2.attention.plan import HybridSpec
-from arl2.rollout.folder import pipeline_folder
+from arl2.pipeline.folder import pipeline_folder
 
 SHARES = {"shapes-50": 0.5, "shapes-75": 0.75, "shapes-75-memory": 0.75}
 

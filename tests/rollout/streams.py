@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.blocks import VideoBlock
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.stream import Stream
+from arl2.streams.stream import Stream
 from pipeline.stand_in import SETTINGS, stand_in_pipeline
 
 PROMPT, OTHER = "a red circle moves right on navy", "a blue box bounces"

@@ -9,9 +9,9 @@ import torch
 
 from arl2.checkpoints.hub import Located
 from arl2.errors import CheckpointError, ConfigError
-from arl2.rollout.assemble import UntrainedConversionWarning, assemble_pipeline, find_recipe
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.planning import plan_recipe
+from arl2.pipeline.assemble import UntrainedConversionWarning, assemble_pipeline, find_recipe
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.pipeline.planning import plan_recipe
 from arl2.video.tiny_codec import TinyCodec
 from rollout.published_folders import OWN, diffusers_base, hybrid_file, original_base, student_file
 from support import randn, tiny_model
@@ -168,7 +168,7 @@ def test_weights_of_ones_own_over_a_named_model_need_its_base_alone(monkeypatch,
         asked.append((card.weights_repo, card.weights_file))
         return Located(tmp_path, None)
 
-    monkeypatch.setattr("arl2.rollout.assemble.located", base_alone)
+    monkeypatch.setattr("arl2.pipeline.assemble.located", base_alone)
     recipe = find_recipe("causal-forcing", weights=tmp_path / "mine.pt")
     assert asked == [(None, None)]
     assert (recipe.base, recipe.weights) == (tmp_path, tmp_path / "mine.pt")

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.verifier import Verifier
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.pipeline.rewriting import find_source, write_pipeline
 from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import GivenNoise, SeededNoise
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.rewriting import find_source, write_pipeline
 from rollout.streams import GUIDED, OTHER, PROMPT, SMALL, latents_of, same_bits, small_pipeline, take
 
 CANDIDATES = 3

@@ -14,16 +14,16 @@ from arl2.geometry import split_blocks
 from arl2.model.passes import Stream
 from arl2.model.presets import preset_config
 from arl2.model.registry import CARDS
-from arl2.rollout.budget import (
+from arl2.pipeline.budget import (
+    GenerationJob,
     MemoryBudgetError,
     MemoryPlan,
-    Work,
     available_bytes,
     changes_that_fit,
     check_fits,
     plan_memory,
 )
-from arl2.rollout.footprint import TINY_DECODER, DecoderFootprint, wan_decoder
+from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, wan_decoder
 from rollout.wan_vae import VAE_CONFIG
 from support import randn, tiny_config, tiny_model
 
@@ -35,7 +35,7 @@ FRAME = 30 * 52  # tokens of a latent frame at 480 x 832
 
 
 def plan(config=WAN, decoder: DecoderFootprint = VAE, text: int = UMT5, **work) -> MemoryPlan:
-    return plan_memory(config, Work(**{"frames": 21, **work}), text_encoder_parameters=text, decoder=decoder)
+    return plan_memory(config, GenerationJob(**{"frames": 21, **work}), text_encoder_parameters=text, decoder=decoder)
 
 
 # The plan against hand counts.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.rollout import FewStep, GivenNoise, MultiStep, SeededNoise, generate_blocks
 from support import randn, tiny_model

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from arl2.errors import Arl2Error, GeometryError
-from arl2.rollout.known import (
+from arl2.pipeline.conditioning import (
     fit_picture,
     image_latents,
-    known_image,
-    known_video,
+    image_prefix,
     read_image,
     video_latents,
+    video_prefix,
     whole_blocks,
 )
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.video.clips import clip_frames, count_clip_frames
 from arl2.video.formats import VideoFileError
 from arl2.video.pixels import from_bytes, to_bytes
@@ -71,7 +71,7 @@ def test_an_image_is_the_first_frame(pipe: ARL2Pipeline, framewise: ARL2Pipeline
         expected = pipe.codec.encode(from_bytes(image[None])[None])
     first_of_one = ARL2Pipeline(pipe.transformer, pipe.codec, pipe.text, replace(SETTINGS, first_block_frames=1))
     for one, frames in ((framewise, 9), (first_of_one, 13)):
-        known = known_image(one, tmp_path / "image.png")
+        known = image_prefix(one, tmp_path / "image.png")
         assert torch.equal(known.latents, expected)
         assert (known.video_frames, known.left_out) == (1, 0)
         blocks = list(one.stream("red", num_frames=frames, known=known.latents))
@@ -83,7 +83,7 @@ def test_an_image_is_the_first_frame(pipe: ARL2Pipeline, framewise: ARL2Pipeline
         other = list(one.stream("red", num_frames=frames, known=expected + 1))
         assert not torch.allclose(blocks[1].latents, other[1].latents, atol=1e-3)
     with pytest.raises(GeometryError, match=r"this model's first block has 3, .* Framewise models can"):
-        known_image(pipe, tmp_path / "image.png")
+        image_prefix(pipe, tmp_path / "image.png")
 
 
 def test_images_of_any_mode_and_size(pipe: ARL2Pipeline, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_what_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(Arl2Error, match="There is no image"):
             read_image(tmp_path / missing)
     Image.new("L", (64, 8)).save(tmp_path / "wide.png")
-    monkeypatch.setattr("arl2.rollout.known.MAX_SIDE", 32)
+    monkeypatch.setattr("arl2.pipeline.conditioning.MAX_SIDE", 32)
     with pytest.raises(Arl2Error, match="at most 32 pixels a side"):
         read_image(tmp_path / "wide.png")
 
@@ -151,7 +151,7 @@ def test_less_than_a_block(video_frames: int) -> None:
 
 def test_a_video_goes_on(pipe: ARL2Pipeline, tmp_path: Path) -> None:
     video = picture(24, 64 * 64).reshape(24, 64, 64, 3)
-    known = known_video(pipe, written(tmp_path / "clip", video))
+    known = video_prefix(pipe, written(tmp_path / "clip", video))
     assert (known.video_frames, known.left_out, known.latents.shape[2]) == (21, 3, 6)
     with torch.no_grad():
         at_once = pipe.codec.encode(from_bytes(video[3:])[None])
@@ -221,7 +221,7 @@ def test_uneven_times(tmp_path: Path) -> None:
 def test_odd_sizes_and_other_containers(pipe: ARL2Pipeline, tmp_path: Path) -> None:
     for name, codec, size in (("a.avi", "mpeg4", (62, 46)), ("a.mkv", "ffv1", (33, 17)), ("a.mov", "mpeg4", (64, 10))):
         path = container(tmp_path / name, [40 * i for i in range(20)], codec=codec, size=size)
-        assert known_video(pipe, path).latents.shape[2] == 3
+        assert video_prefix(pipe, path).latents.shape[2] == 3
 
 
 def test_a_telephones_rotation(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from arl2.diffusion.levels import StepPlan
+from arl2.diffusion.schedule import StepPlan
 from arl2.errors import ConfigError
 from arl2.model.registry import CARDS, WAN_NEGATIVE_PROMPT, find_card
-from arl2.rollout.folder import load_settings, pipeline_folder
-from arl2.rollout.published import model_settings_of, read_published_config, settings_of
+from arl2.pipeline.folder import load_settings, pipeline_folder
+from arl2.pipeline.published import model_settings_of, read_published_config, settings_of
 from arl2.rollout.samplers import FewStep, MultiStep
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 

@@ -10,10 +10,10 @@ import torch
 
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
-from arl2.rollout import rewriting
-from arl2.rollout.assemble import assemble_pipeline
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.rewriting import find_source, write_pipeline
+from arl2.pipeline import rewriting
+from arl2.pipeline.assemble import assemble_pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.pipeline.rewriting import find_source, write_pipeline
 from pipeline.stand_in import stand_in_folder
 from rollout.published_folders import diffusers_base, original_base, student_file
 

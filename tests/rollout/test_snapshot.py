@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from arl2.errors import SnapshotError
-from arl2.rollout import snapshot_file
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.snapshot_file import read_snapshot, write_snapshot
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams import snapshot_file
+from arl2.streams.snapshot_file import read_snapshot, write_snapshot
 from rollout.streams import OTHER, PROMPT, SMALL, same_bits, small_pipeline, take, uninterrupted
 from support import randn, tiny_model
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from arl2.errors import ConfigError, GeometryError, NonFiniteError, StreamError
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.denoise import Prompted, Rollout
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.shapes.parser import PromptError
+from arl2.shapes.prompts.parser import PromptError
 from arl2.video.pixels import to_bytes
 from arl2.video.wan_codec import WanCodec
 from rollout.streams import OTHER, PROMPT, SMALL, latents_of, same_bits, small_pipeline, take, uninterrupted

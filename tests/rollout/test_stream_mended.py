@@ -11,7 +11,7 @@ import torch
 
 from arl2.errors import Arl2Error, ConfigError, SnapshotError, StreamError
 from arl2.rollout.denoise import Rollout
-from arl2.rollout.snapshot_file import read_snapshot, write_snapshot
+from arl2.streams.snapshot_file import read_snapshot, write_snapshot
 from rollout.streams import OTHER, PROMPT, same_bits, small_pipeline, take, uninterrupted
 from support import randn
 

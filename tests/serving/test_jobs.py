@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.jobs import BlockDone, Finished, JobList, JobSettings, Skipped, latent_bytes, plan_jobs
 from arl2.serving.manifest import manifest_path, read_manifest
 from arl2.serving.model_hash import model_hash
@@ -175,8 +175,8 @@ def test_the_models_hash(pipe: ARL2Pipeline, tmp_path: Path) -> None:
 
 
 def test_large_tensors_are_sampled_from_end_to_end(monkeypatch: pytest.MonkeyPatch, pipe: ARL2Pipeline) -> None:
-    monkeypatch.setattr("arl2.rollout.model_hash._WHOLE", 64)
-    monkeypatch.setattr("arl2.rollout.model_hash._PIECE", 8)
+    monkeypatch.setattr("arl2.streams.model_hash._WHOLE", 64)
+    monkeypatch.setattr("arl2.streams.model_hash._PIECE", 8)
     before = model_hash(pipe)
     weight = pipe.transformer.patch_embedding.weight
     for place in (0, -1):

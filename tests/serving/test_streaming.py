@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arl2.errors import ConfigError, SnapshotError
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.keep_up import KeepUp
 from arl2.serving.outputs.base import Pictures, StreamOutput
 from arl2.serving.outputs.hls import HlsOutput

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from arl2.shapes.world import Scenes
+from arl2.shapes.world.scene import Scenes
 
 
 def _one_scene(**changed: float | bool) -> Scenes:

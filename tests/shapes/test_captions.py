@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arl2.errors import Arl2Error
-from arl2.shapes.captions import LONGEST_CAPTION, PARAPHRASES, VOCABULARY, caption, captions_of
-from arl2.shapes.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
-from arl2.shapes.parser import parse_prompt
-from arl2.shapes.request import SceneRequest, requests_of
-from arl2.shapes.world import sample_scenes
+from arl2.shapes.prompts.captions import LONGEST_CAPTION, PARAPHRASES, VOCABULARY, caption, captions_of
+from arl2.shapes.prompts.parser import parse_prompt
+from arl2.shapes.prompts.request import SceneRequest, requests_of
+from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from arl2.shapes.world.scene import sample_scenes
 
 REQUESTS = st.builds(
     SceneRequest,

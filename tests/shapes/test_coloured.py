@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error
-from arl2.shapes.coloured import coloured_area, shown_colour
-from arl2.shapes.curtain import sample_occlusions
-from arl2.shapes.palette import BACKGROUNDS, COLOURS, to_pixel_range
-from arl2.shapes.renderer import render
-from arl2.shapes.world import sample_scenes
+from arl2.shapes.evaluator.coloured import coloured_area, shown_colour
+from arl2.shapes.world.curtain import sample_occlusions
+from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, to_pixel_range
+from arl2.shapes.world.renderer import render
+from arl2.shapes.world.scene import sample_scenes
 
 NAMES = tuple(COLOURS)
 

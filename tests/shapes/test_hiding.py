@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error
-from arl2.shapes.captions import captions_of
-from arl2.shapes.hiding import CURTAINS, RUN, sample_hiding_scenes
-from arl2.shapes.palette import COLOURS
-from arl2.shapes.renderer import visible_share
-from arl2.shapes.world import Scenes
+from arl2.shapes.prompts.captions import captions_of
+from arl2.shapes.world.hiding import CURTAINS, RUN, sample_hiding_scenes
+from arl2.shapes.world.palette import COLOURS
+from arl2.shapes.world.renderer import visible_share
+from arl2.shapes.world.scene import Scenes
 
 COUNT = 2 * RUN * len(CURTAINS)
 

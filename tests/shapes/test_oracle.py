@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from arl2.errors import Arl2Error
-from arl2.shapes.curtain import sample_occlusions
-from arl2.shapes.oracle import Reading, read, read_all
-from arl2.shapes.palette import COLOURS, MOTIONS, SHAPES, background_table, colour_table, wall_pixel
-from arl2.shapes.renderer import render, visible_share
-from arl2.shapes.request import ATTRIBUTES, requests_of
-from arl2.shapes.scoring import score_readings
-from arl2.shapes.world import Scenes, sample_scenes, trajectory
+from arl2.shapes.evaluator.oracle import Reading, read, read_all
+from arl2.shapes.evaluator.scoring import score_readings
+from arl2.shapes.prompts.request import ATTRIBUTES, requests_of
+from arl2.shapes.world.curtain import sample_occlusions
+from arl2.shapes.world.palette import COLOURS, MOTIONS, SHAPES, background_table, colour_table, wall_pixel
+from arl2.shapes.world.renderer import render, visible_share
+from arl2.shapes.world.scene import Scenes, sample_scenes, trajectory
 
 MakeScene = Callable[..., Scenes]
 CLIPS, FRAMES = 24, 81

@@ -3,10 +3,10 @@
 import pytest
 
 from arl2.errors import Arl2Error
-from arl2.shapes.captions import VOCABULARY
-from arl2.shapes.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
-from arl2.shapes.parser import EXAMPLES, SYNONYMS, PromptError, canonical, complete, parse_prompt
-from arl2.shapes.request import SceneRequest
+from arl2.shapes.prompts.captions import VOCABULARY
+from arl2.shapes.prompts.parser import EXAMPLES, SYNONYMS, PromptError, canonical, complete, parse_prompt
+from arl2.shapes.prompts.request import SceneRequest
+from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import Arl2Error
-from arl2.shapes.curtain import sample_occlusions
-from arl2.shapes.palette import MOTIONS, SHAPES, background_table, colour_table, wall_pixel
-from arl2.shapes.renderer import cover_object, render, visible_share
-from arl2.shapes.silhouettes import shape_area
-from arl2.shapes.world import Scenes, sample_scenes
+from arl2.shapes.evaluator.silhouettes import shape_area
+from arl2.shapes.world.curtain import sample_occlusions
+from arl2.shapes.world.palette import MOTIONS, SHAPES, background_table, colour_table, wall_pixel
+from arl2.shapes.world.renderer import cover_object, render, visible_share
+from arl2.shapes.world.scene import Scenes, sample_scenes
 
 MakeScene = Callable[..., Scenes]
 

@@ -11,14 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arl2.errors import Arl2Error
-from arl2.shapes.curtain import sample_occlusions
-from arl2.shapes.flicker import flicker, stutter
-from arl2.shapes.occlusion import Occlusion
-from arl2.shapes.oracle import read, read_all
-from arl2.shapes.renderer import render, visible_share
-from arl2.shapes.request import SceneRequest, requests_of
-from arl2.shapes.scoring import MOST_SEEN, PATIENCE_WITH_WALL, PATIENCE_WITHOUT_WALL, Share, score, score_occlusions
-from arl2.shapes.world import Scenes, sample_scenes
+from arl2.shapes.evaluator.flicker import flicker, stutter
+from arl2.shapes.evaluator.occlusion import Occlusion
+from arl2.shapes.evaluator.oracle import read, read_all
+from arl2.shapes.evaluator.scoring import (
+    MOST_SEEN,
+    PATIENCE_WITH_WALL,
+    PATIENCE_WITHOUT_WALL,
+    Share,
+    score,
+    score_occlusions,
+)
+from arl2.shapes.prompts.request import SceneRequest, requests_of
+from arl2.shapes.world.curtain import sample_occlusions
+from arl2.shapes.world.renderer import render, visible_share
+from arl2.shapes.world.scene import Scenes, sample_scenes
 
 MakeScene = Callable[..., Scenes]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from arl2.shapes.captions import LONGEST_CAPTION, PARAPHRASES, captions_of
-from arl2.shapes.parser import PromptError
-from arl2.shapes.text import ShapesText
-from arl2.shapes.world import sample_scenes
+from arl2.shapes.prompts.captions import LONGEST_CAPTION, PARAPHRASES, captions_of
+from arl2.shapes.prompts.parser import PromptError
+from arl2.shapes.prompts.text import ShapesText
+from arl2.shapes.world.scene import sample_scenes
 from arl2.text.interface import TextPart
 from arl2.text.tokenizer import UNKNOWN
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import Arl2Error
-from arl2.shapes.palette import MOTIONS
-from arl2.shapes.world import Scenes, sample_scenes, trajectory, wall_path
+from arl2.shapes.world.palette import MOTIONS
+from arl2.shapes.world.scene import Scenes, sample_scenes, trajectory, wall_path
 
 MakeScene = Callable[..., Scenes]
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.shapes.codec import GroupCodec
 from arl2.text.embedding_cache import EmbeddingCache
 from arl2.text.umt5 import UMT5Text
-from arl2.video.group_codec import GroupCodec
 from pipeline.stand_in import SETTINGS
 from support import generator, tiny_model
 from text.tiny_umt5 import LENGTH, WIDTH, tiny_text

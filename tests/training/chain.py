@@ -6,8 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from arl2.training.checkpoint import checkpoints_in
-from arl2.training.progress import read_metrics
+from arl2.training.engine.checkpoint import checkpoints_in
+from arl2.training.engine.progress import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 30, 5

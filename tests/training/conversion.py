@@ -8,14 +8,14 @@ import torch
 from tests.pipeline.stand_in import stand_in_pipeline
 from torch import Tensor
 
-from arl2.training.align import AlignConfig, AlignTask
-from arl2.training.batches import TrainingClips
-from arl2.training.clips import Clip
-from arl2.training.clips_folder import ClipIndex
-from arl2.training.clips_writing import ClipWriter
-from arl2.training.distill import DistillConfig, DistillTask
-from arl2.training.loop import LoopConfig
-from arl2.training.students import load_teacher
+from arl2.training.clips.dataset import Clip
+from arl2.training.clips.folder import ClipIndex
+from arl2.training.clips.writing import ClipWriter
+from arl2.training.conversion.align import AlignConfig, AlignTask
+from arl2.training.conversion.batches import TrainingClips
+from arl2.training.conversion.distill import DistillConfig, DistillTask
+from arl2.training.conversion.students import load_teacher
+from arl2.training.engine.loop import LoopConfig
 
 CLIPS, FRAMES, TEXT_WIDTH = 8, 9, 10
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from tests.training.conversion import align_config, distill_config, loop, task_of
 from torch.distributed.tensor import DTensor
 
-from arl2.training.align import AlignConfig
-from arl2.training.config import config_to_mapping
-from arl2.training.distill import DistillConfig
-from arl2.training.loop import train
-from arl2.training.processes import Processes, joined_processes
-from arl2.training.task import Batch, Loss
+from arl2.training.conversion.align import AlignConfig
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import train
+from arl2.training.engine.processes import Processes, joined_processes
+from arl2.training.engine.task import Batch, Loss
 
 STEPS = 4
 

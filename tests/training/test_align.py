@@ -14,16 +14,16 @@ from arl2.errors import CheckpointError, ConfigError, GeometryError
 from arl2.geometry import split_blocks
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.rollout.folder import load_parts, pipeline_folder
-from arl2.training.align import AlignTask
-from arl2.training.batches import ClipBatch
-from arl2.training.config import config_to_mapping
-from arl2.training.loop import train
-from arl2.training.noising import NoisyClips, noised
-from arl2.training.progress import read_metrics
-from arl2.training.students import StudentSpec, load_teacher, make_student
-from arl2.training.task import Batch
-from arl2.training.watching import watched_attention
+from arl2.pipeline.folder import load_parts, pipeline_folder
+from arl2.training.conversion.align import AlignTask
+from arl2.training.conversion.batches import ClipBatch
+from arl2.training.conversion.students import StudentSpec, load_teacher, make_student
+from arl2.training.conversion.watching import watched_attention
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import train
+from arl2.training.engine.noising import NoisyClips, noised
+from arl2.training.engine.progress import read_metrics
+from arl2.training.engine.task import Batch
 
 
 @pytest.fixture(scope="module")

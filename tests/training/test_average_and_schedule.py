@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from arl2.training.ema import WeightAverage
-from arl2.training.schedule import learning_rate_factor
+from arl2.training.engine.ema import WeightAverage
+from arl2.training.engine.schedule import learning_rate_factor
 
 
 def test_average_follows_its_formula() -> None:

@@ -12,7 +12,7 @@ from tests.training.chain import STAGES, STEPS, finished, killed_in, losses
 from tests.training.make_golden_losses import GOLDEN
 
 from arl2.cli.main import main
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error, ConfigError, GeometryError
-from arl2.rollout.known import video_latents
-from arl2.shapes.palette import COLOURS
-from arl2.shapes.renderer import render
-from arl2.training.clips import ClipSet
-from arl2.training.clips_folder import ClipIndex
-from arl2.training.clips_scenes import PromptedScenes, SceneClips, SceneOpenings
-from arl2.training.clips_sources import Prompt, TeacherClips, fingerprint, write_clips
-from arl2.training.clips_videos import VideoClips, plan_videos, read_captioned, videos_fingerprint
-from arl2.training.clips_writing import ClipWriter
+from arl2.pipeline.conditioning import video_latents
+from arl2.shapes.training.clip_source import PromptedScenes, SceneClips, SceneOpenings
+from arl2.shapes.world.palette import COLOURS
+from arl2.shapes.world.renderer import render
+from arl2.training.clips.dataset import ClipSet
+from arl2.training.clips.folder import ClipIndex
+from arl2.training.clips.sources import Prompt, TeacherClips, fingerprint, write_clips
+from arl2.training.clips.videos import VideoClips, plan_videos, read_captioned, videos_fingerprint
+from arl2.training.clips.writing import ClipWriter
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video
 from arl2.video.writers import open_video

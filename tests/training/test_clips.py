@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import CheckpointError, ConfigError, GeometryError, NonFiniteError
-from arl2.training.clips import COLUMNS, Clip, ClipSet
-from arl2.training.clips_folder import ClipIndex, seal_file, shard_file
-from arl2.training.clips_writing import ClipWriter
+from arl2.training.clips.dataset import COLUMNS, Clip, ClipSet
+from arl2.training.clips.folder import ClipIndex, seal_file, shard_file
+from arl2.training.clips.writing import ClipWriter
 from support import randn
 
 SHAPE = (3, 4, 2, 5)

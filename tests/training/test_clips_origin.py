@@ -8,16 +8,16 @@ from tests.pipeline.stand_in import stand_in_pipeline
 from tests.training.conversion import CLIPS, TEXT_WIDTH, RandomClips, align_config
 
 from arl2.errors import ConfigError
-from arl2.rollout.folder import load_text
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.training import clips_origin
-from arl2.training.align import AlignTask
-from arl2.training.batches import open_clips
-from arl2.training.clips import Clip
-from arl2.training.clips_folder import ClipIndex
-from arl2.training.clips_origin import origin_facts, part_hash
-from arl2.training.clips_writing import ClipWriter
-from arl2.training.students import load_teacher
+from arl2.pipeline.folder import load_text
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.training.clips import origin as clips_origin
+from arl2.training.clips.dataset import Clip
+from arl2.training.clips.folder import ClipIndex
+from arl2.training.clips.origin import origin_facts, part_hash
+from arl2.training.clips.writing import ClipWriter
+from arl2.training.conversion.align import AlignTask
+from arl2.training.conversion.batches import open_clips
+from arl2.training.conversion.students import load_teacher
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,16 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.model.cost import clip_flops
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.training.align import AlignConfig
-from arl2.training.cluster import Cluster
-from arl2.training.config import config_from_mapping, read_config_values, with_overrides
-from arl2.training.distill import DistillConfig
-from arl2.training.dry_run import Sketch, dry_run
-from arl2.training.estimate import estimate_step
-from arl2.training.named_teacher import named_sizes, require_folder
-from arl2.training.students import load_teacher
-from arl2.training.trainable import parameter_table, unfreeze
-from arl2.training.watching import watched_attention
+from arl2.training.conversion.align import AlignConfig
+from arl2.training.conversion.cluster import Cluster
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.conversion.dry_run import Sketch, dry_run
+from arl2.training.conversion.estimate import estimate_step
+from arl2.training.conversion.named_teacher import named_sizes, require_folder
+from arl2.training.conversion.students import load_teacher
+from arl2.training.conversion.trainable import parameter_table, unfreeze
+from arl2.training.conversion.watching import watched_attention
+from arl2.training.engine.config import config_from_mapping, read_config_values, with_overrides
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = {"align": RECIPES / "wan-align.json", "distill": RECIPES / "wan-distill-22.json"}
@@ -199,7 +199,7 @@ def test_a_teacher_by_name(monkeypatch, tmp_path):
         load_teacher("causal-forcing", device="cpu")
     with pytest.raises(ConfigError, match="names sizes, enough for --dry-run"):
         load_teacher("wan2.1-t2v-1.3b", device="cpu")
-    monkeypatch.setattr("arl2.training.named_teacher.find_recipe", lambda name: None)
+    monkeypatch.setattr("arl2.training.conversion.named_teacher.find_recipe", lambda name: None)
     with pytest.raises(ConfigError, match="'arl2 export causal-forcing FOLDER'"):
         require_folder("causal-forcing")
 

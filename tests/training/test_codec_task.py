@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from arl2.errors import ConfigError
-from arl2.shapes.renderer import render
-from arl2.shapes.world import sample_scenes
-from arl2.training.codec import CodecConfig, CodecModelConfig, CodecTask, psnr
-from arl2.training.config import config_from_mapping, config_to_mapping
-from arl2.training.loop import LoopConfig
-from arl2.training.progress import read_metrics
-from arl2.training.start import start_run, start_run_from_words
-from arl2.training.task import Batch
-from arl2.video.group_codec import GroupCodec
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.training.codec import CodecConfig, CodecModelConfig, CodecTask, psnr
+from arl2.shapes.world.renderer import render
+from arl2.shapes.world.scene import sample_scenes
+from arl2.training.engine.config import config_from_mapping, config_to_mapping
+from arl2.training.engine.loop import LoopConfig
+from arl2.training.engine.progress import read_metrics
+from arl2.training.engine.start import start_run, start_run_from_words
+from arl2.training.engine.task import Batch
 
 CONFIG = CodecConfig(
     loop=LoopConfig(steps=4, warmup_steps=2, log_every=1, evaluate_every=100, checkpoint_every=2),

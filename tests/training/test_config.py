@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from arl2.errors import ConfigError
-from arl2.training.config import (
+from arl2.training.engine.config import (
     config_differences,
     config_from_mapping,
     config_to_mapping,

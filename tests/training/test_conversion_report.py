@@ -10,7 +10,7 @@ from arl2.checkpoints.conversion import convert
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
-from arl2.training.conversion_report import ConversionReport, report_conversion
+from arl2.training.conversion.report import ConversionReport, report_conversion
 from support import tiny_model
 
 

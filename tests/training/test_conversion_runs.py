@@ -16,12 +16,12 @@ from tests.training.toy import ToyTask
 
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
-from arl2.training.align import AlignConfig
-from arl2.training.config import config_to_mapping
-from arl2.training.distill import DistillConfig
-from arl2.training.loop import RunResult, train
-from arl2.training.processes import Processes
-from arl2.training.task import Batch, Loss, Task
+from arl2.training.conversion.align import AlignConfig
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import RunResult, train
+from arl2.training.engine.processes import Processes
+from arl2.training.engine.task import Batch, Loss, Task
 
 STAGES = {"align": align_config, "distill": distill_config}
 

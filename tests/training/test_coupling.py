@@ -2,9 +2,9 @@
 
 import torch
 
-from arl2.shapes.renderer import render, visible_share
-from arl2.shapes.world import sample_scenes
-from arl2.training.coupling import LEAN, LEAN_SPREAD, near_object, paired_noise
+from arl2.shapes.training.coupling import LEAN, LEAN_SPREAD, near_object, paired_noise
+from arl2.shapes.world.renderer import render, visible_share
+from arl2.shapes.world.scene import sample_scenes
 
 
 def generator(seed: int) -> torch.Generator:

@@ -14,20 +14,20 @@ from arl2.attention.access import Access
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
-from arl2.rollout.folder import load_parts, pipeline_folder
-from arl2.training.batches import ClipBatch
-from arl2.training.cluster import Cluster
-from arl2.training.config import config_to_mapping
-from arl2.training.distill import DistillTask
-from arl2.training.dry_run import Sketch
-from arl2.training.level_means import LevelMeans
-from arl2.training.loop import train
-from arl2.training.noising import NoisyClips, noised
-from arl2.training.pictures import RolloutSpec, roll_out
-from arl2.training.processes import Processes
-from arl2.training.progress import read_metrics
-from arl2.training.students import load_teacher, with_window
-from arl2.training.task import Batch
+from arl2.pipeline.folder import load_parts, pipeline_folder
+from arl2.training.conversion.batches import ClipBatch
+from arl2.training.conversion.cluster import Cluster
+from arl2.training.conversion.distill import DistillTask
+from arl2.training.conversion.dry_run import Sketch
+from arl2.training.conversion.pictures import RolloutSpec, roll_out
+from arl2.training.conversion.students import load_teacher, with_window
+from arl2.training.conversion.timestep_means import TimestepMeans
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import train
+from arl2.training.engine.noising import NoisyClips, noised
+from arl2.training.engine.processes import Processes
+from arl2.training.engine.progress import read_metrics
+from arl2.training.engine.task import Batch
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def drawn_again(task: DistillTask, batch: Batch) -> tuple[ClipBatch, NoisyClips]
     return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
 
 
-def with_means(means: LevelMeans) -> LevelMeans:
+def with_means(means: TimestepMeans) -> TimestepMeans:
     """Levels that were seen before, with means of their own."""
     means.means.copy_(torch.linspace(0.5, 2.0, 10))
     means.steps.fill_(3)
@@ -112,7 +112,7 @@ def test_errors_weigh_more_where_the_teacher_needs_its_memory(folder):
     torch.testing.assert_close(needed, plain)
 
     with_means(task.level_means)
-    means = with_means(LevelMeans(10, 0.98, torch.device("cpu")))
+    means = with_means(TimestepMeans(10, 0.98, torch.device("cpu")))
     loss = task.loss(Batch.keyed(3, 1, 0, 1))
     clips, noisy = drawn_again(task, Batch.keyed(3, 1, 0, 1))
     flows = task.follow(clips, noisy)
@@ -226,7 +226,7 @@ def test_windows_of_teacher_and_student_differ_if_asked(folder):
     cut=st.integers(1, 4),
 )
 def test_level_means_do_not_depend_on_how_a_step_is_cut_into_batches(steps, cut):
-    whole, parts = (LevelMeans(4, 0.9, torch.device("cpu")) for _ in range(2))
+    whole, parts = (TimestepMeans(4, 0.9, torch.device("cpu")) for _ in range(2))
     for step in steps:
         sigma, errors = (torch.tensor([list(values)]) for values in zip(*step, strict=True))
         scaled = whole.divided(errors, sigma)
@@ -241,7 +241,7 @@ def test_level_means_do_not_depend_on_how_a_step_is_cut_into_batches(steps, cut)
 
 
 def test_level_means_follow_their_level():
-    means = LevelMeans(2, 0.5, torch.device("cpu"))
+    means = TimestepMeans(2, 0.5, torch.device("cpu"))
     sigma = torch.tensor([[0.1, 0.9]])
     for _ in range(12):
         means.divided(torch.tensor([[1.0, 100.0]]), sigma)
@@ -252,7 +252,7 @@ def test_level_means_follow_their_level():
     means.means[0] = 0.0
     assert means.divided(torch.tensor([[1.0, 100.0]]), sigma)[0, 0] == pytest.approx(1 / (0.01 * 50))
     with pytest.raises(ConfigError, match="0 level buckets"):
-        LevelMeans(0, 0.5, torch.device("cpu"))
+        TimestepMeans(0, 0.5, torch.device("cpu"))
 
 
 def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):

@@ -14,15 +14,15 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.verifier import Verifier
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import read_json, settings_from_mapping
-from arl2.training.captioned import load_export
-from arl2.training.config import config_to_mapping
-from arl2.training.dmd import DmdConfig, DmdTask
-from arl2.training.loop import LoopConfig, train
-from arl2.training.task import Batch
-from arl2.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
-from arl2.training.trainable import part_of
+from arl2.shapes.training.captioned import load_export
+from arl2.shapes.training.dmd import DmdConfig, DmdTask
+from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
+from arl2.training.conversion.trainable import part_of
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.task import Batch
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
 pytestmark = pytest.mark.filterwarnings("ignore:There are modules")

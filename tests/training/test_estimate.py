@@ -7,9 +7,9 @@ from arl2.attention.memory import MemoryGeometry
 from arl2.errors import GeometryError
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.training.estimate import estimate_step
-from arl2.training.trainable import parameter_table, unfreeze
-from arl2.training.watching import watched_attention
+from arl2.training.conversion.estimate import estimate_step
+from arl2.training.conversion.trainable import parameter_table, unfreeze
+from arl2.training.conversion.watching import watched_attention
 
 FRAMES = 9
 

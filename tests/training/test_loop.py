@@ -16,12 +16,12 @@ from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
-from arl2.training.checkpoint import checkpoints_in
-from arl2.training.config import config_to_mapping
-from arl2.training.loop import LoopConfig, RunResult, train
-from arl2.training.optimizer import OptimizerName
-from arl2.training.progress import read_metrics
-from arl2.training.task import Batch
+from arl2.training.engine.checkpoint import checkpoints_in
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import LoopConfig, RunResult, train
+from arl2.training.engine.optimizer import OptimizerName
+from arl2.training.engine.progress import read_metrics
+from arl2.training.engine.task import Batch
 
 CONFIG = LoopConfig(steps=30, warmup_steps=5, checkpoint_every=7, evaluate_every=10, log_every=5, batches_per_step=2)
 
@@ -166,7 +166,7 @@ class FakeClock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, seconds_a_batch: float) -> None:
         self.now, self.seconds = 100.0, seconds_a_batch
-        monkeypatch.setattr("arl2.training.loop.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("arl2.training.engine.loop.time.monotonic", lambda: self.now)
 
     def task(self) -> ToyTask:
         return ToyTask(before_loss=self.tick)
@@ -206,7 +206,7 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint_whole(tmp_path: Path, m
         if len(saved) == 2:
             raise Killed
 
-    monkeypatch.setattr("arl2.training.checkpoint._flush", lambda path: crash(path) if path.is_dir() else None)
+    monkeypatch.setattr("arl2.training.engine.checkpoint._flush", lambda path: crash(path) if path.is_dir() else None)
     with pytest.raises(Killed):
         run(ToyTask(), tmp_path / "cut")
     monkeypatch.undo()
@@ -242,8 +242,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from arl2.training.loop import train
-from arl2.training.processes import joined_processes
+from arl2.training.engine.loop import train
+from arl2.training.engine.processes import joined_processes
 from tests.training.test_loop import CONFIG
 from tests.training.toy import ToyTask
 torch.set_num_threads(1)

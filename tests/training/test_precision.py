@@ -8,10 +8,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests.training.conversion import align_config, distill_config, loop, task_of
 
-from arl2.training.config import config_to_mapping
-from arl2.training.loop import train
-from arl2.training.task import Batch
-from arl2.training.trainable import part_of
+from arl2.training.conversion.trainable import part_of
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import train
+from arl2.training.engine.task import Batch
 
 STAGES = {"align": align_config, "distill": distill_config}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from arl2.errors import ConfigError
-from arl2.training.align import AlignConfig
-from arl2.training.codec import CodecConfig
-from arl2.training.config import config_from_mapping, config_to_mapping
-from arl2.training.distill import DistillConfig
-from arl2.training.dmd import DmdConfig
-from arl2.training.teacher import TeacherConfig
-from arl2.training.verifier import VerifierConfig
+from arl2.shapes.training.codec import CodecConfig
+from arl2.shapes.training.dmd import DmdConfig
+from arl2.shapes.training.teacher import TeacherConfig
+from arl2.shapes.training.verifier import VerifierConfig
+from arl2.training.conversion.align import AlignConfig
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.engine.config import config_from_mapping, config_to_mapping
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {

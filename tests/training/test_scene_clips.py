@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from arl2.errors import ConfigError
-from arl2.shapes.renderer import visible_share
-from arl2.training.scene_clips import SceneClips, SceneClipsConfig
-from arl2.video.group_codec import GroupCodec
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.training.scene_clips import SceneClips, SceneClipsConfig
+from arl2.shapes.world.renderer import visible_share
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
 

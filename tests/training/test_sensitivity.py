@@ -9,10 +9,10 @@ from tests.training.conversion import align_config, task_of, teacher_folder
 from arl2.errors import ConfigError
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import SeededNoise
-from arl2.training.bar_chart import bar_chart
-from arl2.training.pictures import RolloutSpec
-from arl2.training.sensitivity import Sensitivity, measure_sensitivity
-from arl2.training.students import StudentSpec, load_aligned, load_teacher, make_student
+from arl2.training.conversion.bar_chart import bar_chart
+from arl2.training.conversion.pictures import RolloutSpec
+from arl2.training.conversion.sensitivity import Sensitivity, measure_sensitivity
+from arl2.training.conversion.students import StudentSpec, load_aligned, load_teacher, make_student
 
 
 @pytest.fixture(scope="module")

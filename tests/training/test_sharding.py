@@ -16,10 +16,10 @@ from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import ConfigError
-from arl2.training.config import config_to_mapping
-from arl2.training.loop import LoopConfig, train
-from arl2.training.processes import Processes
-from arl2.training.progress import read_metrics
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.processes import Processes
+from arl2.training.engine.progress import read_metrics
 
 QUIET = Console(quiet=True)
 STAGES = ("align", "distill")

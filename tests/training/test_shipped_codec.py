@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import arl2.shapes
-from arl2.shapes.renderer import render
-from arl2.shapes.world import sample_scenes
-from arl2.training.codec import psnr
-from arl2.video.group_codec import GroupCodec
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.training.codec import psnr
+from arl2.shapes.world.renderer import render
+from arl2.shapes.world.scene import sample_scenes
 
 FOLDER = Path(arl2.shapes.__file__).parent / "weights" / "codec"
 

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from arl2.errors import ConfigError
 from arl2.rollout.settings import read_json, settings_from_mapping
-from arl2.shapes.world import BOUNCE
-from arl2.training.config import config_to_mapping
-from arl2.training.loop import LoopConfig, train
-from arl2.training.task import Batch
-from arl2.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
+from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
+from arl2.shapes.world.scene import BOUNCE
+from arl2.training.engine.config import config_to_mapping
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.task import Batch
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
 

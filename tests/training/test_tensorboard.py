@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from arl2.errors import ConfigError
-from arl2.training.progress import Progress, Reporter
+from arl2.training.engine.progress import Progress, Reporter
 
 
 def test_a_log_holds_what_was_shown(tmp_path):

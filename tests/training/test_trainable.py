@@ -7,7 +7,7 @@ from tests.support import tiny_model
 from arl2.checkpoints.conversion import convert
 from arl2.errors import ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.training.trainable import groups_of, parameter_table, unfreeze
+from arl2.training.conversion.trainable import groups_of, parameter_table, unfreeze
 
 
 @pytest.fixture(scope="module")

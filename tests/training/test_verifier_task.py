@@ -10,12 +10,12 @@ import torch
 from arl2.cli.main import main
 from arl2.errors import ConfigError
 from arl2.model.verifier import Verifier
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.shapes.renderer import visible_share
-from arl2.shapes.world import sample_scenes
-from arl2.training.loop import LoopConfig, train
-from arl2.training.task import Batch
-from arl2.training.verifier import VerifierConfig, VerifierTask
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.shapes.training.verifier import VerifierConfig, VerifierTask
+from arl2.shapes.world.renderer import visible_share
+from arl2.shapes.world.scene import sample_scenes
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.task import Batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
 LOOP = LoopConfig(steps=30, warmup_steps=2, learning_rate=0.01, average_decay=0.5, evaluate_every=100)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arl2.training.task import Batch, Loss, ParameterGroup
+from arl2.training.engine.task import Batch, Loss, ParameterGroup
 
 
 class ToyTask:

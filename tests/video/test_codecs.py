@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.geometry import latent_frames_of, video_frames_of
+from arl2.shapes.codec import GroupCodec
 from arl2.video.codec import CodecCache, VideoCodec
-from arl2.video.group_codec import GroupCodec
 from arl2.video.tiny_codec import TinyCodec
 
 MEAN, STD = [0.1, -0.2, 0.3, 0.0], [0.5, 1.0, 2.0, 1.5]

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from arl2.errors import Arl2Error, CheckpointError, ConfigError
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import GenerationSettings
-from arl2.shapes.text import ShapesText
+from arl2.shapes.prompts.text import ShapesText
 from arl2.video.wan_codec import WanCodec
 from support import tiny_model
 from video.tiny_wan import narrow_vae, original_tensors, tiny_vae

@@ -9,15 +9,15 @@ from arl2.attention.projections import Projections
 from arl2.kernels.attention import softmax_attention
 
 
-class TextKeyValues(NamedTuple):
+class CrossAttentionCache(NamedTuple):
     """One layer's keys and values of a prompt, ``[B, words, H, D]`` each."""
 
     k: Tensor
     v: Tensor
 
-    def repeated(self, count: int) -> "TextKeyValues":
+    def repeated(self, count: int) -> "CrossAttentionCache":
         """The whole batch so many times, one after the other."""
-        return TextKeyValues(*(one.repeat(count, 1, 1, 1) for one in self))
+        return CrossAttentionCache(*(one.repeat(count, 1, 1, 1) for one in self))
 
 
 class CrossAttention(nn.Module):
@@ -27,13 +27,13 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.shared = Projections(width, heads, eps)
 
-    def remember(self, text: Float[Tensor, "batch words width"]) -> TextKeyValues:
+    def remember(self, text: Float[Tensor, "batch words width"]) -> CrossAttentionCache:
         """Keys and values of a prompt."""
         shared = self.shared
-        return TextKeyValues(shared.split(shared.norm_k(shared.to_k(text))), shared.split(shared.to_v(text)))
+        return CrossAttentionCache(shared.split(shared.norm_k(shared.to_k(text))), shared.split(shared.to_v(text)))
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"], text: TextKeyValues
+        self, x: Float[Tensor, "batch tokens width"], text: CrossAttentionCache
     ) -> Float[Tensor, "batch tokens width"]:
         q = self.shared.split(self.shared.norm_q(self.shared.to_q(x)))
         return self.shared.merge(softmax_attention(q=q, k=text.k, v=text.v))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.gate import Gate
-from arl2.attention.low_rank import LowRank
+from arl2.attention.lora import LoRA
 from arl2.attention.plan import HybridSpec
 from arl2.attention.projections import Projected, Projections
 from arl2.kernels.delta_rule import gated_delta_state
@@ -34,7 +34,7 @@ class StateBranch(nn.Module):
         self.phi_q = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.phi_k = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.phi_v = nn.Parameter(torch.empty(heads, head_dim, head_dim))
-        changes = {name: LowRank(width, width, spec.rank, spec.alpha) for name in "qkv"} if spec.rank else {}
+        changes = {name: LoRA(width, width, spec.rank, spec.alpha) for name in "qkv"} if spec.rank else {}
         self.changes = nn.ModuleDict(changes)
         self.reset_parameters()
 
@@ -52,7 +52,7 @@ class StateBranch(nn.Module):
             dt = torch.exp(low + (high - low) * torch.rand(heads, generator=generator))
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse softplus
         for change in self.changes.values():
-            assert isinstance(change, LowRank)
+            assert isinstance(change, LoRA)
             change.reset_parameters(generator)
 
     def read(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arl2.attention.hybrid import HybridAttention
-from arl2.attention.low_rank import LowRankLinear
+from arl2.attention.lora import LoRALinear
 from arl2.attention.plan import HybridSpec, parse_plan, plan_of
 from arl2.errors import ConfigError
 from arl2.model.layer import TransformerLayer
@@ -136,7 +136,7 @@ def _fill_new(model: CausalWanTransformer3DModel, kept: set[str], like: Tensor, 
             attention.reset_gate(generator)
             parts += [attention.state, attention.gate_proj]
         for half in (layer.ffn.up, layer.ffn.down):
-            if isinstance(half, LowRankLinear) and half.change.A.is_meta:
+            if isinstance(half, LoRALinear) and half.change.A.is_meta:
                 _materialise(half.change)
                 half.change.reset_parameters(generator)
                 parts.append(half.change)

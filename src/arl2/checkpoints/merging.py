@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arl2.attention.low_rank import LowRank, LowRankLinear
+from arl2.attention.lora import LoRA, LoRALinear
 from arl2.attention.state_branch import StateBranch
 from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -33,7 +33,7 @@ class Merged(NamedTuple):
 
 
 @torch.no_grad()
-def merge_low_rank(model: CausalWanTransformer3DModel) -> Merged:
+def merge_lora(model: CausalWanTransformer3DModel) -> Merged:
     """Fold the feed-forwards' low-rank changes into their weights.
 
     Sums are made in float64 and rounded once, to the weight's own dtype; in half precision that rounds away part of a
@@ -44,7 +44,7 @@ def merge_low_rank(model: CausalWanTransformer3DModel) -> Merged:
     for i, layer in enumerate(model.layers):
         assert isinstance(layer, TransformerLayer)
         for half, part in (("up", layer.ffn.up), ("down", layer.ffn.down)):
-            if not isinstance(part, LowRankLinear):
+            if not isinstance(part, LoRALinear):
                 continue
             name = f"layers.{i}.ffn.{half}"
             saved += tensors.pop(f"{name}.change.A").numel() + tensors.pop(f"{name}.change.B").numel()
@@ -67,7 +67,7 @@ def with_published_alpha(model: CausalWanTransformer3DModel) -> CausalWanTransfo
     No file of that layout says its alpha; another one is folded into ``B``, exactly where their ratio is a power of 2.
     A model that has it already is given back as it is.
     """
-    changes = [(name, part) for name, part in model.named_modules() if isinstance(part, LowRank)]
+    changes = [(name, part) for name, part in model.named_modules() if isinstance(part, LoRA)]
     if all(part.scale == 2.0 for _, part in changes):
         return model
     tensors = dict(model.state_dict())
@@ -80,7 +80,7 @@ def with_published_alpha(model: CausalWanTransformer3DModel) -> CausalWanTransfo
     return same.train(model.training)
 
 
-def _sum(weight: Tensor, change: LowRank) -> Tensor:
+def _sum(weight: Tensor, change: LoRA) -> Tensor:
     """The weight ``[out, in]`` plus the change."""
     low_rank = (change.A.double() @ change.B.double()).T * change.scale
     return (weight.double() + low_rank).to(weight.dtype).contiguous()

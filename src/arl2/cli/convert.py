@@ -14,7 +14,7 @@ from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
     from arl2.model.transformer import CausalWanTransformer3DModel
-    from arl2.training.conversion_report import ConversionReport
+    from arl2.training.conversion.report import ConversionReport
 
 _KINDS = {"H": "hybrid", "S": "softmax"}
 
@@ -49,8 +49,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, write, report."""
     from arl2.checkpoints.conversion import PUBLISHED_RANK, convert
-    from arl2.rollout.rewriting import check_new_folder, write_pipeline
-    from arl2.training.conversion_report import report_conversion
+    from arl2.pipeline.rewriting import check_new_folder, write_pipeline
+    from arl2.training.conversion.report import report_conversion
 
     if arguments.ranking is not None and arguments.fraction is None:
         raise ConfigError("--ranking goes with --fraction, which says how many layers of it; add that.")

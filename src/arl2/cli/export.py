@@ -41,8 +41,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Write, and say what was merged and what a file does not tell."""
     from arl2.checkpoints.export import export_checkpoint
-    from arl2.checkpoints.merging import merge_low_rank
-    from arl2.rollout.rewriting import check_new_folder, write_pipeline
+    from arl2.checkpoints.merging import merge_lora
+    from arl2.pipeline.rewriting import check_new_folder, write_pipeline
 
     output: Path = arguments.output
     to_file = output.suffix in _FILES
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = source_of(arguments, alone=to_file)
     model = source.transformer()
     said = []
-    if arguments.merge_low_rank:
-        result = merge_low_rank(model)
+    if arguments.merge_lora:
+        result = merge_lora(model)
         if not result.merged:
             raise ConfigError(
                 f"The feed-forwards of '{arguments.model}' have no low-rank changes; leave --merge-low-rank out."

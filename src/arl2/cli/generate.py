@@ -11,8 +11,8 @@ from arl2.cli.loading import add_model_options
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from arl2.rollout.known import KnownVideo
-    from arl2.rollout.pipeline import ARL2Pipeline
+    from arl2.pipeline.conditioning import VideoPrefix
+    from arl2.pipeline.pipeline import ARL2Pipeline
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -110,8 +110,8 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
     from arl2.cli.loading import load_model, model_name
     from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
-    from arl2.rollout.known import check_not_source, frames_in_all
-    from arl2.training.interrupt import StopSignal
+    from arl2.interrupt import StopSignal
+    from arl2.pipeline.conditioning import check_not_source, frames_in_all
 
     for output in plan.outputs:
         check_not_source(output.path, arguments.image or arguments.extend)
@@ -168,9 +168,9 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _known(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> "KnownVideo | None":
-    from arl2.rollout.known import known_image, known_video
+def _known(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> "VideoPrefix | None":
+    from arl2.pipeline.conditioning import image_prefix, video_prefix
 
     if arguments.image is not None:
-        return known_image(pipe, arguments.image)
-    return None if arguments.extend is None else known_video(pipe, arguments.extend)
+        return image_prefix(pipe, arguments.image)
+    return None if arguments.extend is None else video_prefix(pipe, arguments.extend)

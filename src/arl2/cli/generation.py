@@ -15,11 +15,11 @@ from torch import Tensor
 from arl2.cli.outputs import Output, OutputPlan, Pictures, side_by_side, write_manifest
 from arl2.cli.progress import BlockReport, Progress
 from arl2.geometry import split_blocks
-from arl2.rollout.known import KnownVideo
-from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
-from arl2.rollout.request import Window
+from arl2.interrupt import StopSignal
+from arl2.pipeline.conditioning import VideoPrefix
+from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.serving.encoded import EncodedPrompts
-from arl2.training.interrupt import StopSignal
+from arl2.streams.request import Window
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
 from arl2.video.sheet import contact_sheet
@@ -65,7 +65,7 @@ class Generation:
         first_block_candidates: int | None,
         window: Window,
         scale: int | None,
-        known: KnownVideo | None = None,
+        known: VideoPrefix | None = None,
         only_new: bool = False,
         keep_pictures: bool,
         keep_latents: bool,

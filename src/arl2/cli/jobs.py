@@ -13,8 +13,8 @@ from arl2.serving.prompts_file import VideoRequest, read_prompts_file
 
 if TYPE_CHECKING:
     from arl2.cli.progress import Progress
+    from arl2.interrupt import StopSignal
     from arl2.serving.jobs import JobList
-    from arl2.training.interrupt import StopSignal
 
 
 def run_prompts_file(arguments: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def run_prompts_file(arguments: argparse.Namespace) -> int:
     from arl2.cli.loading import load_model, model_name
     from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
-    from arl2.training.interrupt import StopSignal
+    from arl2.interrupt import StopSignal
 
     say = voice(arguments)
     if arguments.threads:

@@ -11,7 +11,7 @@ from arl2.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from arl2.rollout.pipeline import ARL2Pipeline
+    from arl2.pipeline.pipeline import ARL2Pipeline
     from arl2.rollout.settings import GenerationSettings
 
 EMBEDDED_MODEL = "shapes-75"
@@ -62,8 +62,8 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     import torch
 
     from arl2.cli.devices import checked_device
-    from arl2.rollout.folder import EMBEDDED, GENERATION
-    from arl2.rollout.pipeline import ARL2Pipeline
+    from arl2.pipeline.folder import EMBEDDED, GENERATION
+    from arl2.pipeline.pipeline import ARL2Pipeline
 
     device = checked_device(arguments.device or "cpu")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
@@ -76,7 +76,7 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
         pipe = ARL2Pipeline.from_pretrained(model, torch_dtype=dtype)
     else:
         # Only published parts need the rooms behind this.
-        from arl2.rollout.assemble import assemble_pipeline
+        from arl2.pipeline.assemble import assemble_pipeline
 
         check_memory(arguments, model, weights, dtype, device)
         pipe = assemble_pipeline(
@@ -101,10 +101,10 @@ def check_memory(
     """Say what published parts will take of the device, and refuse what cannot fit before anything is loaded."""
     from arl2.cli.generation import PROMPTS_AT_ONCE
     from arl2.cli.progress import voice
-    from arl2.rollout.assemble import find_recipe
-    from arl2.rollout.budget import available_bytes, check_fits
-    from arl2.rollout.folder import is_saved_pipeline
-    from arl2.rollout.planning import plan_recipe
+    from arl2.pipeline.assemble import find_recipe
+    from arl2.pipeline.budget import available_bytes, check_fits
+    from arl2.pipeline.folder import is_saved_pipeline
+    from arl2.pipeline.planning import plan_recipe
 
     if is_saved_pipeline(model):
         return

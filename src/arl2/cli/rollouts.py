@@ -12,8 +12,8 @@ from arl2.cli.loading import DTYPES, add_model_options
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from arl2.rollout.pipeline import ARL2Pipeline
-    from arl2.training.clips_sources import ClipSource, Prompt
+    from arl2.pipeline.pipeline import ARL2Pipeline
+    from arl2.training.clips.sources import ClipSource, Prompt
 
 _WAN_TEMPORAL_FACTOR = 4  # to say beforehand what memory is needed; the codec itself is asked later
 _OF_SCENES = ("hiding", "known_blocks", "real", "no_colour")
@@ -82,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     from arl2.cli.progress import voice
     from arl2.cli.usage import LiveProgress, memory_words
     from arl2.serving.model_hash import model_hash
-    from arl2.training.clips_folder import ClipIndex, require_datasets
-    from arl2.training.clips_origin import origin_facts
-    from arl2.training.clips_sources import write_clips
-    from arl2.training.clips_writing import ClipWriter
+    from arl2.training.clips.folder import ClipIndex, require_datasets
+    from arl2.training.clips.origin import origin_facts
+    from arl2.training.clips.sources import write_clips
+    from arl2.training.clips.writing import ClipWriter
 
     require_datasets()
     if arguments.threads:
@@ -169,7 +169,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
 def _prompts_of_file(arguments: argparse.Namespace) -> "list[Prompt]":
     from arl2.serving.prompts_file import read_prompts_file
-    from arl2.training.clips_sources import Prompt
+    from arl2.training.clips.sources import Prompt
 
     found = read_prompts_file(arguments.prompts_file)
     for one in found:
@@ -218,8 +218,8 @@ def _source(
     pipe: "ARL2Pipeline", arguments: argparse.Namespace, prompts: "list[Prompt] | None", latent_frames: int, say: Any
 ) -> "tuple[ClipSource, dict[str, Any]]":
     """What makes the clips, and what of it a folder must have in common to be gone on with."""
-    from arl2.training.clips_scenes import DEFAULT_NO_COLOUR, PromptedScenes, SceneClips, SceneOpenings
-    from arl2.training.clips_sources import TeacherClips, fingerprint
+    from arl2.shapes.training.clip_source import DEFAULT_NO_COLOUR, PromptedScenes, SceneClips, SceneOpenings
+    from arl2.training.clips.sources import TeacherClips, fingerprint
 
     if arguments.videos is not None:
         return _videos(pipe, arguments, latent_frames, say)
@@ -258,7 +258,7 @@ def _videos(
     pipe: "ARL2Pipeline", arguments: argparse.Namespace, latent_frames: int, say: Any
 ) -> "tuple[ClipSource, dict[str, Any]]":
     from arl2.cli.usage import LiveProgress
-    from arl2.training.clips_videos import VideoClips, plan_videos, read_captioned, videos_fingerprint
+    from arl2.training.clips.videos import VideoClips, plan_videos, read_captioned, videos_fingerprint
 
     videos = read_captioned(arguments.videos)
     most = arguments.clips_per_video or 1

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from arl2.cli.devices import checked_device
 from arl2.cli.usage import LiveProgress
-from arl2.evaluation.shapes_folder import find_videos, score_folder
-from arl2.evaluation.shapes_occlusion import clip_length, score_occluded
-from arl2.evaluation.shapes_score import READ_FRAMES, score_codec, score_model, score_truth
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.shapes.scoring import Share
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.shapes.evaluation.folder import find_videos, score_folder
+from arl2.shapes.evaluation.occlusion import clip_length, score_occluded
+from arl2.shapes.evaluation.score import READ_FRAMES, score_codec, score_model, score_truth
+from arl2.shapes.evaluator.scoring import Share
 
 
 def folder_report(arguments: argparse.Namespace) -> dict[str, Any]:

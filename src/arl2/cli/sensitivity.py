@@ -13,7 +13,7 @@ from arl2.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arl2.training.students import Teacher
+    from arl2.training.conversion.students import Teacher
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     from arl2.checkpoints.describe import LATENT_STRIDE
     from arl2.checkpoints.layer_choice import parse_layers
     from arl2.cli.devices import checked_device
-    from arl2.training.bar_chart import bar_chart
-    from arl2.training.pictures import RolloutSpec
-    from arl2.training.sensitivity import measure_sensitivity
-    from arl2.training.students import load_teacher
+    from arl2.training.conversion.bar_chart import bar_chart
+    from arl2.training.conversion.pictures import RolloutSpec
+    from arl2.training.conversion.sensitivity import measure_sensitivity
+    from arl2.training.conversion.students import load_teacher
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -105,12 +105,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(arguments: argparse.Namespace, teacher: "Teacher") -> "Tensor":
     """Prompt embeddings of what the options name."""
-    from arl2.rollout.folder import load_text
+    from arl2.pipeline.folder import load_text
     from arl2.serving.prompts_file import read_prompts_file
-    from arl2.shapes.text import ShapesText
-    from arl2.training.clips import ClipSet
-    from arl2.training.clips_scenes import PromptedScenes
-    from arl2.training.clips_sources import embed
+    from arl2.shapes.prompts.text import ShapesText
+    from arl2.shapes.training.clip_source import PromptedScenes
+    from arl2.training.clips.dataset import ClipSet
+    from arl2.training.clips.sources import embed
 
     if arguments.clips is not None:
         clips = ClipSet.open(arguments.clips)

@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     from arl2.cli.outputs import check_file
-    from arl2.shapes.captions import captions_of
-    from arl2.shapes.renderer import render
-    from arl2.shapes.world import sample_scenes
+    from arl2.shapes.prompts.captions import captions_of
+    from arl2.shapes.world.renderer import render
+    from arl2.shapes.world.scene import sample_scenes
     from arl2.video.pixels import to_bytes
     from arl2.video.sheet import contact_sheet
 
@@ -110,10 +110,10 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _render(arguments: argparse.Namespace) -> int:
     from arl2.cli.outputs import file_name, write_manifest
-    from arl2.evaluation.shapes_render import scenes_of_prompts
-    from arl2.shapes.captions import captions_of
-    from arl2.shapes.renderer import render
-    from arl2.shapes.world import sample_scenes
+    from arl2.shapes.evaluation.render import scenes_of_prompts
+    from arl2.shapes.prompts.captions import captions_of
+    from arl2.shapes.world.renderer import render
+    from arl2.shapes.world.scene import sample_scenes
     from arl2.video.formats import check_writable
     from arl2.video.pixels import to_bytes
     from arl2.video.writers import open_video

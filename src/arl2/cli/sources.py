@@ -8,7 +8,7 @@ from arl2.cli import words
 from arl2.cli.loading import BRANCHES
 
 if TYPE_CHECKING:
-    from arl2.rollout.rewriting import ModelSource
+    from arl2.pipeline.rewriting import ModelSource
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def source_of(arguments: argparse.Namespace, *, alone: bool = False) -> "ModelSource":
     """What the words mean; errors as for ``find_source``."""
-    from arl2.rollout.rewriting import find_source
+    from arl2.pipeline.rewriting import find_source
 
     return find_source(
         arguments.model,

@@ -17,8 +17,8 @@ from arl2.cli.progress import BlockReport, Progress, Summary, progress_of, voice
 from arl2.cli.standard_streams import lasting_streams
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
-from arl2.rollout.pipeline import ARL2Pipeline
-from arl2.rollout.stream import Stream
+from arl2.interrupt import StopSignal
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.outputs.base import StreamOutput
 from arl2.serving.outputs.opening import open_output
 from arl2.serving.outputs.preview import TerminalPreview, require_terminal
@@ -26,7 +26,7 @@ from arl2.serving.outputs.raw import ReaderGoneError
 from arl2.serving.pace import Pace
 from arl2.serving.script import BlockTimes, Change, Entry, plan_script
 from arl2.serving.streaming import Shown, Snapshots, StreamRun
-from arl2.training.interrupt import StopSignal
+from arl2.streams.stream import Stream
 from arl2.version import __version__
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
 

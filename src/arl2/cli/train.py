@@ -11,7 +11,7 @@ from arl2.cli import words
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from arl2.training.task import Task
+    from arl2.training.engine.task import Task
 
 _PARTS = {
     "codec": "pixels to latents and back, on rendered clips",
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and say where the result is; 130 if it was interrupted (the same words go on from there)."""
     import torch
 
-    from arl2.training.start import resolved_settings, start_run
+    from arl2.training.engine.start import resolved_settings, start_run
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -104,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(config: Any, arguments: argparse.Namespace) -> str:
-    from arl2.training.cluster import Cluster
-    from arl2.training.dry_run import dry_run
-    from arl2.training.start import resolved_settings
+    from arl2.training.conversion.cluster import Cluster
+    from arl2.training.conversion.dry_run import dry_run
+    from arl2.training.engine.start import resolved_settings
 
     if arguments.part not in _OTHER_STAGE:
         return dry_run(config)
@@ -131,25 +131,25 @@ def _cluster_words(arguments: argparse.Namespace) -> list[str]:
 def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":
     """The settings and the task of a part; only that part is imported."""
     if name == "codec":
-        from arl2.training.codec import CodecConfig, CodecTask
+        from arl2.shapes.training.codec import CodecConfig, CodecTask
 
         return CodecConfig, CodecTask
     if name == "teacher":
-        from arl2.training.teacher import TeacherConfig, TeacherTask
+        from arl2.shapes.training.teacher import TeacherConfig, TeacherTask
 
         return TeacherConfig, TeacherTask
     if name == "dmd":
-        from arl2.training.dmd import DmdConfig, DmdTask
+        from arl2.shapes.training.dmd import DmdConfig, DmdTask
 
         return DmdConfig, DmdTask
     if name == "verifier":
-        from arl2.training.verifier import VerifierConfig, VerifierTask
+        from arl2.shapes.training.verifier import VerifierConfig, VerifierTask
 
         return VerifierConfig, VerifierTask
     if name == "align":
-        from arl2.training.align import AlignConfig, AlignTask
+        from arl2.training.conversion.align import AlignConfig, AlignTask
 
         return AlignConfig, AlignTask
-    from arl2.training.distill import DistillConfig, DistillTask
+    from arl2.training.conversion.distill import DistillConfig, DistillTask
 
     return DistillConfig, DistillTask

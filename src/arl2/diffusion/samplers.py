@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.diffusion.flow import add_noise, velocity_to_clean
-from arl2.diffusion.levels import NoiseSchedule, shift_sigma
+from arl2.diffusion.schedule import NoiseSchedule, shift_sigma
 
 Predict = Callable[[Tensor, float], Tensor]
 Noise = Callable[[int], Tensor]

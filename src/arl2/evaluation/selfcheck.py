@@ -11,7 +11,7 @@ from torch import Tensor
 from arl2.attention.access import Access
 from arl2.attention.memory import Memory, RecurrentState
 from arl2.checkpoints.load import load_transformer
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, read_goldens, relative_error
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.access import Access
-from arl2.attention.cross import CrossAttention, TextKeyValues
+from arl2.attention.cross import CrossAttention, CrossAttentionCache
 from arl2.attention.factory import build_self_attention
 from arl2.attention.layout import ClipLayout
-from arl2.attention.low_rank import linear
+from arl2.attention.lora import linear
 from arl2.attention.memory import LayerMemory
 from arl2.attention.plan import AttentionSpec
 from arl2.kernels.norm import layer_norm
@@ -85,14 +85,14 @@ class TransformerLayer(nn.Module):
         self.ffn = FeedForward(width, ffn_dim, ffn_rank, ffn_alpha)
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.eps = eps
-        # Training looks on here (arl2.training.watching); nobody else does.
+        # Training looks on here (arl2.training.conversion.watching); nobody else does.
         self.attention_watcher: Callable[[AttentionCall], None] | None = None
 
     def stream(
         self,
         x: Float[Tensor, "batch tokens width"],
         time: Float[Tensor, "batch frames 6 width"],
-        text: TextKeyValues,
+        text: CrossAttentionCache,
         rotation: Rotation,
         memory: LayerMemory,
         access: Access,
@@ -117,7 +117,7 @@ class TransformerLayer(nn.Module):
         self,
         x: Float[Tensor, "batch tokens width"],
         time: Float[Tensor, "batch frames 6 width"],
-        text: TextKeyValues,
+        text: CrossAttentionCache,
         rotation: Rotation,
         layout: ClipLayout,
     ) -> Float[Tensor, "batch tokens width"]:
@@ -129,7 +129,7 @@ class TransformerLayer(nn.Module):
             self.attention_watcher(AttentionCall(given, attended, rotation, layout))
         return self._rest(_gated(x, attended, local), text, mixing)
 
-    def _rest(self, x: Tensor, text: TextKeyValues, mixing: Modulation) -> Tensor:
+    def _rest(self, x: Tensor, text: CrossAttentionCache, mixing: Modulation) -> Tensor:
         x = x + self.cross_attention(self.cross_norm(x), text)
         return _gated(x, self.ffn(self._modulated(x, mixing)), mixing)
 

@@ -76,7 +76,7 @@ class ModelCard:
         licence: of the weights.
         disk_bytes: of everything that is fetched, approximately; 0 if nothing is.
         device_bytes: of the device's memory at the published settings, in bfloat16, the text encoder gone once the
-            prompt is read; approximately (:mod:`arl2.rollout.budget` counts it for any settings).
+            prompt is read; approximately (:mod:`arl2.pipeline.budget` counts it for any settings).
         memory_note: what takes them.
         results: as published.
         notes: what a person should know before using it.

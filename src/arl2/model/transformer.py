@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from arl2.attention.access import Access
-from arl2.attention.cross import TextKeyValues
+from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry
 from arl2.attention.plan import HybridSpec, SinkPositions
@@ -29,7 +29,7 @@ from arl2.model.layer import TransformerLayer
 from arl2.model.passes import DiffusionForcing, Pass, Stream, TeacherForcing
 
 
-class PromptContext(NamedTuple):
+class PromptCache(NamedTuple):
     """A prompt as the layers see it: cross-attention keys and values of every layer, made once per prompt.
 
     Attributes:
@@ -38,16 +38,16 @@ class PromptContext(NamedTuple):
     """
 
     owner: str
-    layers: tuple[TextKeyValues, ...]
+    layers: tuple[CrossAttentionCache, ...]
 
     @property
     def batch(self) -> int:
         """Prompts in the batch."""
         return self.layers[0].k.shape[0]
 
-    def repeated(self, count: int) -> "PromptContext":
+    def repeated(self, count: int) -> "PromptCache":
         """The whole batch so many times, one after the other."""
-        return PromptContext(self.owner, tuple(layer.repeated(count) for layer in self.layers))
+        return PromptCache(self.owner, tuple(layer.repeated(count) for layer in self.layers))
 
 
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
@@ -141,7 +141,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self,
         latents: Float[Tensor, "batch channels frames height width"],
         timestep: Float[Tensor, "_ _"],
-        text: Float[Tensor, "prompts words text"] | PromptContext,
+        text: Float[Tensor, "prompts words text"] | PromptCache,
         *,
         run: Pass,
     ) -> Float[Tensor, "batch out_channels frames height width"] | None:
@@ -163,7 +163,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             NonFiniteError: the first forward gave NaN or infinity; the message names the tensors at fault.
         """
         batch, rows, columns = self._check_latents(latents, timestep)
-        prompt = text if isinstance(text, PromptContext) else self.prompt_context(text)
+        prompt = text if isinstance(text, PromptCache) else self.prompt_context(text)
         if prompt.owner != self.identity:
             raise ConfigError(
                 f"This prompt context was made by a model of {prompt.owner}, not of {self.identity}; "
@@ -186,7 +186,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return flow
 
     def _stream(
-        self, latents: Tensor, timestep: Tensor, prompt: PromptContext, run: Stream, rows: int, columns: int
+        self, latents: Tensor, timestep: Tensor, prompt: PromptCache, run: Stream, rows: int, columns: int
     ) -> Tensor | None:
         memory, frames = run.memory, latents.shape[2]
         if not isinstance(memory, Memory) or not isinstance(run.access, Access):
@@ -213,7 +213,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self,
         latents: Tensor,
         timestep: Tensor,
-        prompt: PromptContext,
+        prompt: PromptCache,
         run: DiffusionForcing,
         rows: int,
         columns: int,
@@ -228,7 +228,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self,
         latents: Tensor,
         timestep: Tensor,
-        prompt: PromptContext,
+        prompt: PromptCache,
         run: TeacherForcing,
         rows: int,
         columns: int,
@@ -247,7 +247,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self._unpatchify(self.head(noisy, time.head[:, layout.frames :]), rows, columns)
 
     def _through_layers(
-        self, x: Tensor, time: TimeEmbedding, prompt: PromptContext, rotation: Rotation, layout: ClipLayout
+        self, x: Tensor, time: TimeEmbedding, prompt: PromptCache, rotation: Rotation, layout: ClipLayout
     ) -> Tensor:
         for layer, text in zip(self._stack, prompt.layers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -256,7 +256,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 x = layer(x, time.layers, text, rotation, layout)
         return x
 
-    def prompt_context(self, text: Float[Tensor, "batch words text"]) -> PromptContext:
+    def prompt_context(self, text: Float[Tensor, "batch words text"]) -> PromptCache:
         """Cross-attention keys and values of a prompt, for all layers; shorter texts are padded with zero rows.
 
         Raises:
@@ -277,7 +277,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
         layers = tuple(layer.cross_attention.remember(embedded) for layer in self._stack)
-        return PromptContext(self.identity, layers)
+        return PromptCache(self.identity, layers)
 
     def allocate_memory(
         self,
@@ -394,7 +394,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         grid = token_grid(height, width, tuple(self.config.patch_size))
         return batch, grid.rows, grid.columns
 
-    def _check_finite(self, results: list[Tensor], latents: Tensor, timestep: Tensor, prompt: PromptContext) -> bool:
+    def _check_finite(self, results: list[Tensor], latents: Tensor, timestep: Tensor, prompt: PromptCache) -> bool:
         """On the first flow and the first memory only: weights are not scanned at loading, later passes do not wait."""
         if all(_is_finite(x) for x in results):
             return True

@@ -17,7 +17,7 @@ from arl2.attention.memory import Memory
 from arl2.errors import MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.passes import Stream
-from arl2.model.transformer import CausalWanTransformer3DModel, PromptContext
+from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.blocks import Block
 from arl2.rollout.noise import NoiseSource
@@ -30,7 +30,7 @@ Latents = Float[Tensor, "batch channels frames height width"]
 class Prompted:
     """A prompt, as keys and as embeddings ``[B, words, width]``, and the memory of the stream under this prompt."""
 
-    prompt: PromptContext
+    prompt: PromptCache
     text: Tensor
     memory: Memory
 

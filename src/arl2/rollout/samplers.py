@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
 from arl2.diffusion.samplers import Noise, Predict, sample_euler, sample_few_step, sample_unipc, solver_sigmas
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError
 
 PUBLISHED = NoiseSchedule()  # shift 5, 1000 levels: all published AR students

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arl2.diffusion.levels import NoiseSchedule, StepPlan
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError
 from arl2.files.plain import read_json as read_json  # for those who read the files of a pipeline's folder
 from arl2.rollout.samplers import FewStep, MultiStep, PlainSampler
@@ -39,7 +39,7 @@ class GenerationSettings:
         context_noise: timestep of the clean pass.
         first_block_frames: latent frames of the first block, where it differs.
         window: latent frames visible to softmax layers, current block included; None sees the whole past.
-        prompt_change: what a new prompt does to a stream, see :mod:`arl2.rollout.prompt_change`.
+        prompt_change: what a new prompt does to a stream, see :mod:`arl2.streams.prompt_change`.
         refresh_decay: what recurrent states are multiplied by before ``"refresh"`` commits the last latents again.
         height, width: of the picture, in pixels.
         num_frames: video frames, unless a call says otherwise.

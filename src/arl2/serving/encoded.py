@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.text.interface import TextPart
 
 _MOST_KEPT = 1 << 30  # bytes; what is beyond is encoded again when it is used

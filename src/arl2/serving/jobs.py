@@ -17,22 +17,22 @@ from torch import Tensor
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.geometry import split_blocks
-from arl2.rollout.known import (
-    KnownVideo,
+from arl2.pipeline.conditioning import (
+    VideoPrefix,
     check_not_source,
     frames_in_all,
-    known_image,
-    known_video,
+    image_prefix,
     read_image,
     require_block_of_one,
+    video_prefix,
 )
-from arl2.rollout.pipeline import ARL2Pipeline, VideoBlock
-from arl2.rollout.request import Window
+from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.serving.encoded import EncodedPrompts
 from arl2.serving.file_names import video_name
 from arl2.serving.manifest import Manifest, read_manifest, remove_manifest, write_manifest
 from arl2.serving.model_hash import model_hash
 from arl2.serving.prompts_file import VideoRequest
+from arl2.streams.request import Window
 from arl2.version import __version__
 from arl2.video.clips import check_clip
 from arl2.video.formats import VideoFileError, check_writable
@@ -263,7 +263,7 @@ class JobList:
         write_manifest(job.path, manifest)
         yield Finished(job, manifest)
 
-    def _stream(self, job: Job, known: KnownVideo | None, frames: int) -> Iterator[VideoBlock]:
+    def _stream(self, job: Job, known: VideoPrefix | None, frames: int) -> Iterator[VideoBlock]:
         return self.pipe.stream(
             prompt_embeds=self._encoded.of([job.prompt]),
             negative_prompt_embeds=self._encoded.negative(),
@@ -276,12 +276,12 @@ class JobList:
             rewind_blocks=0,
         )
 
-    def _known(self, job: Job) -> KnownVideo | None:
+    def _known(self, job: Job) -> VideoPrefix | None:
         if job.image is not None:
-            return known_image(self.pipe, job.image)
-        return None if job.video is None else known_video(self.pipe, job.video)
+            return image_prefix(self.pipe, job.image)
+        return None if job.video is None else video_prefix(self.pipe, job.video)
 
-    def _frames(self, job: Job, known: KnownVideo | None) -> int:
+    def _frames(self, job: Job, known: VideoPrefix | None) -> int:
         """Video frames in all."""
         if job.frames is not None:
             return job.frames

@@ -24,7 +24,7 @@ POLICIES: tuple[Policy, ...] = ("wait", "drop")
 
 @runtime_checkable
 class BlockStream(Protocol):
-    """What is needed of a stream: ``arl2.rollout.stream.Stream`` has it."""
+    """What is needed of a stream: ``arl2.streams.stream.Stream`` has it."""
 
     @property
     def index(self) -> int:

@@ -1,7 +1,7 @@
-"""Which model made a video; see :mod:`arl2.rollout.model_hash` for what the hash covers."""
+"""Which model made a video; see :mod:`arl2.streams.model_hash` for what the hash covers."""
 
-from arl2.rollout.model_hash import parts_hash
-from arl2.rollout.pipeline import ARL2Pipeline
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.model_hash import parts_hash
 
 
 def model_hash(pipe: ARL2Pipeline) -> str:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from arl2.errors import ConfigError
 from arl2.rollout.blocks import VideoBlock
-from arl2.rollout.stream import Stream
-from arl2.rollout.stream_state import SnapshotKind
 from arl2.serving.keep_up import KeepUp, Policy
 from arl2.serving.outputs.base import StreamOutput
 from arl2.serving.pace import Pace, never
 from arl2.serving.script import BlockTimes, Change
+from arl2.streams.state import SnapshotKind
+from arl2.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Snapshots:
 
     Attributes:
         path: of the one file, which is replaced as a whole.
-        kind: see ``arl2.rollout.stream.Stream.save``.
+        kind: see ``arl2.streams.stream.Stream.save``.
         every: so many blocks; None saves at the end alone.
     """
 

@@ -1,0 +1,409 @@
+"""The memory plan: what a generation will take of its device, phase by phase, before anything is loaded.
+
+Pure arithmetic over :mod:`arl2.pipeline.footprint`, so a plan that does not fit can say which single change would.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from arl2.attention.plan import HybridSpec, SinkPositions
+from arl2.errors import Arl2Error, ConfigError, GeometryError
+from arl2.geometry import token_grid, video_frames_of
+from arl2.model.cost import memory_bytes
+from arl2.pipeline.footprint import (
+    TINY_DECODER,
+    DecoderFootprint,
+    TransformerSize,
+    pass_bytes,
+    text_pass_bytes,
+    transformer_size,
+)
+
+logger = logging.getLogger(__name__)
+
+_SPATIAL_FACTOR, _TEMPORAL_FACTOR = 8, 4  # of Wan's codec
+_TEXT_DTYPE = torch.bfloat16  # of the text encoder, whatever the rest computes in
+_TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
+_SMALLEST_SIDE = 128  # pixels: a smaller picture is no help to anybody
+
+
+class MemoryBudgetError(Arl2Error):
+    """A generation that will not fit into its device's memory; said before anything is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob:
+    """What is to be generated, as far as memory depends on it.
+
+    Attributes:
+        frames: latent frames of a video; None for a stream without end.
+        batch: videos at once.
+        height, width: of the picture, in pixels.
+        window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
+        sink_positions: relative sinks take half as much again.
+        first_block_frames: size of the first block, where it differs.
+        guided: whether a negative prompt keeps a memory of its own.
+        dtype: of computing; the codec is loaded in it, too.
+        text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
+    """
+
+    frames: int | None
+    batch: int = 1
+    height: int = 480
+    width: int = 832
+    window: int | None = None
+    sink: int = 0
+    sink_positions: SinkPositions = "absolute"
+    first_block_frames: int | None = None
+    guided: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    text_encoder: Literal["leaves", "stays", "elsewhere"] = "leaves"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.frames is not None and self.frames < 1):
+            raise ConfigError(f"A plan is for 1 or more videos and latent frames; got {self.batch} and {self.frames}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Bytes on the device, by what takes them.
+
+    Attributes:
+        work, transformer_size, decoder, text_encoder_parameters: what it was counted from.
+        transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere.
+        prompts: cross-attention keys and values.
+        states: of hybrid layers.
+        cache: keys and values of the frames kept.
+        spare: room that a cache without a window has allocated ahead when the last frame is in, and what its last
+            growth copied from.
+        activations: working memory of a pass (estimate).
+        text_activations: of encoding the prompt (estimate).
+        decoder_cache: what the decoder remembers (estimate).
+        decoder_work: its working memory, and the pixels of a block (estimate).
+    """
+
+    work: GenerationJob
+    transformer_size: TransformerSize
+    decoder: DecoderFootprint
+    text_encoder_parameters: int
+    transformer: int
+    text_encoder: int
+    codec: int
+    prompts: int
+    states: int
+    cache: int
+    spare: int
+    activations: int
+    text_activations: int
+    decoder_cache: int
+    decoder_work: int
+
+    @property
+    def stream(self) -> int:
+        """Memory of all streams: states and caches."""
+        return self.states + self.cache + self.spare
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The highest moment of each phase."""
+        weights = self.transformer + self.codec
+        staying = self.text_encoder if self.work.text_encoder == "stays" else 0
+        streaming = weights + staying + self.prompts + self.stream + self.decoder_cache
+        return {
+            "encode prompt": weights + self.text_encoder + self.text_activations,
+            "denoise": streaming + self.activations,
+            "decode": streaming + self.decoder_work,
+        }
+
+    @property
+    def peak(self) -> int:
+        """The highest moment of all."""
+        return max(self.phases.values())
+
+    def parts(self) -> dict[str, int]:
+        """Every part that takes anything, by name."""
+        named = {
+            "transformer": self.transformer,
+            "text encoder": self.text_encoder + self.text_activations,
+            "codec": self.codec,
+            "prompts": self.prompts,
+            "states": self.states,
+            "key-value cache": self.cache + self.spare,
+            "a pass": self.activations,
+            "decoding": self.decoder_cache + self.decoder_work,
+        }
+        return {name: size for name, size in named.items() if size}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the settings, and the plan with it."""
+
+    words: str
+    plan: MemoryPlan
+
+
+def plan_memory(
+    config: Mapping[str, Any], work: GenerationJob, *, text_encoder_parameters: int, decoder: DecoderFootprint
+) -> MemoryPlan:
+    """What a generation takes. Loads nothing.
+
+    Args:
+        config: the transformer's (what is missing has its default).
+        text_encoder_parameters: as ``footprint.parameters_of`` reads them off its files; 0 for none.
+        decoder: ``footprint.wan_decoder(...)`` or ``footprint.TINY_DECODER``.
+
+    Raises:
+        ConfigError: a configuration that cannot be, or a stream without end whose cache has no window.
+        GeometryError: a picture that fits neither codec nor patch.
+    """
+    return _plan(transformer_size(config), work, text_encoder_parameters, decoder)
+
+
+def _plan(
+    size: TransformerSize, work: GenerationJob, text_encoder_parameters: int, decoder: DecoderFootprint
+) -> MemoryPlan:
+    config, dtype = size.config, work.dtype
+    for name, pixels in (("height", work.height), ("width", work.width)):
+        if pixels < _SPATIAL_FACTOR or pixels % _SPATIAL_FACTOR:
+            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {_SPATIAL_FACTOR}.")
+    grid = token_grid(work.height // _SPATIAL_FACTOR, work.width // _SPATIAL_FACTOR, tuple(config["patch_size"]))
+    block, streams, pixels = config["block_frames"], work.batch * (2 if work.guided else 1), work.height * work.width
+    per_stream = memory_bytes(config, batch=streams, frame_tokens=grid.tokens, element_size=dtype.itemsize)
+    kept, spare = _frames_kept(work, block, has_cache=per_stream.cache_per_frame > 0)
+    moved_sinks = work.sink if work.sink_positions == "relative" else 0
+    layers, width = len(config["layer_plan"]), config["num_attention_heads"] * config["attention_head_dim"]
+    is_here = work.text_encoder != "elsewhere" and text_encoder_parameters > 0
+    # A tensor of keys (or of values) grows at a time, in one layer at a time: then its old copy is there, too.
+    softmax = layers - str(config["layer_plan"]).count(HybridSpec.letter)
+    growing = spare.old * per_stream.cache_per_frame // (2 * softmax) if softmax else 0
+    block_pixels = 3 * _TEMPORAL_FACTOR * block * pixels * work.batch
+    return MemoryPlan(
+        work=work,
+        transformer_size=size,
+        decoder=decoder,
+        text_encoder_parameters=text_encoder_parameters,
+        transformer=size.weight_bytes(dtype),
+        text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
+        codec=decoder.weight_bytes(dtype),
+        prompts=2 * layers * streams * config["text_len"] * width * dtype.itemsize,
+        states=per_stream.states,
+        cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
+        spare=spare.ahead * per_stream.cache_per_frame + growing,
+        activations=pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype),
+        text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,
+        decoder_cache=decoder.cache_bytes(batch=work.batch, pixels=pixels, dtype=dtype),
+        # Pixels leave as float32, and pieces of a block are joined into a copy.
+        decoder_work=decoder.work_bytes(batch=work.batch, pixels=pixels, dtype=dtype) + 2 * 4 * block_pixels,
+    )
+
+
+@dataclass(frozen=True)
+class _Spare:
+    """Frames that a cache has room for beyond those kept, and had room for before it grew last."""
+
+    ahead: int
+    old: int
+
+
+def _frames_kept(work: GenerationJob, block: int, *, has_cache: bool) -> tuple[int, _Spare]:
+    """Frames in a softmax layer's cache at the end, as ``KeyValueCache`` allocates them."""
+    if not has_cache:
+        return 0, _Spare(0, 0)
+    if work.window is not None:
+        if work.window < work.sink + block:
+            raise ConfigError(
+                f"A window of {work.window} frames cannot hold {work.sink} sink frames and a block of {block}; "
+                f"use at least {work.sink + block}."
+            )
+        return work.window, _Spare(0, 0)
+    if work.frames is None:
+        raise ConfigError("A stream without end needs a window: softmax layers keep every frame without one.")
+    room, old = 4 * block, 0
+    while room < work.frames:
+        room, old = 2 * room, room
+    return work.frames, _Spare(room - work.frames, old)
+
+
+def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
+    """Refuse what will not fit, before it is loaded; warn where it is tight.
+
+    Args:
+        available: bytes free on the device, from :func:`available_bytes`; None if it does not say: then all passes.
+        device: what the person called it.
+
+    Raises:
+        MemoryBudgetError: the message names the single changes that fit, or what all of them together need.
+    """
+    if available is None or plan.peak <= _TIGHT * available:
+        return
+    phase = max(plan.phases, key=lambda name: plan.phases[name])
+    need = f"about {_gb(plan.peak)} on {device} ({phase}; {_listed(plan)})"
+    if plan.peak <= available:
+        logger.warning("This takes %s, and %s are free: it may not fit.", need, _gb(available))
+        return
+    fitting = changes_that_fit(plan, available, device)
+    if fitting:
+        advice = "any one of these would fit: " + "; ".join(change.words for change in fitting)
+    else:
+        least = _all_changes(plan, device)
+        advice = f"no single change is enough; all together ({least.words}) take {_gb(least.plan.peak)}"
+    raise MemoryBudgetError(f"This takes {need}, but {_gb(available)} are free; {advice}.")
+
+
+def changes_that_fit(plan: MemoryPlan, available: int, device: str) -> tuple[Change, ...]:
+    """Single changes of the settings with which a plan fits into ``available`` bytes, each as mild as it can be."""
+    return tuple(change for change in _mildest(plan, available, device) if change.plan.peak <= available)
+
+
+def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
+    work, config = plan.work, plan.transformer_size.config
+    block = config["block_frames"]
+    smallest = work.sink + block
+
+    def fits(changed: GenerationJob) -> bool:
+        return _changed(plan, changed).peak <= available
+
+    if plan.cache:
+        kept = work.window or work.frames or smallest
+        window = _largest(smallest, kept - 1, lambda frames: fits(replace(work, window=frames)))
+        if window is not None:
+            yield Change(f"window={window}", _changed(plan, replace(work, window=window)))
+        if work.window is None and work.frames is not None:
+            first = work.first_block_frames or block
+            later = (work.frames - first) // block
+            blocks = _largest(0, later - 1, lambda n: fits(replace(work, frames=first + n * block)))
+            if blocks is not None:
+                frames = first + blocks * block
+                shown = video_frames_of(0, frames, _TEMPORAL_FACTOR)
+                yield Change(f"num_frames={shown}", _changed(plan, replace(work, frames=frames)))
+    for picture in _smaller_pictures(work, config["patch_size"]):
+        if fits(picture):
+            yield Change(f"height={picture.height}, width={picture.width}", _changed(plan, picture))
+            break
+    yield from _free_changes(plan, device)
+
+
+def _free_changes(plan: MemoryPlan, device: str) -> Iterator[Change]:
+    """Changes that leave the video as long and as large as it was."""
+    work = plan.work
+    if work.dtype.itemsize > torch.bfloat16.itemsize:
+        yield Change("dtype=bfloat16", _changed(plan, replace(work, dtype=torch.bfloat16)))
+    if plan.decoder != TINY_DECODER:
+        yield Change("the tiny decoder (--decoder)", _with_decoder(plan, work, TINY_DECODER))
+    # From a CPU it has nowhere to go.
+    if plan.text_encoder and work.text_encoder == "stays" and not device.startswith("cpu"):
+        words = "a text encoder that leaves once the prompt is read"
+        yield Change(words, _changed(plan, replace(work, text_encoder="leaves")))
+    if plan.text_encoder and not device.startswith("cpu"):
+        yield Change("the text encoder on the CPU", _changed(plan, replace(work, text_encoder="elsewhere")))
+
+
+def _all_changes(plan: MemoryPlan, device: str) -> Change:
+    """Everything at once, the picture and the length as they are, the window as small as it can be."""
+    work, words = plan.work, [change.words for change in _free_changes(plan, device)]
+    least = replace(work, dtype=min(work.dtype, torch.bfloat16, key=lambda dtype: dtype.itemsize))
+    if plan.cache and (work.window is None or work.window > work.sink + plan.transformer_size.config["block_frames"]):
+        least = replace(least, window=work.sink + plan.transformer_size.config["block_frames"])
+        words.append(f"window={least.window}")
+    if plan.text_encoder:
+        least = replace(least, text_encoder=work.text_encoder if device.startswith("cpu") else "elsewhere")
+    return Change("; ".join(words) or "there is none left", _with_decoder(plan, least, TINY_DECODER))
+
+
+def _changed(plan: MemoryPlan, work: GenerationJob) -> MemoryPlan:
+    return _with_decoder(plan, work, plan.decoder)
+
+
+def _with_decoder(plan: MemoryPlan, work: GenerationJob, decoder: DecoderFootprint) -> MemoryPlan:
+    return _plan(plan.transformer_size, work, plan.text_encoder_parameters, decoder)
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
+    """The largest number from ``low`` to ``high`` that fits, if smaller ones fit where larger ones do."""
+    if low > high or not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _smaller_pictures(work: GenerationJob, patch: tuple[int, int, int]) -> Iterator[GenerationJob]:
+    """The same shape, ever smaller, in steps that codec and patch allow."""
+    rows, columns = _SPATIAL_FACTOR * patch[1], _SPATIAL_FACTOR * patch[2]
+    for height in range(work.height - rows, _SMALLEST_SIDE - 1, -rows):
+        width = max(columns, round(work.width * height / work.height / columns) * columns)
+        if width >= _SMALLEST_SIDE:
+            yield replace(work, height=height, width=width)
+
+
+def available_bytes(device: str, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that can still be allocated on a device; None where nothing says.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``; others do not say.
+        proc, cgroups: where Linux keeps its books. A container's limit counts if it is lower.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if kind != "cpu":
+        return None
+    limits = [free for free in (_system_free(proc), _cgroup_free(proc, cgroups)) if free is not None]
+    return min(limits) if limits else None
+
+
+def _system_free(proc: Path) -> int | None:
+    table = _table(proc / "meminfo")
+    if "MemAvailable:" in table:
+        return 1024 * table["MemAvailable:"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows, macOS
+        return None
+
+
+def _cgroup_free(proc: Path, cgroups: Path) -> int | None:
+    """The tightest limit of the process's control groups (version 2, then 1) less what cannot be given back."""
+    own = [line.split(":", 2)[2].lstrip("/") for line in _lines(proc / "self" / "cgroup") if line.startswith("0::")]
+    folders = [cgroups / own[0], *(cgroups / own[0]).parents] if own else []
+    inside = [folder for folder in folders if folder.is_relative_to(cgroups)]
+    free = [_group_free(folder, "memory.max", "memory.current", "inactive_file") for folder in inside or [cgroups]]
+    old = cgroups / "memory"
+    free.append(_group_free(old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+    known = [one for one in free if one is not None]
+    return min(known) if known else None
+
+
+def _group_free(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
+    numbers = [line for name in (limit, used) for line in _lines(folder / name)[:1]]
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):  # "max" is no limit
+        return None
+    return max(0, int(numbers[0]) - int(numbers[1]) + _table(folder / "memory.stat").get(reclaimable, 0))
+
+
+def _table(path: Path) -> dict[str, int]:
+    words = [line.split() for line in _lines(path)]
+    return {name: int(value) for name, value, *_ in (w for w in words if len(w) > 1) if value.isdecimal()}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").split("\n")
+    except OSError:
+        return []  # not Linux, or not this kind of control group
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _listed(plan: MemoryPlan) -> str:
+    return ", ".join(f"{name} {_gb(size)}" for name, size in plan.parts().items() if size >= 50_000_000)

@@ -1,0 +1,232 @@
+"""The folder of a pipeline: ``transformer/``, ``codec/``, ``text/``, perhaps ``verifier/``, and ``generation.json``.
+
+Which class a codec or a text part is, a folder says by a name, and the tables here say what the name means. So a
+folder cannot make the loader import anything else, and rooms above this one are reached by name alone, when used.
+"""
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from arl2.checkpoints.load import load_transformer
+from arl2.errors import Arl2Error, CheckpointError
+from arl2.files.plain import read_json
+from arl2.model.verifier import Verifier
+from arl2.rollout.settings import GenerationSettings, settings_from_mapping
+from arl2.streams.components import Components
+from arl2.text.interface import TextPart
+from arl2.video.codec import VideoCodec
+
+EMBEDDED = {
+    "shapes": "",
+    "shapes-75": "hybrid-75",
+    "shapes-75-memory": "hybrid-75-memory",
+    "shapes-50": "hybrid-50",
+    "shapes-teacher": "",
+    "shapes-flow": "flow",
+}
+"""Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, how it is
+sampled, and a text part if it has its own. What a folder lacks is the teacher's, which lies in ``weights`` itself. A
+verifier goes with its text part."""
+
+CODECS = {
+    "GroupCodec": "arl2.shapes.codec:GroupCodec",
+    "TinyCodec": "arl2.video.tiny_codec:TinyCodec",
+    "AutoencoderKLWan": "arl2.video.wan_codec:WanCodec",
+}
+TEXT_PARTS = {
+    "words": "arl2.text.words:WordText",
+    "shapes": "arl2.shapes.prompts.text:ShapesText",
+    "umt5": "arl2.text.umt5:UMT5Text",
+}
+
+TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION = "transformer", "codec", "text", "verifier", "generation.json"
+_MODEL_FILES = ("config.json", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """Where the parts of a pipeline lie.
+
+    Attributes:
+        transformer, codec, text: folders.
+        verifier: folder, of which a model may have none.
+        generation: file.
+    """
+
+    transformer: Path
+    codec: Path
+    text: Path
+    verifier: Path
+    generation: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> "PipelineFolder":
+        """A folder that ``save_pretrained`` wrote."""
+        return cls(folder / TRANSFORMER, folder / CODEC, folder / TEXT, folder / VERIFIER, folder / GENERATION)
+
+    def __str__(self) -> str:
+        return str(self.transformer.parent)
+
+
+def pipeline_folder(name: str | Path) -> PipelineFolder:
+    """The parts of an embedded model, or of a path.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if isinstance(name, str) and name in EMBEDDED:
+        # A resource, not an import: the room of the shapes world is above this one.
+        weights = Path(str(files("arl2"))) / "shapes" / "weights"
+        own = weights / EMBEDDED[name]
+        words = own if (own / TEXT).is_dir() else weights
+        return PipelineFolder(own / TRANSFORMER, weights / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
+    folder = Path(name)
+    if not folder.is_dir():
+        known = ", ".join(f"'{one}'" for one in EMBEDDED)
+        raise CheckpointError(f"There is no model '{name}'; give {known} or a folder that save_pretrained wrote.")
+    return PipelineFolder.of(folder)
+
+
+def is_saved_pipeline(model: str | Path) -> bool:
+    """Whether a name or folder is a whole pipeline, embedded or saved by ``save_pretrained`` (perhaps damaged)."""
+    if isinstance(model, str) and model in EMBEDDED:
+        return True
+    return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
+
+
+def load_parts(folder: PipelineFolder, *, dtype: torch.dtype) -> Components:
+    """Load a folder, strictly: every file there, every tensor there and none besides.
+
+    Args:
+        folder: from ``pipeline_folder``.
+        dtype: of transformer and codec.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, or of an unknown class.
+        ConfigError: ``generation.json`` has an unknown setting.
+    """
+    _require_files(folder)
+    settings = load_settings(folder)
+    text = load_text(folder)
+    codec = load_codec(folder, dtype=dtype)
+    verifier = load_verifier(folder) if folder.verifier.is_dir() else None
+    return Components(load_transformer(folder.transformer, dtype=dtype), codec, text, settings, verifier)
+
+
+def load_settings(folder: PipelineFolder) -> GenerationSettings:
+    """How the model of a folder is sampled; errors as for ``load_parts``."""
+    generation = read_json(folder.generation)
+    generation.pop("text", None)
+    return settings_from_mapping(generation, where=GENERATION)
+
+
+def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
+    """The codec of a folder alone; errors as for ``load_parts``."""
+    place = folder.codec
+    name = read_json(place / "config.json").get("_class_name")
+    kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
+    with _undamaged(folder):
+        loaded: VideoCodec = _load_exactly(kind, place, dtype)
+    return loaded
+
+
+def load_verifier(folder: PipelineFolder) -> Verifier:
+    """The verifier of a folder that has one, in float32: it is small; errors as for ``load_parts``."""
+    with _undamaged(folder):
+        loaded: Verifier = _load_exactly(Verifier, folder.verifier, torch.float32)
+    return loaded.requires_grad_(False)
+
+
+def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
+    """A part in evaluation mode, every tensor of its file in its place and none besides."""
+    part, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
+    unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if unfit:
+        raise CheckpointError(
+            f"'{place}' is not exactly one {kind.__name__}: {len(unfit)} tensors are missing or besides, first "
+            f"{unfit[0]}."
+        )
+    return part.eval()
+
+
+def load_text(folder: PipelineFolder) -> TextPart:
+    """The text part of a folder alone; errors as for ``load_parts``."""
+    name = read_json(folder.generation).get("text")
+    kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
+    with _undamaged(folder):
+        text: TextPart = kind.from_pretrained(folder.text)
+    return text
+
+
+@contextmanager
+def _undamaged(folder: PipelineFolder) -> Iterator[None]:
+    try:
+        yield
+    except Arl2Error:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise CheckpointError(
+            f"'{folder}' holds a damaged codec, text part or verifier ({reason}); copy it anew."
+        ) from error
+
+
+def save_parts(parts: Components, folder: Path) -> None:
+    """Write what ``load_parts`` reads.
+
+    Raises:
+        CheckpointError: a codec or a text part of a class that the tables do not name.
+    """
+    codec_name, text_name = _name_of(CODECS, parts.codec), _name_of(TEXT_PARTS, parts.text)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts.transformer.save_pretrained(folder / TRANSFORMER)
+    # The protocols say how a part is used; that it can be saved is known of the classes in the tables.
+    savable: dict[str, Any] = {CODEC: parts.codec, TEXT: parts.text}
+    for part, saved in savable.items():
+        saved.save_pretrained(folder / part)
+    if parts.verifier is not None:
+        parts.verifier.save_pretrained(folder / VERIFIER)
+    assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
+    generation = {"text": text_name, **parts.settings.to_mapping()}
+    (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
+
+
+def _require_files(folder: PipelineFolder) -> None:
+    missing = [] if folder.generation.is_file() else [GENERATION]
+    for place, pattern in [
+        (folder.text, "*"),
+        *((place, one) for place in (folder.transformer, folder.codec) for one in _MODEL_FILES),
+    ]:
+        if not any(place.glob(pattern)):
+            missing.append(f"{place.name}/{pattern}")
+    if missing:
+        raise CheckpointError(
+            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
+        )
+
+
+def _named(table: dict[str, str], name: object, said: str) -> Any:
+    """The class that a table gives a name."""
+    if not isinstance(name, str) or name not in table:
+        raise CheckpointError(f"{said} {name!r}, which is not known; known are {', '.join(table)}.")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _name_of(table: dict[str, str], part: object) -> str:
+    place = f"{type(part).__module__}:{type(part).__qualname__}"
+    for name, known in table.items():
+        if known == place:
+            return name
+    raise CheckpointError(
+        f"A {type(part).__name__} cannot be saved with a pipeline; it must be one of {', '.join(table.values())}."
+    )

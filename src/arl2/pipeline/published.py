@@ -1,0 +1,276 @@
+"""How published models are sampled: cards of named models and the YAML configs of Self Forcing and Causal Forcing.
+
+Such a config describes a training run. A few of its keys say how the result is sampled; those are read, strictly, and
+one warning names all the others.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from arl2.diffusion.schedule import NoiseSchedule
+from arl2.errors import ConfigError
+from arl2.geometry import video_frames_of
+from arl2.model.registry import FOUR_STEPS, ModelCard
+from arl2.rollout.settings import GenerationSettings
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS_FILE = "default_config.yaml"
+"""A config is laid over the file of this name beside it."""
+
+_SIZE_LIMIT = 1_000_000  # bytes; the published ones have two thousand
+_SPATIAL_FACTOR, _TEMPORAL_FACTOR = 8, 4  # of Wan's codec: a config gives the size of latents
+# Of models that are not distilled; their configs do not say.
+_SOLVER: Literal["unipc"] = "unipc"
+_SOLVER_STEPS = 50
+_READ = (
+    "denoising_step_list",
+    "denoising_step_list_first_chunk",
+    "warp_denoising_step",
+    "num_frame_per_block",
+    "independent_first_frame",
+    "context_noise",
+    "timestep_shift",
+    "guidance_scale",
+    "negative_prompt",
+    "image_or_video_shape",
+    "num_train_timestep",
+    "seed",
+)
+_READ_OF_MODEL = ("timestep_shift", "local_attn_size", "sink_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedConfig:
+    """What a published config says about sampling.
+
+    Attributes:
+        path: the file.
+        settings: of generation: few steps without guidance if the config lists steps, else a solver with guidance.
+        block_frames: latent frames denoised together.
+        window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
+        seed: of the noise; None if it does not say.
+        guidance_scale, negative_prompt: as written, None if it does not say. Distilled students were trained with
+            them and are sampled without, so their ``settings`` have neither.
+        ignored: keys that mean nothing here.
+    """
+
+    path: Path
+    settings: GenerationSettings
+    block_frames: int
+    window: int | None
+    sink: int
+    seed: int | None
+    guidance_scale: float | None
+    negative_prompt: str | None
+    ignored: tuple[str, ...]
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What no weights file tells: arguments for ``load_transformer``."""
+        return {"block_frames": self.block_frames, "window": self.window, "sink": self.sink}
+
+
+def settings_of(card: ModelCard) -> GenerationSettings:
+    """Settings of generation of a named model."""
+    distilled = card.steps is not None
+    return GenerationSettings(
+        steps=card.steps or FOUR_STEPS,
+        first_block_steps=card.first_block_steps,
+        first_block_fresh_below=card.first_block_fresh_below,
+        first_block_candidates=card.first_block_candidates,
+        shift=card.shift,
+        solver="few-step" if distilled else _SOLVER,
+        solver_steps=card.solver_steps or _SOLVER_STEPS,
+        guidance_scale=1.0 if distilled or card.guidance_scale is None else card.guidance_scale,
+        negative_prompt="" if distilled else card.negative_prompt or "",
+        first_block_frames=card.first_block_frames,
+        window=card.window,
+        height=card.height,
+        width=card.width,
+        num_frames=card.num_frames,
+        fps=card.fps,
+    )
+
+
+def model_settings_of(card: ModelCard) -> dict[str, Any]:
+    """What no weights file tells of a named model: arguments for ``load_transformer``."""
+    return {"block_frames": card.block_frames, "window": card.window, "sink": card.sink}
+
+
+def read_published_config(path: str | Path) -> PublishedConfig:
+    """Read a YAML config of Self Forcing or Causal Forcing, laid over the ``default_config.yaml`` beside it.
+
+    Raises:
+        ConfigError: a file that is no such config, or a value of a wrong kind; the message names key and file.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    defaults = path.parent / DEFAULTS_FILE
+    if path.name != DEFAULTS_FILE and defaults.is_file():
+        values = _merged(_read_yaml(defaults), values)
+    keys = _Keys(values, path)
+    model = _Keys(keys.mapping("model_kwargs"), path, "model_kwargs.")
+    _refuse_other_levels(keys)
+
+    steps, first_steps = keys.steps("denoising_step_list"), keys.steps("denoising_step_list_first_chunk")
+    if steps is None and first_steps is not None:
+        raise ConfigError(f"{path}: denoising_step_list_first_chunk is given without denoising_step_list; add that.")
+    block_frames = keys.whole("num_frame_per_block", least=1) or 1  # the published code's own default
+    window = model.whole("local_attn_size", least=-1)
+    window = None if window == -1 else window
+    sink = (model.whole("sink_size", least=0) or 0) if window is not None else 0
+    if window is not None and window < sink + block_frames:
+        raise ConfigError(
+            f"{path}: model_kwargs.local_attn_size {window} cannot hold sink_size {sink} and a block of "
+            f"{block_frames}; use at least {sink + block_frames}, or -1 for the whole past."
+        )
+    shift = model.number("timestep_shift") or keys.number("timestep_shift")  # the model's own wins
+    ignored = tuple(
+        sorted(
+            [name for name in values if name not in (*_READ, "model_kwargs")]
+            + [f"model_kwargs.{name}" for name in model.values if name not in _READ_OF_MODEL]
+        )
+    )
+    if ignored:
+        logger.warning("%s: these keys mean nothing here and are ignored: %s", path, ", ".join(ignored))
+    distilled = steps is not None
+    guidance_scale, negative_prompt = keys.number("guidance_scale"), keys.text("negative_prompt")
+    return PublishedConfig(
+        path=path,
+        settings=GenerationSettings(
+            steps=steps or FOUR_STEPS,
+            first_block_steps=first_steps,
+            # As the published defaults say, where a config does not.
+            warp_steps=bool(keys.flag("warp_denoising_step")) or not distilled,
+            shift=NoiseSchedule().shift if shift is None else shift,
+            solver="few-step" if distilled else _SOLVER,
+            solver_steps=_SOLVER_STEPS,
+            guidance_scale=1.0 if distilled or guidance_scale is None else guidance_scale,
+            negative_prompt="" if distilled else negative_prompt or "",
+            context_noise=keys.number("context_noise", least=0.0) or 0.0,
+            first_block_frames=1 if keys.flag("independent_first_frame") and block_frames > 1 else None,
+            window=window,
+            **_picture(keys),
+        ),
+        block_frames=block_frames,
+        window=window,
+        sink=sink,
+        seed=keys.whole("seed", least=0),
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        ignored=ignored,
+    )
+
+
+class _Keys:
+    """Values of a config, each asked for by kind; null means that it is not given."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
+        self.values, self.path, self._prefix = values, path, prefix
+
+    def refuse(self, name: str, accepted: str) -> ConfigError:
+        shown = repr(self.values[name])
+        return ConfigError(f"{self.path}: {self._prefix}{name} is {shown[:80]}; give {accepted}.")
+
+    def whole(self, name: str, *, least: int) -> int | None:
+        value = self.values.get(name)
+        if value is not None and (type(value) is not int or value < least):
+            raise self.refuse(name, f"a whole number from {least}")
+        return value
+
+    def number(self, name: str, *, least: float | None = None) -> float | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if not is_number or (value <= 0 if least is None else value < least):
+            raise self.refuse(name, "a number above 0" if least is None else f"a number from {least:g}")
+        return float(value)
+
+    def flag(self, name: str) -> bool | None:
+        value = self.values.get(name)
+        if value is not None and type(value) is not bool:
+            raise self.refuse(name, "true or false")
+        return value
+
+    def text(self, name: str) -> str | None:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self.refuse(name, "a text, in quotes")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        value = self.values.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise self.refuse(name, "names and values")
+        return value
+
+    def steps(self, name: str) -> tuple[int, ...] | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(step) is int for step in value):
+            raise self.refuse(name, "a list of whole numbers that falls, such as [1000, 750, 500, 250]")
+        steps = tuple(value)
+        # Level 0 is the result: older lists end with it, and there is nothing to denoise there.
+        steps = steps[:-1] if steps[-1:] == (0,) else steps
+        falls = all(after < before for before, after in itertools.pairwise(steps))
+        if not steps or not falls or not 0 < steps[-1] <= steps[0] <= NoiseSchedule().train_steps:
+            raise self.refuse(name, "a list that falls from at most 1000 to above 0, such as [1000, 750, 500, 250]")
+        return steps
+
+
+def _picture(keys: _Keys) -> dict[str, Any]:
+    """Size of the picture and number of video frames: the latents are ``[batch, frames, channels, height, width]``."""
+    name = "image_or_video_shape"
+    shape = keys.values.get(name)
+    if shape is None:
+        return {}
+    if not isinstance(shape, list) or len(shape) != 5 or not all(type(n) is int and 1 <= n <= 100_000 for n in shape):
+        raise keys.refuse(name, "five whole numbers: batch, frames, channels, height and width of the latents")
+    _, frames, _, height, width = shape
+    return {
+        "height": _SPATIAL_FACTOR * height,
+        "width": _SPATIAL_FACTOR * width,
+        "num_frames": video_frames_of(0, frames, _TEMPORAL_FACTOR),
+    }
+
+
+def _refuse_other_levels(keys: _Keys) -> None:
+    train_steps = NoiseSchedule().train_steps
+    if keys.whole("num_train_timestep", least=1) not in (None, train_steps):
+        raise keys.refuse("num_train_timestep", f"{train_steps}, as all published models have")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        if path.stat().st_size > _SIZE_LIMIT:
+            raise ConfigError(f"{path} has more than {_SIZE_LIMIT:,} bytes; that is no config of a published model.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); give a YAML config of a published model.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} is not YAML ({reason}); give a config of a published model.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path} holds {type(content).__name__}; a config has names and values.")
+    return content
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` wins; what both have as names and values is merged in turn."""
+    merged = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            merged[name] = _merged(below[name], above[name])
+    return merged

@@ -1,0 +1,1 @@
+"""Captions of scenes, and what a prompt asks for."""

@@ -1,0 +1,123 @@
+"""Free words to the meaning of the grammar: synonyms are understood, unknown words are passed over."""
+
+import re
+
+from arl2.errors import Arl2Error
+from arl2.shapes.prompts.captions import caption
+from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
+
+EXAMPLES = ("a red circle moves right behind a wall on navy", "a yellow ball bounces on black")
+
+# Turns of phrase whose single words would mislead; replaced in this order, before words are looked up.
+PHRASES = (
+    (r"\b(no|without|not behind)( a| any| the)?( grey| gray)? walls?\b", "wall-less"),
+    (r"\bleft (side )?to (the )?right\b", "rightwards"),
+    (r"\bright (side )?to (the )?left\b", "leftwards"),
+    (r"\b(top|up) to (the )?(bottom|down)\b", "downwards"),
+    (r"\b(bottom|down) to (the )?(top|up)\b", "upwards"),
+    (r"\bnavy blue\b|\bdark blue\b", "navy"),
+)
+
+SYNONYMS = {
+    "colour": {
+        "red": "red crimson scarlet ruby",
+        "green": "green emerald",
+        "blue": "blue azure",
+        "yellow": "yellow gold golden lemon",
+        "purple": "purple violet lilac",
+        "cyan": "cyan turquoise teal aqua",
+    },
+    "shape": {
+        "circle": "circle circles circular ball balls disc discs disk disks dot dots round sphere",
+        "square": "square squares box boxes cube cubes block blocks",
+        "triangle": "triangle triangles triangular pyramid pyramids",
+    },
+    "motion": {
+        "right": "right rightward rightwards eastward eastwards",
+        "left": "left leftward leftwards westward westwards",
+        "up": "up upward upwards rise rises rising climb climbs climbing ascends ascending",
+        "down": "down downward downwards fall falls falling drops dropping sinks sinking descends descending",
+        "bounce": "bounce bounces bounced bouncing ricochets ricocheting rebounds rebounding",
+    },
+    "background": {
+        "black": "black",
+        "white": "white",
+        "navy": "navy",
+        "beige": "beige cream sand tan",
+    },
+    "wall": {
+        "with": "wall walls behind barrier pillar fence occluder",
+        "without": "wall-less",
+    },
+}
+
+MEANINGS = {
+    word: (attribute, value)
+    for attribute, values in SYNONYMS.items()
+    for value, words in values.items()
+    for word in words.split()
+}
+
+# What an open attribute becomes in a prompt for a model whose captions always name it. The colour stays open.
+PLAIN_SHAPE, PLAIN_MOTION, PLAIN_BACKGROUND = "circle", "right", "black"
+
+
+class PromptError(Arl2Error):
+    """A prompt that names nothing of this world, or two values for one attribute."""
+
+
+def parse_prompt(prompt: str) -> SceneRequest:
+    """What a prompt in free words asks for.
+
+    Raises:
+        PromptError: The prompt names nothing that is known, or contradicts itself ("a red blue ball").
+    """
+    text = " ".join(re.findall(r"[a-z]+", prompt.lower()))
+    for pattern, meaning in PHRASES:
+        text = re.sub(pattern, meaning, text)
+    found: dict[str, list[str]] = {attribute: [] for attribute in ATTRIBUTES}
+    for word in text.split():
+        if word in MEANINGS:
+            attribute, value = MEANINGS[word]
+            if value not in found[attribute]:
+                found[attribute].append(value)
+    examples = " or ".join(repr(example) for example in EXAMPLES)
+    if not any(found.values()):
+        said = f"The prompt {_short(prompt)} names no" if prompt.strip() else "The prompt is empty and names no"
+        raise PromptError(f"{said} colour, shape, motion, background or wall of this world; try {examples}.")
+    for attribute, values in found.items():
+        if len(values) > 1:
+            raise PromptError(
+                f"The prompt {_short(prompt)} names more than one {attribute} ({', '.join(values)}); "
+                f"keep one of them, as in {EXAMPLES[0]!r}."
+            )
+    chosen = {attribute: values[0] if values else None for attribute, values in found.items()}
+    wall = chosen.pop("wall")
+    return SceneRequest(**chosen, wall=None if wall is None else wall == "with")
+
+
+def complete(request: SceneRequest) -> SceneRequest:
+    """The same request with a plain value for what is open: a circle, moving right, on black, without a wall.
+
+    The colour stays as it is: captions may leave it out, and the model then chooses.
+    """
+    return SceneRequest(
+        colour=request.colour,
+        shape=request.shape or PLAIN_SHAPE,
+        motion=request.motion or PLAIN_MOTION,
+        background=request.background or PLAIN_BACKGROUND,
+        wall=bool(request.wall),
+    )
+
+
+def canonical(prompt: str) -> str:
+    """A prompt in free words as a caption of the grammar that names all but perhaps the colour.
+
+    Raises:
+        PromptError: As `parse_prompt`.
+    """
+    return caption(complete(parse_prompt(prompt)))
+
+
+def _short(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")

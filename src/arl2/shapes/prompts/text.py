@@ -1,0 +1,55 @@
+"""The text part of the shapes world: its grammar's words, and free words turned into its grammar first."""
+
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.shapes.prompts.captions import LONGEST_CAPTION, VOCABULARY
+from arl2.shapes.prompts.parser import canonical
+from arl2.text.words import WordText
+
+LENGTH = 16
+
+
+class ShapesText:
+    """A `TextPart` that understands free words: each prompt becomes the canonical caption of its meaning."""
+
+    def __init__(self, words: WordText) -> None:
+        self.words = words
+
+    @classmethod
+    def build(cls, *, width: int = 64, seed: int = 0) -> "ShapesText":
+        """A new text part over the grammar's vocabulary, with seeded weights."""
+        return cls(WordText.build(VOCABULARY, width=width, length=max(LENGTH, LONGEST_CAPTION), seed=seed))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ShapesText":
+        """Load what `save_pretrained` wrote. Errors as for `WordText.from_pretrained`."""
+        return cls(WordText.from_pretrained(folder))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer and encoder into folders of their own."""
+        self.words.save_pretrained(folder)
+
+    @property
+    def length(self) -> int:
+        """Words in every output."""
+        return self.words.length
+
+    @property
+    def width(self) -> int:
+        """Numbers for each word."""
+        return self.words.width
+
+    def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """Embeddings of what the prompts mean; see `canonical` for what open attributes become.
+
+        Raises:
+            PromptError: A prompt names nothing of this world, or contradicts itself.
+        """
+        return self.words.encode([canonical(prompt) for prompt in prompts])
+
+    def encode_captions(self, captions: list[str]) -> Float[Tensor, "batch words width"]:
+        """Embeddings of captions word for word, for training; an empty caption gives zeros."""
+        return self.words.encode(captions)

@@ -1,0 +1,87 @@
+"""Clips of the shapes world as latents, encoded once and kept on disk: training then never waits for the codec."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arl2.errors import CheckpointError
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.world.renderer import render
+from arl2.shapes.world.scene import Scenes, sample_scenes
+
+SHARD = 256  # clips a file; what is lost when encoding is interrupted
+_AT_ONCE = 8
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """Draws scenes ``first`` to ``first + count - 1`` of a seed's endless sequence, as ``sample_scenes`` does."""
+
+    def __call__(self, count: int, *, seed: int, first: int = 0) -> Scenes: ...
+
+
+@torch.no_grad()
+def encoded_clips(
+    codec: GroupCodec,
+    folder: Path,
+    *,
+    clips: int,
+    frames: int,
+    seed: int,
+    say: Callable[[str], None],
+    scenes: SceneSource = sample_scenes,
+    kind: str = "",
+) -> Float[Tensor, "clips channels frames height width"]:
+    """Normalised latents (half precision) of scenes ``0 .. clips - 1`` of ``seed``; encodes what the folder lacks.
+
+    Args:
+        codec: of the latents; another encoder gets a folder of its own.
+        folder: where shards are kept; interrupted work goes on at the first missing shard.
+        clips: rounded up to whole shards.
+        frames: latent frames a clip.
+        say: told after every shard that was encoded.
+        scenes: where the scenes come from; ``kind`` names them in the folder, if not those of ``sample_scenes``.
+
+    Raises:
+        CheckpointError: a shard that cannot be read.
+    """
+    folder = folder / f"{encoder_fingerprint(codec)}-{kind}{seed}-{frames}"
+    folder.mkdir(parents=True, exist_ok=True)
+    video_frames = codec.frames_of(0, frames)
+    shards = -(-clips // SHARD)
+    parts = []
+    for i in range(shards):
+        path = folder / f"{i:05d}.safetensors"
+        if not path.exists():
+            latents = [
+                codec.encode(render(scenes(_AT_ONCE, seed=seed, first=first), video_frames))
+                for first in range(i * SHARD, (i + 1) * SHARD, _AT_ONCE)
+            ]
+            shard = torch.cat(latents).half()
+            partial = path.with_suffix(".partial")
+            save_file({"latents": shard}, partial)
+            partial.replace(path)  # an interrupted run leaves no half shard
+            say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips.")
+        try:
+            parts.append(load_file(path)["latents"])
+        except (OSError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"The latents in {path} cannot be read ({error}); delete it and run again."
+            ) from error
+    return torch.cat(parts)[:clips]
+
+
+def encoder_fingerprint(codec: GroupCodec) -> str:
+    """A short hash of what latents depend on: the encoder's weights and the latent statistics, not the decoder."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(codec.encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    digest.update(json.dumps([codec.config.latents_mean, codec.config.latents_std]).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,191 @@
+"""What every training of the embedded model shares: scenes as latents, the model and its text part, their export."""
+
+import json
+import math
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from arl2.errors import ConfigError
+from arl2.model.precision import cast_model
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.pipeline.folder import CODEC, GENERATION, TEXT, TRANSFORMER
+from arl2.rollout.settings import GenerationSettings
+from arl2.shapes.codec import GroupCodec
+from arl2.shapes.evaluator.oracle import read
+from arl2.shapes.evaluator.scoring import score_readings
+from arl2.shapes.prompts.captions import captions_of
+from arl2.shapes.prompts.request import requests_of
+from arl2.shapes.prompts.text import ShapesText
+from arl2.shapes.training.scene_clips import SceneBatch, SceneClips, SceneClipsConfig
+from arl2.shapes.world.palette import WORLD_SIZE
+from arl2.shapes.world.scene import sample_scenes
+from arl2.training.conversion.pictures import RolloutSpec, roll_out
+from arl2.training.engine.config import check_share
+from arl2.training.engine.loop import LoopConfig
+from arl2.training.engine.task import Batch, Loss, ParameterGroup
+
+# Prompts of evaluation come from a seed that no training run uses.
+_HELD_OUT_SEED = 2**40 + 2
+# Of matrices between layers.
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig(SceneClipsConfig):
+    """Settings that all trainings of the embedded model have, beside those of their clips.
+
+    Attributes:
+        lengths: latent frames of a training clip; each batch draws one of them.
+        batch_frames: latent frames in a batch: so many clips as fit.
+        shift: of the noise levels, in training and in sampling.
+        own_context_share: share of the longer batches whose context is not the clips but the model's own: a rollout
+            stands on the model's own blocks, and learns here to mend them.
+        steps, first_block_steps, first_block_fresh_below: of the sampler, and what is exported with the model.
+        evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
+    """
+
+    loop: LoopConfig
+    lengths: tuple[int, ...] = (3,)
+    batch_frames: int = 192
+    shift: float = 3.0
+    own_context_share: float = 0.0
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_block_steps: tuple[int, ...] | None = None
+    first_block_fresh_below: float = 1.0
+    evaluation_clips: int = 24
+    evaluation_frames: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lengths or max(self.lengths) > self.clip_frames:
+            raise ConfigError(
+                f"lengths are {list(self.lengths)}; give one or more, each at most clip_frames = {self.clip_frames}."
+            )
+        if self.batch_frames < max(self.lengths):
+            raise ConfigError(f"batch_frames = {self.batch_frames} is less than the longest clip, {max(self.lengths)}.")
+        check_share("own_context_share", self.own_context_share)
+
+
+Config = TypeVar("Config", bound=ShapesConfig)
+
+
+class ShapesTask(ABC, Generic[Config]):
+    """Trains a transformer and its text part on the shapes world; a ``Task``. What it learns by is up to ``loss``.
+
+    Args:
+        config: the settings.
+        model, text: in float32; moved to the device.
+        device: of the training.
+
+    Raises:
+        ConfigError: lengths that are not whole blocks of the model.
+        CheckpointError: codec or latents that cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: CausalWanTransformer3DModel,
+        text: ShapesText,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.block_frames = model.config.block_frames
+        if any(length % self.block_frames for length in config.lengths):
+            raise ConfigError(
+                f"lengths are {list(config.lengths)}; each must be whole blocks of {self.block_frames} frames."
+            )
+        self.model, self.text = model.to(self.device).train(), text
+        self.text.words.encoder.to(self.device).train()
+        self.codec = GroupCodec.from_pretrained(config.codec, torch_dtype=torch.float32).eval()
+        console = Console(stderr=True)
+        self.clips = SceneClips(
+            config,
+            self.codec,
+            block_frames=self.block_frames,
+            say=lambda line: console.print(line, highlight=False),
+        )
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of one batch, differentiable."""
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Transformer and text encoder; matrices decay, the rest does not."""
+        return part_groups(self.model, self.text)
+
+    def drawn(self, frames: int, draw: torch.Generator) -> SceneBatch:
+        """Clips of so many latent frames, as many as fit."""
+        return self.clips.draw(self.config.batch_frames // frames, frames, draw)
+
+    def roll_out(self, text: Float[Tensor, "batch words width"], frames: int, *, seed: int = 0) -> Tensor:
+        """Latents ``[B, C, F, h, w]`` that the model generates with its own memory, sampled as it is exported."""
+        _, _, _, height, width = self.clips.longer.latents.shape
+        return roll_out(self.model, text, RolloutSpec(self.generation(), height, width, frames, seed))
+
+    @torch.no_grad()
+    def evaluate(self) -> Mapping[str, float]:
+        """What the oracle says of rollouts of held-out prompts."""
+        self.model.eval()
+        scenes = sample_scenes(self.config.evaluation_clips, seed=_HELD_OUT_SEED)
+        text = self.text.encode_captions(captions_of(scenes))
+        latents = self.roll_out(text, self.config.evaluation_frames).cpu()
+        readings = [read(self.codec.decode(clip[None])[0].clamp(-1, 1)) for clip in latents]
+        shares = score_readings(readings, requests_of(scenes))
+        self.model.train()
+        return {name: share.value for name, share in shares.items() if not math.isnan(share.value)}
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """A pipeline's folder: half precision ``transformer`` and ``text``, the codec, and how to sample from them."""
+        half = CausalWanTransformer3DModel.from_config(self.model.config)
+        half.load_state_dict(self.model.state_dict())
+        cast_model(half, torch.float16).save_pretrained(folder / TRANSFORMER)
+        self.text.save_pretrained(folder / TEXT)
+        shutil.copytree(self.config.codec, folder / CODEC, dirs_exist_ok=True)
+        settings = {"text": "shapes", **self.generation().to_mapping()}
+        (folder / GENERATION).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def generation(self) -> GenerationSettings:
+        """How the model is sampled."""
+        config = self.config
+        return GenerationSettings(
+            steps=config.steps,
+            first_block_steps=config.first_block_steps,
+            first_block_fresh_below=config.first_block_fresh_below,
+            shift=config.shift,
+            window=self.model.config.window,
+            height=WORLD_SIZE,
+            width=WORLD_SIZE,
+        )
+
+
+def part_groups(
+    model: CausalWanTransformer3DModel, text: ShapesText, *, name: str = "", learning_rate_scale: float = 1.0
+) -> list[ParameterGroup]:
+    """All parameters of a transformer and a text encoder; matrices between layers decay, the rest does not.
+
+    ``name`` goes before each parameter's, where a task trains several models.
+    """
+    named = {f"transformer.{n}": p for n, p in model.named_parameters()}
+    matrices = {
+        f"{name}{n}": p
+        for n, p in named.items()
+        if p.dim() == 2 and n.startswith("transformer.layers") and not n.endswith("modulation")
+    }
+    named |= {f"text.{n}": p for n, p in text.words.encoder.named_parameters()}
+    rest = {f"{name}{n}": p for n, p in named.items() if f"{name}{n}" not in matrices}
+    return [
+        ParameterGroup(matrices, learning_rate_scale, weight_decay=WEIGHT_DECAY, hidden=True),
+        ParameterGroup(rest, learning_rate_scale),
+    ]

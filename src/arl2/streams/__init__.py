@@ -1,0 +1,1 @@
+"""Streams of blocks: their state, prompt changes, conditioning frames, rewind and snapshots."""

@@ -1,0 +1,139 @@
+"""Clips to train on, read by number: latents, prompt embeddings and caption, memory-mapped from shards."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.errors import CheckpointError, GeometryError
+from arl2.training.clips.folder import ClipIndex, read_index, require_datasets, shard_file, shard_is_whole
+
+COLUMNS = ("latents", "text", "caption", "seed")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip.
+
+    Attributes:
+        latents: normalised, ``[C, F, h, w]``; on disk in float16.
+        text: prompt embeddings ``[words, text_dim]`` of the prompt's own length, without padding; on disk in float16.
+        caption: the prompt.
+        seed: of the clip's noise, or of its scene.
+    """
+
+    latents: Float[Tensor, "channels frames height width"]
+    text: Float[Tensor, "words text_width"]
+    caption: str
+    seed: int
+
+
+class ClipSet:
+    """All clips of a folder that ``arl2 rollouts`` wrote. Nothing is read before it is asked for.
+
+    Use :meth:`open`. One set may be read by several threads, and each process opens its own.
+    """
+
+    def __init__(self, folder: Path, index: ClipIndex, rows: Any) -> None:
+        self.folder, self._index, self._rows = folder, index, rows
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "ClipSet":
+        """Map the shards of a folder.
+
+        Raises:
+            CheckpointError: no such folder, a shard that is missing, cut or of other columns.
+            ConfigError: the package ``datasets`` is not installed.
+        """
+        folder = Path(folder)
+        index = read_index(folder)
+        require_datasets()
+        missing = [shard for shard in range(index.shards) if not shard_is_whole(folder, shard)]
+        if missing:
+            shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            raise CheckpointError(
+                f"{folder} lacks {len(missing)} of {index.shards} shards ({shown}); the command that began it goes on "
+                "with what is missing."
+            )
+        from datasets import concatenate_datasets
+
+        rows = concatenate_datasets([_mapped(folder, shard, index) for shard in range(index.shards)])
+        return cls(folder, index, rows.with_format("arrow"))
+
+    def __len__(self) -> int:
+        return self._index.clips
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of every clip."""
+        return self._index.latents[1]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Channels, latent frames, height and width of every clip."""
+        return self._index.latents
+
+    @property
+    def text_width(self) -> int:
+        """Numbers for each word of the prompt embeddings."""
+        return self._index.text_width
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Where the clips come from: source, model hash, codec, seed, block_frames and the like."""
+        return self._index.facts
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip of that number, in float32.
+
+        Raises:
+            GeometryError: no such clip.
+        """
+        if not 0 <= index < len(self):
+            raise GeometryError(f"Clip {index} was asked, but {self.folder} holds clips 0 to {len(self) - 1}.")
+        row = self._rows[index]
+        # A copy: what is mapped cannot be written to, and tensors can.
+        latents = torch.tensor(row["latents"].chunk(0).flatten().to_numpy()).float()
+        text = torch.tensor(row["text"].chunk(0).flatten().to_numpy()).float()
+        return Clip(
+            latents=latents.reshape(self._index.latents),
+            text=text.reshape(-1, self._index.text_width),
+            caption=row["caption"][0].as_py(),
+            seed=row["seed"][0].as_py(),
+        )
+
+    def batch(
+        self, indices: Sequence[int]
+    ) -> tuple[Float[Tensor, "batch channels frames height width"], Float[Tensor, "batch words text_width"], list[str]]:
+        """Some clips side by side: latents, prompt embeddings filled up with zeros to the longest, captions.
+
+        Raises:
+            GeometryError: no clip was asked, or one that is not there.
+        """
+        if not indices:
+            raise GeometryError("A batch of no clips was asked; give one index or more.")
+        clips = [self[i] for i in indices]
+        text = torch.nn.utils.rnn.pad_sequence([clip.text for clip in clips], batch_first=True)
+        return torch.stack([clip.latents for clip in clips]), text, [clip.caption for clip in clips]
+
+
+def _mapped(folder: Path, shard: int, index: ClipIndex) -> Any:
+    from datasets import Dataset
+
+    path = shard_file(folder, shard)
+    try:
+        rows = Dataset.from_file(str(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no whole Arrow file ({error}); delete it and its .json, and run 'arl2 rollouts' again."
+        ) from error
+    expected = len(index.clips_of(shard))
+    if tuple(rows.column_names) != COLUMNS or len(rows) != expected:
+        raise CheckpointError(
+            f"{path} holds {len(rows)} rows of {rows.column_names}; {expected} rows of {list(COLUMNS)} belong there."
+        )
+    return rows

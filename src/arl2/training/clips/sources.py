@@ -1,0 +1,192 @@
+"""Where clips come from: a teacher's rollouts of prompts, as a source of clips by number."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.attention.plan import HybridSpec
+from arl2.errors import ConfigError
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.request import Window
+from arl2.text.interface import TextPart
+from arl2.training.clips.dataset import Clip
+from arl2.training.clips.writing import ClipWriter
+
+OnProgress = Callable[[float], None]
+"""Told how many clips are done, a part of one included."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one clip shows, and the seed of its noise (or of its scene)."""
+
+    caption: str
+    seed: int
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """Makes any clip by its number: what a clip is depends on nothing else."""
+
+    def __len__(self) -> int: ...
+
+    def clips(self, numbers: range, on_progress: OnProgress) -> Iterator[Clip]:
+        """The clips of those numbers, in order, each made when it is asked for or some at once."""
+        ...
+
+
+@runtime_checkable
+class Openings(Protocol):
+    """What clips start with: true latents ``[B, C, known frames, h, w]`` of the clips of those numbers."""
+
+    def __call__(self, numbers: range) -> Float[Tensor, "batch channels known h w"]: ...
+
+
+class TeacherClips:
+    """Rollouts of a softmax model, block by block with its own sampler, as latents: nothing is decoded.
+
+    Args:
+        pipe: the teacher, on its device.
+        prompts: one clip each.
+        latent_frames: of every clip, known ones included; whole blocks.
+        batch: clips generated at once; a clip is the same in any batch, up to rounding.
+        steps, first_block_candidates, window: instead of the model's own settings.
+        openings: what the clips start with; None: nothing.
+
+    Raises:
+        ConfigError: the model has hybrid layers, no prompts, or a prompt that is empty.
+        GeometryError: frames that are not whole blocks.
+    """
+
+    def __init__(
+        self,
+        pipe: ARL2Pipeline,
+        prompts: Sequence[Prompt],
+        *,
+        latent_frames: int,
+        batch: int = 1,
+        steps: int | tuple[int, ...] | None = None,
+        first_block_candidates: int | None = None,
+        window: Window = "settings",
+        openings: Openings | None = None,
+    ) -> None:
+        plan = str(pipe.transformer.config.layer_plan)
+        if HybridSpec.letter in plan:
+            raise ConfigError(
+                f"The teacher has hybrid layers (plan {plan}), but a teacher is a softmax model: give the original "
+                "model that the hybrid was made from."
+            )
+        check_prompts(prompts)
+        self._pipe, self._prompts, self._openings = pipe, prompts, openings
+        self._batch, self._steps, self._candidates, self._window = batch, steps, first_block_candidates, window
+        self._num_frames = pipe.codec.frames_of(0, latent_frames)
+        self._blocks = latent_frames // pipe.block_frames
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def clips(self, numbers: range, on_progress: OnProgress) -> Iterator[Clip]:
+        """As ``ClipSource.clips``; errors as for a call of the pipeline."""
+        for first in range(numbers.start, numbers.stop, self._batch):
+            some = range(first, min(first + self._batch, numbers.stop))
+            prompts = [self._prompts[number] for number in some]
+            text = embed(self._pipe.text, [prompt.caption for prompt in prompts])
+            done = first - numbers.start
+
+            def told(pipe: ARL2Pipeline, block: int, _: object, done: int = done, count: int = len(some)) -> None:
+                on_progress(done + count * min(1.0, (block + 1) / self._blocks))
+
+            made = self._pipe(
+                prompt_embeds=text,
+                num_frames=self._num_frames,
+                seed=[prompt.seed for prompt in prompts],
+                steps=self._steps,
+                first_block_candidates=self._candidates,
+                window=self._window,
+                known=None if self._openings is None else self._openings(some),
+                output_type="latent",
+                callback_on_block_end=told,
+                return_dict=False,
+            )
+            assert isinstance(made, tuple)
+            for prompt, rows, latents in zip(prompts, text, made[0], strict=True):
+                yield Clip(latents.float().cpu(), own_rows(rows), prompt.caption, prompt.seed)
+
+
+@torch.no_grad()
+def embed(text: TextPart, captions: list[str]) -> Float[Tensor, "batch words width"]:
+    """Prompt embeddings, without gradients."""
+    return text.encode(captions).detach()
+
+
+def own_rows(rows: Float[Tensor, "words width"]) -> Float[Tensor, "own width"]:
+    """The rows of one prompt up to its end, on the CPU, without the zeros behind it; of no words, one row of zeros."""
+    own = rows.float().cpu()
+    used = own.ne(0).any(1).nonzero()
+    return own[: int(used[-1]) + 1 if len(used) else 1].clone()
+
+
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Raise ``ConfigError`` unless there are prompts, none of them empty, with seeds that fit a shard."""
+    if not prompts:
+        raise ConfigError("No prompts came, so there are no clips to make; give one or more.")
+    for number, prompt in enumerate(prompts):
+        if not prompt.caption.strip():
+            raise ConfigError(f"Prompt {number} is empty; give each clip a caption.")
+        if not 0 <= prompt.seed < 2**63:
+            raise ConfigError(f"Prompt {number} has the seed {prompt.seed}; give a whole number from 0 to 2**63 - 1.")
+
+
+def fingerprint(prompts: Sequence[Prompt]) -> str:
+    """A short hash of all captions and seeds: a folder goes on with the same ones only."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(f"{prompt.seed}\0{prompt.caption}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def write_clips(
+    writer: ClipWriter,
+    source: ClipSource,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    on_progress: OnProgress = lambda done: None,
+    on_shard: Callable[[int], None] = lambda shard: None,
+) -> int:
+    """Write the shards that are missing; of several processes each takes every ``processes``-th, so none meet.
+
+    Args:
+        writer: of the folder.
+        source: as many clips as the writer's index says.
+        rank, processes: which of how many this process is.
+        on_progress: told the clips done by this process.
+        on_shard: told the number of every shard that is whole now.
+
+    Returns:
+        How many shards were written.
+
+    Raises:
+        ConfigError: source and index do not agree.
+        CheckpointError: as for ``ClipWriter.write``.
+    """
+    if len(source) != writer.index.clips:
+        raise ConfigError(f"The source has {len(source)} clips and the folder's index {writer.index.clips}.")
+    mine = [shard for shard in writer.missing() if shard % processes == rank]
+    before = 0
+    for shard in mine:
+        numbers = writer.index.clips_of(shard)
+
+        def told(done: float, before: int = before) -> None:
+            on_progress(before + done)
+
+        writer.write(shard, source.clips(numbers, told))
+        before += len(numbers)
+        on_progress(before)
+        on_shard(shard)
+    return len(mine)

@@ -1,0 +1,133 @@
+"""Writing clips: shard by shard, each whole or not there, so that a stopped run goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.training.clips.dataset import COLUMNS, Clip
+from arl2.training.clips.folder import (
+    INDEX,
+    ClipIndex,
+    not_written,
+    read_index,
+    require_datasets,
+    seal_file,
+    shard_file,
+    shard_is_whole,
+    write_small,
+)
+
+_YOUNGER_FACTS = ("transformer_hash", "codec_hash", "text_hash")
+
+
+class ClipWriter:
+    """Fills a folder with the shards of an index. Several processes may write different shards of one folder.
+
+    Args:
+        folder: made if it is not there; one that was begun with the same index is gone on with.
+        index: of the clips to be.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or its index is damaged.
+        ConfigError: the folder holds clips of another index, or the package ``datasets`` is not installed.
+    """
+
+    def __init__(self, folder: str | Path, index: ClipIndex) -> None:
+        require_datasets()
+        self.folder, self.index = Path(folder), index
+        if not (self.folder / INDEX).exists():
+            write_small(self.folder / INDEX, index.as_json())
+        self._check_same()
+
+    def missing(self) -> list[int]:
+        """Shards that are not whole yet.
+
+        Raises:
+            CheckpointError: one that was whole and was cut or changed.
+        """
+        return [shard for shard in range(self.index.shards) if not shard_is_whole(self.folder, shard)]
+
+    def write(self, shard: int, clips: Iterable[Clip]) -> None:
+        """Write one shard; ``clips`` are its clips in order, taken one by one.
+
+        Raises:
+            CheckpointError: too few or too many clips, one of another shape, or a disk that is full.
+            NonFiniteError: a clip with NaN, infinity, or numbers beyond float16.
+        """
+        from datasets import Features, List, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        half = List(Value("float16"))
+        features = Features(dict(zip(COLUMNS, (half, half, Value("string"), Value("int64")), strict=True)))
+        file, expected = shard_file(self.folder, shard), len(self.index.clips_of(shard))
+        _make_folder(file.parent)
+        for left in file.parent.glob(f"{file.name}.*.partial"):  # of a run that was killed
+            left.unlink(missing_ok=True)
+        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        try:
+            written = 0
+            with (
+                partial.open("xb") as stream,
+                ArrowWriter(stream=stream, features=features, writer_batch_size=1) as writer,
+            ):
+                for clip in clips:
+                    writer.write(self._row(clip, self.index.clips_of(shard).start + written))
+                    written += 1
+                writer.finalize(close_stream=False)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if written != expected:
+                raise CheckpointError(f"Shard {shard} takes {expected} clips, but {written} came; nothing was kept.")
+            partial.replace(file)
+            write_small(seal_file(self.folder, shard), json.dumps({"bytes": file.stat().st_size, "clips": expected}))
+        except OSError as error:
+            raise not_written(file, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _row(self, clip: Clip, number: int) -> dict[str, Any]:
+        if tuple(clip.latents.shape) != self.index.latents or clip.text.shape[1] != self.index.text_width:
+            raise CheckpointError(
+                f"Clip {number} has latents {list(clip.latents.shape)} and text {list(clip.text.shape)}; this folder "
+                f"holds {list(self.index.latents)} and rows of {self.index.text_width}."
+            )
+        numbers = {"latents": clip.latents, "text": clip.text}
+        flat = {name: _halves(tensor, f"The {name} of clip {number}") for name, tensor in numbers.items()}
+        return {**flat, "caption": clip.caption, "seed": clip.seed}
+
+    def _check_same(self) -> None:
+        found = read_index(self.folder)
+        before, now = json.loads(found.as_json()), json.loads(self.index.as_json())
+        for one in (before, now):
+            one.pop("about")
+        flat = [{**one.pop("facts"), **one} for one in (before, now)]
+        for name in _YOUNGER_FACTS:
+            if name not in flat[0]:  # begun before this was recorded
+                flat[1].pop(name, None)
+        other = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+        if other:
+            name = other[0]
+            raise ConfigError(
+                f"{self.folder} holds clips made otherwise: {name} was {flat[0].get(name)} and is {flat[1].get(name)} "
+                f"({len(other)} such settings); run the command as it was, or give another folder."
+            )
+
+
+def _halves(tensor: Tensor, what: str) -> Any:
+    half = tensor.detach().to(device="cpu", dtype=torch.float16).contiguous()
+    if not bool(torch.isfinite(half).all()):
+        raise NonFiniteError(f"{what} hold NaN, infinity or numbers beyond float16; check the model and its dtype.")
+    return half.numpy().reshape(-1)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from error

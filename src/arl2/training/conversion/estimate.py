@@ -1,0 +1,172 @@
+"""What a step of a conversion will take, told before it is run: operations, and bytes on the device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arl2.attention.memory import MemoryGeometry
+from arl2.attention.plan import HybridSpec
+from arl2.kernels.delta_rule.chunked import CHUNK
+from arl2.model.cost import PassFlops, clip_flops
+from arl2.training.conversion.trainable import ParameterTable
+from arl2.training.engine.task import Compute
+
+MASTER = 4  # bytes: what trains is float32, whatever is computed in
+WEIGHT: dict[Compute, int] = {"float32": 4, "bfloat16": 2}
+
+# Bytes that autograd keeps for a token of a layer whose weights are frozen but for the table of spec 4: multiples of
+# the width, of the feed-forward's hidden size, and of heads x chunk of the delta rule. Counted with
+# torch.autograd.graph.saved_tensors_hooks over layers of many sizes and clips of seven blocks; a test counts again.
+_Multiples = tuple[float, float, float]
+_HYBRID_LAYER: dict[Compute, _Multiples] = {"float32": (97.5, 8.0, 5.2), "bfloat16": (85.1, 4.0, 5.0)}
+_SOFTMAX_LAYER: dict[Compute, _Multiples] = {"float32": (74.4, 4.0, 0.2), "bfloat16": (50.3, 2.0, 0.2)}
+_HYBRID_ATTENTION: dict[Compute, _Multiples] = {"float32": (37.0, 0.0, 4.9), "bfloat16": (36.1, 0.0, 4.9)}
+# While a layer that is frozen runs, so many bytes for each of the width are alive: eight tensors, of which half are
+# float32 in any case. Of the hidden size there is one.
+_PASSING: dict[Compute, float] = {"float32": 32.0, "bfloat16": 24.0}
+
+# A fused kernel's backward pass makes the scores once more: five products for the two of the forward pass.
+_ATTENTION_BACKWARD = 2.5
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """One batch of one process, with all weights on its device.
+
+    Attributes:
+        tokens: of a clip, both halves.
+        clips: in a batch.
+        compute: the dtype of frozen weights and of most activations.
+        teacher_flops, student_flops: of the forward passes.
+        backward_flops: of the backward pass: frozen weights need no gradients of their own, and below the first
+            hybrid layer there is none. Where activations are computed again, the student's operations once more.
+        weight_bytes: of teacher and student; what is frozen is shared.
+        training_bytes: gradients, two moments and the average of what trains.
+        activation_bytes: kept for the backward pass, or with checkpointing in its worst moment.
+    """
+
+    tokens: int
+    clips: int
+    compute: Compute
+    teacher_flops: int
+    student_flops: int
+    backward_flops: int
+    weight_bytes: int
+    training_bytes: int
+    activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """All operations of the batch."""
+        return self.teacher_flops + self.student_flops + self.backward_flops
+
+    @property
+    def memory_bytes(self) -> int:
+        """All bytes."""
+        return self.weight_bytes + self.training_bytes + self.activation_bytes
+
+    def text(self) -> str:
+        """For a terminal."""
+        gigabytes = {"weights": self.weight_bytes, "what trains": self.training_bytes, "kept": self.activation_bytes}
+        parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in gigabytes.items())
+        return (
+            f"a batch: {self.clips} clips of {self.tokens:,} tokens with both halves\n"
+            f"operations: {self.flops / 1e12:.3g} TFLOP (teacher {self.teacher_flops / 1e12:.3g}, "
+            f"student {self.student_flops / 1e12:.3g}, backward {self.backward_flops / 1e12:.3g})\n"
+            f"memory: about {self.memory_bytes / 1e9:.3g} GB in {self.compute} ({parts})"
+        )
+
+
+def estimate_step(
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    table: ParameterTable,
+    geometry: MemoryGeometry,
+    *,
+    frames: int,
+    first_block_frames: int | None,
+    checkpointing: bool,
+    layers_alone: bool,
+    compute: Compute = "float32",
+    beside: Mapping[str, Any] | None = None,
+) -> StepEstimate:
+    """Count.
+
+    Args:
+        teacher, student: configurations.
+        table: what trains.
+        geometry: clips in a batch, token grid, frames of a block.
+        frames: latent frames of a clip.
+        first_block_frames: where the first block differs.
+        checkpointing: whether activations are computed again in the backward pass.
+        layers_alone: stage 1: hybrid layers run beside the teacher, not one after the other.
+        compute: the dtype of frozen weights and of most activations.
+        beside: of the teacher in a second pass, with another window, if there is one.
+
+    Raises:
+        GeometryError: frames that are not whole blocks.
+    """
+
+    def counted(config: Mapping[str, Any], *, alone: bool = False) -> PassFlops:
+        return clip_flops(
+            config, geometry, frames=frames, first_block_frames=first_block_frames, hybrid_attention_alone=alone
+        )
+
+    own = counted(student, alone=layers_alone)
+    plan = str(student["layer_plan"])
+    # Below the first hybrid layer nothing has a gradient.
+    above = {**student, "layer_plan": plan[plan.index(HybridSpec.letter) :]}
+    differentiated = own if layers_alone else counted(above)
+    tokens = 2 * frames * geometry.frame_tokens
+    backward = _backward(differentiated, student, table, tokens * geometry.batch, layers_alone=layers_alone)
+    per_token = _kept_by_token(student, compute, checkpointing=checkpointing, layers_alone=layers_alone)
+    return StepEstimate(
+        tokens=tokens,
+        clips=geometry.batch,
+        compute=compute,
+        teacher_flops=counted(teacher).total + (counted(beside).total if beside is not None else 0),
+        student_flops=own.total,
+        backward_flops=round(backward) + (differentiated.total if checkpointing else 0),
+        weight_bytes=WEIGHT[compute] * table.frozen + MASTER * table.trained,
+        training_bytes=4 * MASTER * table.trained,
+        activation_bytes=round(per_token * tokens * geometry.batch),
+    )
+
+
+def _backward(
+    forward: PassFlops, student: Mapping[str, Any], table: ParameterTable, tokens: int, *, layers_alone: bool
+) -> float:
+    """Operations of the backward pass of what ran forward with gradients."""
+    # A trained number takes part in one multiply-add a token, and its gradient is another.
+    own_gradients = 2 * tokens * table.trained
+    states = 2 * (forward.state_read + forward.state_update)
+    if layers_alone:
+        # The layers' inputs are the teacher's and take no gradients, so nothing goes through q, k, v or the attention
+        # inside blocks; the output projection alone stands between the loss and what trains.
+        width = student["num_attention_heads"] * student["attention_head_dim"]
+        hybrid = str(student["layer_plan"]).count(HybridSpec.letter)
+        return own_gradients + states + 2 * tokens * hybrid * width**2
+    attention = forward.self_attention + forward.cross_attention
+    return own_gradients + states + forward.linear + _ATTENTION_BACKWARD * attention
+
+
+def _kept_by_token(config: Mapping[str, Any], compute: Compute, *, checkpointing: bool, layers_alone: bool) -> float:
+    """Bytes alive at the end of the forward pass (or, with checkpointing, in the worst moment), for each token."""
+    plan = str(config["layer_plan"])
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    size = WEIGHT[compute]
+
+    def kept(multiples: Mapping[Compute, _Multiples]) -> float:
+        of_width, of_hidden, of_chunk = multiples[compute]
+        return of_width * width + of_hidden * config["ffn_dim"] + of_chunk * config["num_attention_heads"] * CHUNK
+
+    hybrid = plan.count(HybridSpec.letter)
+    passing = _PASSING[compute] * width + size * config["ffn_dim"]
+    if layers_alone:
+        # Input and output of every layer are kept; with checkpointing one layer at a time keeps the rest.
+        inner = kept(_HYBRID_ATTENTION)
+        return passing + hybrid * 2 * size * width + (inner if checkpointing else hybrid * inner)
+    if checkpointing:
+        return passing + len(plan) * size * width + kept(_HYBRID_LAYER)
+    above = len(plan) - plan.index(HybridSpec.letter)
+    return passing + hybrid * kept(_HYBRID_LAYER) + (above - hybrid) * kept(_SOFTMAX_LAYER)

@@ -1,0 +1,283 @@
+"""The models of a conversion run, built in this one place: the frozen teacher, and the student made from it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from arl2.attention.plan import HybridSpec, parse_plan, plan_of
+from arl2.checkpoints.conversion import convert
+from arl2.checkpoints.load import load_transformer, transformer_config
+from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import read_json
+from arl2.model.precision import cast_model
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.pipeline.folder import (
+    CODEC,
+    GENERATION,
+    TEXT,
+    TRANSFORMER,
+    VERIFIER,
+    PipelineFolder,
+    load_settings,
+    pipeline_folder,
+)
+from arl2.rollout.settings import GenerationSettings
+from arl2.training.conversion.named_teacher import named_sizes, require_folder
+from arl2.training.conversion.trainable import part_of, trained_tensors
+
+Window = int | Literal["model", "all"]
+Plan = str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The frozen softmax model.
+
+    Attributes:
+        folder: where the parts of its pipeline lie.
+        model: in evaluation mode, in the dtype that is computed in.
+        settings: how it is sampled.
+        own_window: that its file says, whatever ``model`` was given.
+    """
+
+    folder: PipelineFolder
+    model: CausalWanTransformer3DModel
+    settings: GenerationSettings
+    own_window: int | None
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """Which student to make of a teacher.
+
+    Attributes:
+        plan: one letter a layer, or the indices of the hybrid layers; None: every layer.
+        state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: as in ``convert``.
+        window: of its softmax layers; ``"model"`` is the teacher's own.
+        aligned: folder of an export of stage 1 to start from.
+        seed: of start values.
+    """
+
+    plan: Plan | None = None
+    state_rank: int = 0
+    ffn_rank: int = 0
+    low_rank_alpha: float | None = None
+    ffn_rank_layers: Literal["hybrid", "all"] = "hybrid"
+    window: Window = "model"
+    aligned: str | None = None
+    seed: int = 0
+
+
+def load_teacher(
+    name: str | Path,
+    *,
+    device: torch.device | str,
+    window: Window = "model",
+    dtype: torch.dtype = torch.float32,
+) -> Teacher:
+    """The teacher of an embedded model's name or of a pipeline's folder.
+
+    Args:
+        name: also, on ``meta``, a published model or a preset: their sizes are known without files.
+        device: where it goes; on ``meta`` only its sizes are read.
+        window: latent frames that its softmax layers see; ``"model"`` as in its config, ``"all"`` the whole past.
+        dtype: to compute in; a few parameters are float32 in any case.
+
+    Raises:
+        CheckpointError: a folder that is no pipeline, or a damaged one.
+        ConfigError: a model with hybrid layers: its past is a state already, nothing can be learnt from it here.
+    """
+    on_meta = torch.device(device).type == "meta"
+    if not on_meta:
+        require_folder(name)
+    named = named_sizes(name) if on_meta else None
+    folder = PipelineFolder.of(Path(name)) if named else pipeline_folder(name)
+    settings = named.settings if named else load_settings(folder)
+    if on_meta:
+        with torch.device("meta"):
+            model = CausalWanTransformer3DModel(
+                **(named.transformer if named else transformer_config(folder.transformer))
+            )
+    else:
+        model = load_transformer(folder.transformer)
+    plan = str(model.config.layer_plan)
+    if HybridSpec.letter in plan:
+        raise ConfigError(
+            f"The teacher '{name}' has hybrid layers (plan {plan}), but a teacher is a softmax model: give the model "
+            "that it was converted from."
+        )
+    if not on_meta:
+        model = cast_model(model, dtype).to(device)
+    own_window = model.config.window
+    model = with_window(model, _frames(window, own_window)).eval().requires_grad_(False)
+    return Teacher(folder, model, settings, own_window)
+
+
+def with_window(model: CausalWanTransformer3DModel, window: int | None) -> CausalWanTransformer3DModel:
+    """The same weights (shared) in a model whose softmax layers see ``window`` frames (None: the whole past).
+
+    Raises:
+        ConfigError: a window that holds no block.
+    """
+    if window == model.config.window:
+        return model
+    settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    settings |= {"window": window, "sink": settings["sink"] if window is not None else 0}
+    with torch.device("meta"):
+        other = CausalWanTransformer3DModel(**settings)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.train(model.training)
+
+
+def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DModel:
+    """A hybrid model that shares the teacher's frozen weights; its new parameters are its own, and float32.
+
+    Raises:
+        ConfigError: a plan or a window that does not fit, or layers that ``aligned`` has not trained.
+        CheckpointError: ``aligned`` is no export, or one of another teacher.
+    """
+    layers = len(teacher.model.config.layer_plan)
+    plan = hybrid_plan(spec.plan, layers)
+    student = convert(
+        with_window(teacher.model, _frames(spec.window, teacher.own_window)),
+        plan,
+        state_rank=spec.state_rank,
+        ffn_rank=spec.ffn_rank,
+        low_rank_alpha=spec.low_rank_alpha,
+        ffn_rank_layers=spec.ffn_rank_layers,
+        seed=spec.seed,
+    ).model
+    for name, parameter in student.named_parameters():
+        if part_of(name, 2):
+            parameter.data = parameter.data.float()
+    if spec.aligned is not None and not student.patch_embedding.weight.is_meta:
+        take_aligned(student, load_aligned(spec.aligned, teacher))
+    return student.eval()
+
+
+def hybrid_plan(plan: Plan | None, layers: int) -> str:
+    """A plan in letters, whatever way it was given; None makes every layer hybrid.
+
+    Raises:
+        ConfigError: a plan that does not fit so many layers, or one without a hybrid layer.
+    """
+    if plan is None:
+        return HybridSpec.letter * layers
+    letters = parse_plan(plan, layers) if isinstance(plan, str) else plan_of(plan, layers)
+    if HybridSpec.letter not in letters:
+        raise ConfigError(f"The plan {letters} has no hybrid layer, so nothing would train; name one.")
+    return letters
+
+
+def hybrid_layers(plan: str) -> list[int]:
+    """Indices of the hybrid layers of a plan."""
+    return [i for i, letter in enumerate(plan) if letter == HybridSpec.letter]
+
+
+def load_aligned(folder: str | Path, teacher: Teacher) -> CausalWanTransformer3DModel:
+    """The model of a stage-1 export, checked to be made of this teacher.
+
+    Raises:
+        CheckpointError: no export, a damaged one, or one of another teacher.
+    """
+    aligned = load_transformer(Path(folder) / TRANSFORMER, dtype=torch.float32)
+    own, theirs = teacher.model.state_dict(), aligned.state_dict()
+    same = all(name in theirs and _same(tensor, theirs[name]) for name, tensor in own.items())
+    if not same:
+        raise CheckpointError(
+            f"The aligned layers in '{folder}' belong to another teacher than '{teacher.folder}': the weights that "
+            "stage 1 leaves alone differ; align this teacher, or give the one that was aligned."
+        )
+    return aligned
+
+
+@torch.no_grad()
+def take_aligned(student: CausalWanTransformer3DModel, aligned: CausalWanTransformer3DModel) -> None:
+    """Fill the stage-1 parameters of all the student's hybrid layers, in place.
+
+    Raises:
+        ConfigError: a layer that is not hybrid in ``aligned``.
+    """
+    there = set(hybrid_layers(aligned.config.layer_plan))
+    lacking = [i for i in hybrid_layers(student.config.layer_plan) if i not in there]
+    if lacking:
+        raise ConfigError(
+            f"Layers {lacking} are to be hybrid, but stage 1 has aligned layers {sorted(there)} only; align them too, "
+            "or leave them out of the plan."
+        )
+    source = aligned.state_dict()
+    for name, tensor in trained_tensors(student, 1).items():
+        tensor.copy_(source[name])
+
+
+def _frames(window: Window, own: int | None) -> int | None:
+    if isinstance(window, int):
+        return window
+    return own if window == "model" else None
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.shape == theirs.shape and torch.equal(ours.cpu(), theirs.cpu().to(ours.dtype))
+
+
+def assembled(
+    config: Mapping[str, Any], frozen: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> CausalWanTransformer3DModel:
+    """A model of this configuration from a teacher's tensors and those that were trained; none is copied."""
+    with torch.device("meta"):
+        model = CausalWanTransformer3DModel.from_config(config)
+    tensors = {}
+    for name in model.state_dict():
+        # A feed-forward with a low-rank change keeps the teacher's weights one level deeper.
+        source = name if name in frozen else name.replace(".linear.", ".")
+        tensors[name] = trained[name] if name in trained else frozen[source]
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def export_student(
+    student: CausalWanTransformer3DModel, teacher: Teacher, folder: Path, *, settings: GenerationSettings
+) -> None:
+    """A pipeline's folder with the student: frozen weights as stored, what trained in float32; all else copied.
+
+    The frozen weights come from the teacher's file again: those at hand may be rounded to what is computed in.
+
+    Raises:
+        CheckpointError: the teacher's file cannot be read, or the folder cannot be written.
+    """
+    trained = {name: x.detach().cpu() for name, x in student.named_parameters() if part_of(name, 2)}
+    model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), trained)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder / TRANSFORMER)
+        _copy_once(teacher.folder.codec, folder / CODEC)
+        _copy_once(teacher.folder.text, folder / TEXT)
+        if teacher.folder.verifier.is_dir():
+            _copy_once(teacher.folder.verifier, folder / VERIFIER)
+        generation = {"text": read_json(teacher.folder.generation).get("text"), **settings.to_mapping()}
+        (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"The export '{folder}' could not be written ({error}); make room and go on.") from error
+
+
+def student_settings(teacher: Teacher, student: CausalWanTransformer3DModel) -> GenerationSettings:
+    """The teacher's way of sampling, with the student's window."""
+    if student.config.window == teacher.own_window:
+        return teacher.settings
+    return replace(teacher.settings, window=student.config.window)
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    """Unless it is there; under another name first, so that a copy cut short is not taken for a whole one."""
+    if target.exists():
+        return
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)

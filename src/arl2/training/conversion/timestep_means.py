@@ -1,0 +1,67 @@
+"""A loss that is larger at some noise levels than at others, divided by each level's own running mean."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.errors import ConfigError
+from arl2.training.engine.processes import Processes
+
+# A level's mean counts as at least this share of the mean of all levels: where there is nothing to learn, nothing is
+# blown up.
+_LEAST = 0.01
+
+
+class TimestepMeans:
+    """Running means of a loss by noise level, the same on all processes.
+
+    Batches of a step all see the means as the last step left them, so the number of processes changes nothing.
+
+    Args:
+        buckets: the levels 0 to 1 are cut into so many equal parts.
+        decay: of the means, a step; while a bucket is young its mean is the plain one.
+        device: of the errors.
+
+    Raises:
+        ConfigError: no bucket, or a decay outside [0, 1).
+    """
+
+    def __init__(self, buckets: int, decay: float, device: torch.device) -> None:
+        if buckets < 1 or not 0 <= decay < 1:
+            raise ConfigError(
+                f"{buckets} level buckets and a decay of {decay} came; give 1 or more, and 0 to just below 1."
+            )
+        self.decay = decay
+        self.means = torch.zeros(buckets, device=device)
+        self.steps = torch.zeros(buckets, device=device)
+        self._sums = torch.zeros(2, buckets, device=device)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps; filled in place."""
+        return {"level_means": self.means, "level_steps": self.steps}
+
+    def divided(
+        self, errors: Float[Tensor, "batch blocks"], sigma: Float[Tensor, "batch blocks"]
+    ) -> Float[Tensor, "batch blocks"]:
+        """``errors`` over the mean of their levels, and remembered for the next step's means."""
+        buckets = (sigma * len(self.means)).long().clamp(0, len(self.means) - 1)
+        detached = errors.detach().float()
+        self._sums[0].index_add_(0, buckets.flatten(), detached.flatten())
+        self._sums[1].index_add_(0, buckets.flatten(), torch.ones_like(detached).flatten())
+        seen = self.steps > 0
+        # A level that was never seen yet goes by what is here.
+        here = detached.mean()
+        means = torch.where(seen, self.means, here)
+        overall = torch.where(seen.any(), self.means.sum() / seen.sum().clamp_min(1), here)
+        return errors / torch.maximum(means, _LEAST * overall).clamp_min(1e-12)[buckets]
+
+    def end_step(self, processes: Processes) -> None:
+        """Move the means towards what the step's batches gave, on all processes."""
+        processes.sum_tensor(self._sums)
+        sums, counts = self._sums
+        seen = counts > 0
+        self.steps += seen
+        keep = torch.minimum(torch.full_like(self.means, self.decay), (self.steps - 1) / self.steps.clamp_min(1))
+        moved = keep * self.means + (1 - keep) * sums / counts.clamp_min(1)
+        self.means.copy_(torch.where(seen, moved, self.means))
+        self._sums.zero_()

@@ -1,0 +1,132 @@
+"""What the training loop asks of whatever trains: a codec, a teacher, a student."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arl2.training.engine.processes import Processes
+
+Sharding = Literal["none", "full"]
+Compute = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which batch to make. All randomness comes from generators that (seed, step, slot) alone decide.
+
+    Attributes:
+        step: optimizer step, from 0.
+        slot: which of the step's ``slots`` batches; with several processes each takes some of the slots.
+        slots: batches whose gradients are averaged in one step, over all processes.
+        generator: fresh, on the CPU; of this batch alone.
+        common: fresh, on the CPU; it says the same in every batch of the step. For what takes so long that processes
+            should all do it or none.
+    """
+
+    step: int
+    slot: int
+    slots: int
+    generator: torch.Generator
+    common: torch.Generator
+
+    @classmethod
+    def keyed(cls, seed: int, step: int, slot: int, slots: int) -> "Batch":
+        """The batch of that key, with its generators."""
+        return cls(step, slot, slots, _generator(f"{seed}/{step}/{slot}"), _generator(f"{seed}/{step}"))
+
+    @property
+    def index(self) -> int:
+        """Position in a stream of batches: for data that is read in order."""
+        return self.step * self.slots + self.slot
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = hashlib.sha256(key.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise, how many samples it is the mean of, and scalars to log.
+
+    Logs are averaged between log lines, over the batches of the first process.
+    """
+
+    value: Float[Tensor, ""]
+    samples: int
+    logs: Mapping[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that train, by a name that is unique in the task and stays the same from run to run.
+
+    ``hidden`` groups hold nothing but matrices between hidden layers: what Muon is made for.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    learning_rate_scale: float = 1.0
+    weight_decay: float = 0.0
+    hidden: bool = False
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One thing to train. The loop owns optimizer, average, checkpoints and logs; the task owns models and data."""
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """What trains; asked once, before the first step."""
+        ...
+
+    def loss(self, batch: Batch) -> Loss:
+        """The loss of one batch, differentiable. It must not draw from any other source of randomness."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Scores (or none), asked with the averaged weights in place: every ``evaluate_every`` steps and at the end."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write what people load, with the averaged weights in place, into ``folder`` (made by the task)."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A task that learns something besides weights, such as running means; checkpoints hold it."""
+
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint keeps, by name; the tensors are filled in place when one is loaded."""
+        ...
+
+    def end_step(self, processes: Processes) -> None:
+        """After every optimizer step: make what was gathered the same on all processes, and part of the state."""
+        ...
+
+
+@runtime_checkable
+class Scales(Protocol):
+    """A task that computes in ``loop.compute``, and whose weights can lie in shards on all processes."""
+
+    def shard(self, processes: Processes) -> None:
+        """Cut the models into shards, before ``parameter_groups`` is asked; every process calls it."""
+        ...
+
+    def whole(self, *, here: bool) -> AbstractContextManager[None]:
+        """Within: whole weights, where ``here``; every process enters, and those without ``here`` run nothing."""
+        ...
+
+
+@runtime_checkable
+class DrawsPictures(Protocol):
+    """A task that can show what it has learnt."""
+
+    def draw(self, path: Path) -> None:
+        """Save a PNG, with the averaged weights in place."""
+        ...
