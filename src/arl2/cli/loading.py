@@ -61,7 +61,7 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     """
     import torch
 
-    from arl2.cli.devices import checked_device
+    from arl2.pipeline.devices import checked_device
     from arl2.pipeline.folder import EMBEDDED, GENERATION
     from arl2.pipeline.pipeline import ARL2Pipeline
 

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from arl2.cli.devices import checked_device
 from arl2.cli.usage import LiveProgress
+from arl2.pipeline.devices import checked_device
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.shapes.evaluation.folder import find_videos, score_folder
 from arl2.shapes.evaluation.occlusion import clip_length, score_occluded

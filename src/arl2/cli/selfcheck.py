@@ -33,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print one line per tensor; 1 if any is over its limit."""
     import torch
 
-    from arl2.cli.devices import checked_device
     from arl2.evaluation.goldens import packaged_goldens
     from arl2.evaluation.selfcheck import selfcheck
+    from arl2.pipeline.devices import checked_device
 
     console = Console(highlight=False)
     folder = arguments.goldens or packaged_goldens()

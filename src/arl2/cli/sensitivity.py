@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from arl2.checkpoints.describe import LATENT_STRIDE
     from arl2.checkpoints.layer_choice import parse_layers
-    from arl2.cli.devices import checked_device
+    from arl2.pipeline.devices import checked_device
     from arl2.training.conversion.bar_chart import bar_chart
     from arl2.training.conversion.pictures import RolloutSpec
     from arl2.training.conversion.sensitivity import measure_sensitivity

@@ -8,7 +8,7 @@ from arl2.cli import words
 from arl2.cli.loading import BRANCHES
 
 if TYPE_CHECKING:
-    from arl2.pipeline.rewriting import ModelSource
+    from arl2.pipeline.rewriting import StoredModel
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--heads", type=words.whole_from_one, help="of attention, if the file does not tell")
 
 
-def source_of(arguments: argparse.Namespace, *, alone: bool = False) -> "ModelSource":
+def source_of(arguments: argparse.Namespace, *, alone: bool = False) -> "StoredModel":
     """What the words mean; errors as for ``find_source``."""
     from arl2.pipeline.rewriting import find_source
 

@@ -41,7 +41,7 @@ _TEXT_FOLDERS = ("tokenizer", "text_encoder")
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class StoredModel:
     """Where the parts of a model lie.
 
     Attributes:
@@ -74,7 +74,7 @@ def find_source(
     branch: str = "auto",
     heads: int | None = None,
     alone: bool = False,
-) -> ModelSource:
+) -> StoredModel:
     """Which files a name, folder or checkpoint means. Loads nothing.
 
     Args:
@@ -93,13 +93,13 @@ def find_source(
         folder = pipeline_folder(model)
         settings = load_settings(folder)
         if weights is None:
-            return ModelSource(folder.transformer, branch, settings, pipeline=folder)
+            return StoredModel(folder.transformer, branch, settings, pipeline=folder)
         own = transformer_config(folder.transformer)
-        return ModelSource(weights, branch, settings, {**{name: own[name] for name in _KEPT}, **given}, folder)
+        return StoredModel(weights, branch, settings, {**{name: own[name] for name in _KEPT}, **given}, folder)
     if alone and base is None and Path(model).is_file():
-        return ModelSource(Path(model), branch, GenerationSettings(), given)
+        return StoredModel(Path(model), branch, GenerationSettings(), given)
     recipe = find_recipe(model, weights=weights, base=base, config=config)
-    return ModelSource(
+    return StoredModel(
         recipe.weights or recipe.base, branch, recipe.settings, {**recipe.model, **given}, base=recipe.base
     )
 
@@ -110,7 +110,7 @@ def check_new_folder(folder: Path) -> None:
         raise CheckpointError(f"'{folder}' is there already; choose a new folder.")
 
 
-def write_pipeline(source: ModelSource, transformer: CausalWanTransformer3DModel, folder: Path) -> None:
+def write_pipeline(source: StoredModel, transformer: CausalWanTransformer3DModel, folder: Path) -> None:
     """A whole pipeline's folder with this transformer, which ``from_pretrained`` loads; whole or not there.
 
     Args:
@@ -139,7 +139,7 @@ def write_pipeline(source: ModelSource, transformer: CausalWanTransformer3DModel
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_parts(source: ModelSource, folder: Path) -> None:
+def _write_parts(source: StoredModel, folder: Path) -> None:
     text = "umt5"
     if source.pipeline is not None:
         _copy(source.pipeline.codec, folder / CODEC)
