@@ -29,7 +29,8 @@ import torch
 
 from arl2 import ARL2Pipeline
 from arl2.evaluation.measured import Measurements
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
+from arl2.files.records import record_from_mapping
 from arl2.shapes.evaluation.conversion import measure_memory, measure_prompts, measure_stream, plain_score
 from arl2.shapes.evaluation.line_chart import line_chart
 from arl2.shapes.evaluation.score import score_truth
@@ -39,7 +40,6 @@ from arl2.streams.request import Window
 from arl2.training.conversion.distill import DistillConfig
 from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
 from arl2.training.conversion.trainable import part_of
-from arl2.training.engine.config import config_from_mapping
 from arl2.training.engine.progress import read_metrics
 
 VIDEO_FRAMES, SHORT, LONG = 81, 81, 921
@@ -102,7 +102,7 @@ def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
         raise SystemExit(f"'{folder}' holds no distill-MODEL/export; run recipes/shapes.sh first.")
     rows: list[Row] = []
     for run in runs:
-        config = config_from_mapping(DistillConfig, json.loads((run / "config.json").read_text()))
+        config = record_from_mapping(DistillConfig, json.loads((run / "config.json").read_text()))
         name = run.name.removeprefix("distill-")
         share, _, rest = name.partition("-")
         title = f"{share} %{' ' + rest if rest else ''}"
@@ -257,8 +257,8 @@ def _line(words: Sequence[str]) -> str:
 
 def write(result: dict[str, Any], hidden: Sequence[int], folder: Path) -> None:
     """All three files; the table is printed too."""
-    write_whole(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_whole(folder / "result.md", table(result, hidden).encode())
+    write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(folder / "result.md", table(result, hidden).encode())
     curves = _curves(result)
     if curves:
         lines = {

@@ -1,4 +1,14 @@
-"""Errors a person meets. Each message says what came, what is accepted and what to do, in one sentence."""
+"""Errors a person meets. Each message says what was got, what is accepted and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What an error adds after an unknown name: the nearest known one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"Accepted: {', '.join(names)}."
 
 
 class Arl2Error(ValueError):

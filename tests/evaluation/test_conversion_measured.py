@@ -13,10 +13,10 @@ from tests.training.conversion import distill_config, teacher_folder
 
 from arl2.errors import ConfigError
 from arl2.evaluation.measured import Measurements
+from arl2.files.records import record_to_mapping
 from arl2.shapes.evaluation.line_chart import line_chart
 from arl2.shapes.evaluator.scoring import Share
 from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
-from arl2.training.engine.config import config_to_mapping
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"title": "kept", "across": "hidden"}
@@ -78,7 +78,7 @@ def recipe_folder(folder: Path) -> Path:
     student = make_student(teacher, config.student())
     run = folder / "distill-50"
     export_student(student, teacher, run / "export", settings=student_settings(teacher, student))
-    (run / "config.json").write_text(json.dumps(config_to_mapping(config)))
+    (run / "config.json").write_text(json.dumps(record_to_mapping(config)))
     (run / "metrics.jsonl").write_text('{"step": 6, "minutes": 2.5}\n')
     return folder
 

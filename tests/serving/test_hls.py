@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import ConfigError, GeometryError
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
 from arl2.video.formats import VideoFileError
@@ -184,9 +184,9 @@ def test_a_full_disk_leaves_a_playlist_that_plays(tmp_path: Path, monkeypatch: p
     def full(path: Path, data: bytes) -> None:
         if path.suffix == ".ts":
             raise OSError(28, "No space left on device")
-        write_whole(path, data)
+        write_atomically(path, data)
 
-    monkeypatch.setattr("arl2.serving.outputs.hls.write_whole", full)
+    monkeypatch.setattr("arl2.serving.outputs.hls.write_atomically", full)
     with pytest.raises(VideoFileError, match=r"No space left on device.*live\.hls"):
         output.write(pictures(*range(17, 40)))
     output.close()

@@ -13,9 +13,9 @@ from rich.console import Console
 from tests.training.conversion import align_config, distill_config, loop, task_of
 from torch.distributed.tensor import DTensor
 
+from arl2.files.records import record_to_mapping
 from arl2.training.conversion.align import AlignConfig
 from arl2.training.conversion.distill import DistillConfig
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import train
 from arl2.training.engine.processes import Processes, joined_processes
 from arl2.training.engine.task import Batch, Loss
@@ -53,7 +53,7 @@ def run(config: AlignConfig | DistillConfig, folder: Path, processes: Processes,
     if isinstance(config, DistillConfig):
         roll_out = task._rolled_out
         task._rolled_out = lambda *given: rolled_at.append(step) or roll_out(*given)
-    train(task, config.loop, folder, run_config=config_to_mapping(config), processes=processes, console=QUIET)
+    train(task, config.loop, folder, run_config=record_to_mapping(config), processes=processes, console=QUIET)
     weights = [*task.student.parameters(), *task.teacher.model.parameters()]
     mine = sum((x.to_local() if isinstance(x, DTensor) else x).numel() for x in weights)
     kinds = {name: str(p.dtype) for name, p in task.trained.items()}

@@ -11,6 +11,7 @@ from tests.training.conversion import FRAMES, align_config, loop, task_of, teach
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer
 from arl2.errors import CheckpointError, ConfigError, GeometryError
+from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -19,7 +20,6 @@ from arl2.training.conversion.align import AlignTask
 from arl2.training.conversion.batches import ClipBatch
 from arl2.training.conversion.students import StudentSpec, load_teacher, make_student
 from arl2.training.conversion.watching import watched_attention
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import train
 from arl2.training.engine.noising import NoisyClips, noised
 from arl2.training.engine.progress import read_metrics
@@ -122,7 +122,7 @@ def test_a_run_lowers_every_ratio_and_its_export_is_the_teacher_with_hybrid_laye
         task := task_of(config),
         config.loop,
         tmp_path / "run",
-        run_config=config_to_mapping(config),
+        run_config=record_to_mapping(config),
         console=Console(quiet=True),
     )
     start, first, *_, end = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arl2.attention.memory import MemoryGeometry
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.records import record_from_mapping
 from arl2.model.cost import clip_flops
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -26,7 +27,7 @@ from arl2.training.conversion.named_teacher import named_sizes, require_folder
 from arl2.training.conversion.students import load_teacher
 from arl2.training.conversion.trainable import parameter_table, unfreeze
 from arl2.training.conversion.watching import watched_attention
-from arl2.training.engine.config import config_from_mapping, read_config_values, with_overrides
+from arl2.training.engine.config import read_config_values, with_overrides
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = {"align": RECIPES / "wan-align.json", "distill": RECIPES / "wan-distill-22.json"}
@@ -37,7 +38,7 @@ TOKENS = 2 * BLOCKS * BLOCK
 
 
 def settings_of(part: str, *words: str):
-    return config_from_mapping(KINDS[part], with_overrides(read_config_values(FILES[part]), words))
+    return record_from_mapping(KINDS[part], with_overrides(read_config_values(FILES[part]), words))
 
 
 @pytest.fixture(scope="module")

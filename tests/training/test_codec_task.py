@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from arl2.errors import ConfigError
+from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.training.codec import CodecConfig, CodecModelConfig, CodecTask, psnr
 from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import sample_scenes
-from arl2.training.engine.config import config_from_mapping, config_to_mapping
 from arl2.training.engine.loop import LoopConfig
 from arl2.training.engine.progress import read_metrics
 from arl2.training.engine.start import start_run, start_run_from_words
@@ -33,7 +33,7 @@ def make_task(config: CodecConfig, device: torch.device) -> CodecTask:
 
 
 def test_a_run_exports_a_codec_with_unit_latents(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(config_to_mapping(CONFIG)))
+    (tmp_path / "settings.json").write_text(json.dumps(record_to_mapping(CONFIG)))
     result = start_run(CodecConfig, make_task, tmp_path / "run", settings=tmp_path / "settings.json")
     assert result.reason == "finished"
     assert {"psnr", "difference_psnr", "psnr_fast", "difference_psnr_fast"} <= result.scores.keys()
@@ -47,7 +47,7 @@ def test_a_run_exports_a_codec_with_unit_latents(tmp_path: Path) -> None:
 
 
 def test_words_of_a_command_resume_a_run(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(config_to_mapping(CONFIG)))
+    (tmp_path / "settings.json").write_text(json.dumps(record_to_mapping(CONFIG)))
     words = [str(tmp_path / "run"), "--settings", str(tmp_path / "settings.json")]
     first = start_run_from_words(CodecConfig, make_task, [*words, "loop.max_minutes=0"])
     assert (first.reason, first.step) == ("time is up", 0)
@@ -88,4 +88,4 @@ def test_psnr_has_a_peak_of_two() -> None:
 
 
 def test_settings_survive_json() -> None:
-    assert config_from_mapping(CodecConfig, config_to_mapping(CONFIG)) == CONFIG
+    assert record_from_mapping(CodecConfig, record_to_mapping(CONFIG)) == CONFIG

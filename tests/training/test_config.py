@@ -8,13 +8,8 @@ from typing import Literal
 import pytest
 
 from arl2.errors import ConfigError
-from arl2.training.engine.config import (
-    config_differences,
-    config_from_mapping,
-    config_to_mapping,
-    read_config_values,
-    with_overrides,
-)
+from arl2.files.records import record_from_mapping, record_to_mapping
+from arl2.training.engine.config import config_differences, read_config_values, with_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +29,23 @@ class Outer:
 
 
 def test_values_become_a_config_and_back() -> None:
-    config = config_from_mapping(Outer, {"steps": 3, "inner": {"rate": 1, "sizes": [4]}, "pair": [1, 2.5]})
+    config = record_from_mapping(Outer, {"steps": 3, "inner": {"rate": 1, "sizes": [4]}, "pair": [1, 2.5]})
     assert config == Outer(steps=3, inner=Inner(rate=1.0, sizes=(4,)), pair=(1.0, 2.5))
-    values = config_to_mapping(config)
+    values = record_to_mapping(config)
     assert values["kind"] == "small"
-    assert config_from_mapping(Outer, json.loads(json.dumps(values))) == config
+    assert record_from_mapping(Outer, json.loads(json.dumps(values))) == config
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stepps": 3}, "'stepps': did you mean 'steps'"),
-        ({"steps": 3, "inner": {"rates": 1}}, r"'inner\.rates': did you mean 'inner\.rate'"),
-        ({"zzz": 3}, "accepted are steps, inner"),
-        ({"steps": 3.0}, "'steps' takes a whole number, but 3.0 came"),
+        ({"stepps": 3}, "'stepps'. Did you mean 'steps'"),
+        ({"steps": 3, "inner": {"rates": 1}}, r"'inner\.rates'. Did you mean 'rate'"),
+        ({"zzz": 3}, "Accepted: steps, inner"),
+        ({"steps": 3.0}, "'steps' takes a whole number; got 3.0"),
         ({"steps": True}, "a whole number"),
         ({"steps": 1, "fast": 1}, "true or false"),
-        ({"steps": 1, "kind": "tiny"}, 'one of "small", "large", but "tiny" came'),
+        ({"steps": 1, "kind": "tiny"}, 'one of "small", "large"; got "tiny"'),
         ({"steps": 1, "folder": 5}, "takes text"),
         ({"steps": 1, "inner": 5}, "named values"),
         ({"steps": 1, "inner": {"sizes": [1, "a"]}}, r"'inner\.sizes' takes a whole number"),
@@ -59,7 +54,7 @@ def test_values_become_a_config_and_back() -> None:
 )
 def test_mistakes_are_named(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config_from_mapping(Outer, values)
+        record_from_mapping(Outer, values)
 
 
 def test_overrides_are_json_or_text() -> None:

@@ -16,9 +16,9 @@ from tests.training.toy import ToyTask
 
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.files.records import record_to_mapping
 from arl2.training.conversion.align import AlignConfig
 from arl2.training.conversion.distill import DistillConfig
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.task import Batch, Loss, Task
@@ -36,7 +36,7 @@ def run(config: AlignConfig | DistillConfig, folder: Path, task: Task | None = N
         task or task_of(config),
         config.loop,
         folder,
-        run_config=config_to_mapping(config),
+        run_config=record_to_mapping(config),
         console=Console(quiet=True),
         **options,
     )

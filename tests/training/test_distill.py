@@ -12,6 +12,7 @@ from tests.training.conversion import FRAMES, distill_config, loop, task_of
 
 from arl2.attention.access import Access
 from arl2.errors import ConfigError
+from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
 from arl2.pipeline.folder import load_parts, pipeline_folder
@@ -22,7 +23,6 @@ from arl2.training.conversion.dry_run import Sketch
 from arl2.training.conversion.pictures import RolloutSpec, roll_out
 from arl2.training.conversion.students import load_teacher, with_window
 from arl2.training.conversion.timestep_means import TimestepMeans
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import train
 from arl2.training.engine.noising import NoisyClips, noised
 from arl2.training.engine.processes import Processes
@@ -264,7 +264,7 @@ def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):
         student_window=3,
     )
     result = train(
-        task_of(config), config.loop, tmp_path, run_config=config_to_mapping(config), console=Console(quiet=True)
+        task_of(config), config.loop, tmp_path, run_config=record_to_mapping(config), console=Console(quiet=True)
     )
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert records[-1]["held_out_error"] < 0.9 * records[0]["held_out_error"]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.records import record_to_mapping
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.verifier import Verifier
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -20,7 +21,6 @@ from arl2.shapes.training.captioned import load_export
 from arl2.shapes.training.dmd import DmdConfig, DmdTask
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
 from arl2.training.conversion.trainable import part_of
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.task import Batch
 
@@ -238,7 +238,7 @@ def test_a_student_goes_to_where_the_real_one_draws(exports, tmp_path):
 
         before = offset()
         with torch.enable_grad():
-            result = train(task, loop, tmp_path / "run", run_config=config_to_mapping(settings), console=_quiet())
+            result = train(task, loop, tmp_path / "run", run_config=record_to_mapping(settings), console=_quiet())
         assert before == pytest.approx(0.5, abs=0.01)
         assert abs(offset()) < 0.25
     generation = read_json(result.export / "generation.json")
@@ -262,7 +262,7 @@ def test_a_hybrid_trains_what_its_conversion_did_and_keeps_the_rest(exports, tmp
     trained = {name for group in task.parameter_groups() for name in group.parameters}
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     assert trained >= {name for name in before if part_of(name, 2)}
-    result = train(task, loop, tmp_path / "run", run_config=config_to_mapping(settings), console=_quiet())
+    result = train(task, loop, tmp_path / "run", run_config=record_to_mapping(settings), console=_quiet())
     moved = {name for name, tensor in task.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved
     assert all(part_of(name, 2) for name in moved)

@@ -16,8 +16,8 @@ from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.files.records import record_to_mapping
 from arl2.training.engine.checkpoint import checkpoints_in
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import LoopConfig, RunResult, train
 from arl2.training.engine.optimizer import OptimizerName
 from arl2.training.engine.progress import read_metrics
@@ -28,7 +28,7 @@ CONFIG = LoopConfig(steps=30, warmup_steps=5, checkpoint_every=7, evaluate_every
 
 def run(task: ToyTask, folder: Path, config: LoopConfig = CONFIG, **options: Any) -> RunResult:
     console = options.pop("console", Console(quiet=True))
-    return train(task, config, folder, run_config={"loop": config_to_mapping(config)}, console=console, **options)
+    return train(task, config, folder, run_config={"loop": record_to_mapping(config)}, console=console, **options)
 
 
 def state_of(result: RunResult) -> dict[str, torch.Tensor]:

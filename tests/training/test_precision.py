@@ -8,8 +8,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests.training.conversion import align_config, distill_config, loop, task_of
 
+from arl2.files.records import record_to_mapping
 from arl2.training.conversion.trainable import part_of
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import train
 from arl2.training.engine.task import Batch
 
@@ -52,7 +52,7 @@ def test_masters_stay_float32_and_frozen_weights_are_stored_as_they_came(stage, 
     assert frozen["layers.0.self_attention.shared.norm_q.weight"].dtype == torch.float32
     assert frozen["time_embedder.linear_1.weight"].dtype == torch.float32
 
-    train(task, config.loop, tmp_path, run_config=config_to_mapping(config), console=Console(quiet=True))
+    train(task, config.loop, tmp_path, run_config=record_to_mapping(config), console=Console(quiet=True))
     assert all(p.dtype == torch.float32 for p in task.trained.values())
     # Steps far below bfloat16's precision add up.
     moved = [name for name, p in task.trained.items() if not torch.equal(p, before[name])]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from arl2.errors import ConfigError
+from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.training.codec import CodecConfig
 from arl2.shapes.training.dmd import DmdConfig
 from arl2.shapes.training.teacher import TeacherConfig
 from arl2.shapes.training.verifier import VerifierConfig
 from arl2.training.conversion.align import AlignConfig
 from arl2.training.conversion.distill import DistillConfig
-from arl2.training.engine.config import config_from_mapping, config_to_mapping
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
 def test_a_recipe_says_every_setting(path):
     kind = KINDS[path.stem.split("-")[1]]
     values = json.loads(path.read_text())
-    assert config_to_mapping(config_from_mapping(kind, values)) == values
+    assert record_to_mapping(record_from_mapping(kind, values)) == values
 
 
 def test_the_readme_of_the_recipes_names_each():
@@ -39,4 +39,4 @@ def test_the_readme_of_the_recipes_names_each():
 
 def test_a_setting_without_a_default_is_asked_for():
     with pytest.raises(ConfigError, match="The setting 'codec' has no default; give codec=VALUE"):
-        config_from_mapping(TeacherConfig, {"loop": {"steps": 1}})
+        record_from_mapping(TeacherConfig, {"loop": {"steps": 1}})

@@ -16,7 +16,7 @@ from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import ConfigError
-from arl2.training.engine.config import config_to_mapping
+from arl2.files.records import record_to_mapping
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.progress import read_metrics
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(config, folder):
-    return train(task_of(config), config.loop, folder, run_config=config_to_mapping(config), console=QUIET)
+    return train(task_of(config), config.loop, folder, run_config=record_to_mapping(config), console=QUIET)
 
 
 def losses(folder):
@@ -127,10 +127,10 @@ def test_tasks_that_do_not_scale_say_so(tmp_path):
 
 def test_runs_older_than_the_settings_go_on(tmp_path):
     config = LoopConfig(steps=2)
-    now = {"loop": config_to_mapping(config)}
+    now = {"loop": record_to_mapping(config)}
     before = {"loop": {name: x for name, x in now["loop"].items() if name not in ("sharding", "compute")}}
     train(ToyTask(), config, tmp_path, run_config=before, console=QUIET)
     assert train(ToyTask(), config, tmp_path, run_config=now, console=QUIET).step == 2
-    half = {"loop": config_to_mapping(replace(config, compute="bfloat16"))}
+    half = {"loop": record_to_mapping(replace(config, compute="bfloat16"))}
     with pytest.raises(ConfigError, match=r'loop\.compute: "float32" -> "bfloat16"'):
         train(ToyTask(), config, tmp_path, run_config=half, console=QUIET)

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from arl2.errors import ConfigError
+from arl2.files.records import record_to_mapping
 from arl2.rollout.settings import read_json, settings_from_mapping
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
 from arl2.shapes.world.scene import BOUNCE
-from arl2.training.engine.config import config_to_mapping
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.task import Batch
 
@@ -75,7 +75,7 @@ def test_it_trains_and_exports_what_a_pipeline_loads(latents, tmp_path):
     settings = config(latents)
     task = TeacherTask(settings)
     result = train(
-        task, settings.loop, tmp_path / "run", run_config=config_to_mapping(settings), console=Console(quiet=True)
+        task, settings.loop, tmp_path / "run", run_config=record_to_mapping(settings), console=Console(quiet=True)
     )
     assert result.step == 3
     again = TeacherTask(replace(settings, start_from=str(result.export)))

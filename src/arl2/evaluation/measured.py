@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 
 Facts = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class Measurements:
         with _locked(path.with_suffix(".lock"), wait=wait) as mine:
             if mine and not path.exists():
                 said = {"facts": dict(facts), "result": dict(measure())}
-                write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
+                write_atomically(path, (json.dumps(said, indent=1) + "\n").encode())
         return path.exists()
 
     def _path(self, facts: Facts) -> Path:

@@ -1,15 +1,14 @@
 """How a model is sampled: levels, window, picture size and rate, saved as ``generation.json`` beside the weights."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import ConfigError
 from arl2.files.plain import read_json as read_json  # for those who read the files of a pipeline's folder
+from arl2.files.records import record_from_mapping
 from arl2.rollout.samplers import FewStep, MultiStep, PlainSampler
 
 ChangeMode = Literal["soft", "refresh", "cut"]
@@ -134,26 +133,4 @@ def settings_from_mapping(values: Mapping[str, Any], *, where: str) -> Generatio
     Raises:
         ConfigError: as said, or values that cannot be.
     """
-    kinds = get_type_hints(GenerationSettings)
-    ready: dict[str, Any] = {}
-    for name, given in values.items():
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"accepted are {', '.join(kinds)}."
-            raise ConfigError(f"{where}: unknown setting '{name}'; {hint}")
-        value: Any = tuple(given) if isinstance(given, list) else given
-        if not _is_of(value, kinds[name]):
-            raise ConfigError(f"{where}: the setting '{name}' does not take {json.dumps(value)}.")
-        ready[name] = float(value) if kinds[name] is float else value
-    return GenerationSettings(**ready)
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        return any(_is_of(value, one) for one in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(one, arguments[0]) for one in value)
-    return type(value) in ((int, float) if kind is float else (kind,))
+    return record_from_mapping(GenerationSettings, values, where=where)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 from arl2.video.formats import VideoFileError, writing_failed
 
 _LARGEST = 1_000_000
@@ -64,7 +64,7 @@ def write_manifest(video: Path, manifest: Manifest) -> None:
         # First the video itself: a manifest must not outlive it when the machine stops.
         with video.open("r+b") as written:
             os.fsync(written.fileno())
-        write_whole(path, (json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode(), flush=True)
+        write_atomically(path, (json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode(), flush=True)
     except OSError as error:
         raise writing_failed(video, error) from error
 

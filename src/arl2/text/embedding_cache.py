@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class EmbeddingCache:
         content = save({_NAME: rows}, metadata={_DIGEST: _digest(rows)})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content, private=True)
+            write_atomically(path, content, private=True)
         except OSError as error:
             logger.warning("The embeddings of a prompt could not be kept in %s (%s).", self.folder, error)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arl2.errors import ConfigError, GeometryError
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 from arl2.serving.outputs.base import Pictures, StreamOutput
 from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
 from arl2.video.formats import VideoFileError, writing_failed
@@ -151,7 +151,7 @@ class HlsOutput(StreamOutput):
         data, name = muxer.taken(), self._playlist.next_name
         # Of fewer packets some players cannot tell the format.
         data += _EMPTY_PACKET * (_FEWEST_PACKETS - len(data) // len(_EMPTY_PACKET))
-        write_whole(self._folder / name, data)
+        write_atomically(self._folder / name, data)
         self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
         self._muxed_from = end
 

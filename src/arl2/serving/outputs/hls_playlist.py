@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
@@ -100,7 +100,7 @@ class Playlist:
         return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if ended else []), ""])
 
     def _write(self, *, ended: bool) -> None:
-        write_whole(self.folder / PLAYLIST, self.text(ended=ended).encode())
+        write_atomically(self.folder / PLAYLIST, self.text(ended=ended).encode())
 
 
 def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> Playlist:

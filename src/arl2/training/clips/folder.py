@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import CheckpointError, ConfigError, GeometryError
-from arl2.files.whole import write_whole
+from arl2.files.atomic import write_atomically
 
 INDEX = "clips.json"
 FORMAT = "arl2 clips 1"
@@ -133,7 +133,7 @@ def write_small(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_atomically(path, text.encode())
     except OSError as error:
         raise not_written(path, error) from error
 

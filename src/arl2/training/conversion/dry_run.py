@@ -10,6 +10,7 @@ from torch import nn
 from arl2.attention.memory import MemoryGeometry
 from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.errors import ConfigError
+from arl2.files.records import record_to_mapping
 from arl2.geometry import token_grid
 from arl2.model.cost import memory_bytes, rollout_flops
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -29,7 +30,6 @@ from arl2.training.conversion.estimate import WEIGHT, StepEstimate, estimate_ste
 from arl2.training.conversion.students import Teacher, load_teacher, make_student
 from arl2.training.conversion.task import ConversionConfig
 from arl2.training.conversion.trainable import ParameterTable, parameter_table
-from arl2.training.engine.config import config_to_mapping
 
 
 def dry_run(
@@ -51,7 +51,7 @@ def dry_run(
         CheckpointError, ConfigError, GeometryError: a teacher, a plan or lengths that cannot be; a cluster for what is
             no conversion; batches that GPUs cannot share evenly.
     """
-    settings = json.dumps(config_to_mapping(config), indent=1)
+    settings = json.dumps(record_to_mapping(config), indent=1)
     if not isinstance(config, ConversionConfig):
         if cluster is not None:
             raise ConfigError("What a run takes on GPUs is told for align and distill; leave --gpus out.")

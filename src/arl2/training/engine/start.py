@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from arl2.training.engine.config import config_from_mapping, config_to_mapping, read_config_values, with_overrides
+from arl2.files.records import record_from_mapping, record_to_mapping
+from arl2.training.engine.config import read_config_values, with_overrides
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.processes import joined_processes
 from arl2.training.engine.task import Task
@@ -43,7 +44,7 @@ def start_run(
             make_task(config, device),
             config.loop,
             folder,
-            run_config=config_to_mapping(config),
+            run_config=record_to_mapping(config),
             accept_changes=accept_changes,
             processes=processes,
             console=console,
@@ -68,7 +69,7 @@ def resolved_settings(
     if settings is None and kept.exists():
         settings = kept
     values = with_overrides(read_config_values(settings) if settings else {}, overrides)
-    return config_from_mapping(kind, {"loop": {}, **values})
+    return record_from_mapping(kind, {"loop": {}, **values})
 
 
 def start_run_from_words(

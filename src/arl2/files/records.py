@@ -1,0 +1,98 @@
+"""Strict records: a dataclass filled from plain values. An unknown name, a missing one or a wrong type is an error.
+
+One reader for every file of settings: pipelines, training runs, scripts, manifests.
+"""
+
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from arl2.errors import ConfigError, suggestion
+
+Record = TypeVar("Record")
+
+
+def record_from_mapping(kind: type[Record], values: Mapping[str, Any], *, where: str = "", inside: str = "") -> Record:
+    """Build the dataclass ``kind``, and dataclasses nested in it, from plain values.
+
+    Only what loses nothing is converted: a list to a tuple, an int to a float.
+
+    Args:
+        where: what errors begin with, such as a file's name.
+        inside: name of the record that this one is nested in, with a dot at its end.
+
+    Raises:
+        ConfigError: a name that ``kind`` does not have (the nearest is named), one without a default that is missing,
+            or a value of another type.
+    """
+    prefix = f"{where}: " if where else ""
+    types_by_name = get_type_hints(kind)
+    accepted = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in accepted:
+            raise ConfigError(f"{prefix}Unknown setting '{inside}{name}'. {suggestion(name, accepted)}")
+    for name, field in accepted.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{prefix}The setting '{inside}{name}' has no default; give {inside}{name}=VALUE.")
+    return kind(**{name: _convert(types_by_name[name], value, inside + name, where) for name, value in values.items()})
+
+
+def record_to_mapping(record: Any) -> dict[str, Any]:
+    """The plain values of a dataclass, as JSON can hold them, defaults included."""
+    return json.loads(json.dumps(asdict(record)))
+
+
+def _convert(kind: Any, value: Any, name: str, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _convert_to_any_of(arguments, value, name, where)
+    if is_dataclass(kind) and isinstance(kind, type):
+        if isinstance(value, Mapping):
+            return record_from_mapping(kind, value, where=where, inside=f"{name}.")
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+            if len(kinds) == len(value):
+                return tuple(_convert(one, x, name, where) for one, x in zip(kinds, value, strict=True))
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif kind is Any or type(value) is kind:
+        return value
+    prefix = f"{where}: " if where else ""
+    raise ConfigError(f"{prefix}The setting '{name}' takes {describe(kind)}; got {_shown(value)}.")
+
+
+def _convert_to_any_of(kinds: tuple[Any, ...], value: Any, name: str, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    for kind in kinds[:-1]:
+        try:
+            return _convert(kind, value, name, where)
+        except ConfigError:
+            continue
+    return _convert(kinds[-1], value, name, where)
+
+
+def describe(kind: Any) -> str:
+    """A type as a person would say it, such as "a whole number"."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else describe(one) for one in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in arguments)
+    if origin is tuple:
+        return "a list of " + " and ".join(sorted({describe(x) for x in arguments if x is not Ellipsis}))
+    if is_dataclass(kind):
+        return "named values"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, str(kind))
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=repr)[:200]
