@@ -15,7 +15,7 @@ from arl2.kernels.rope import Rotation, rope_angles, turn_frames
 from arl2.model.passes import DiffusionForcing, Stream
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
-from support import randn, relative, tiny_model
+from support import ROUNDING, randn, relative, tiny_model
 
 ROWS, COLUMNS, HEAD = 2, 3, 12
 TOKENS = ROWS * COLUMNS
@@ -43,7 +43,7 @@ def test_sinks_stand_right_before_the_window(block, first, spare, sink, blocks, 
     sinks = {"window": window, "sink": sink, "sink_positions": "relative"}
     cache = KeyValueCache(geometry, 1, HEAD, **sinks, dtype=torch.float32, device="cpu")
     cache.begin_at(start, keep_sinks=False)
-    frame = start
+    frame, first_keys = start, torch.empty(batch, 0, 1, HEAD)
     for i in range(blocks):
         own = list(range(frame, frame + (min(first, block) if i == 0 else block)))
         k = rotated(own, own, batch)
@@ -57,8 +57,9 @@ def test_sinks_stand_right_before_the_window(block, first, spare, sink, blocks, 
             assert own[-1] - places[0] < window
         if own[-1] < start + window:
             assert places == sinks_held
-            assert not sinks_held or torch.equal(ours, rotated(sinks_held, sinks_held, batch))
+            assert torch.equal(ours, first_keys)  # as they were written
         cache.write(k, k, len(own))
+        first_keys = torch.cat([first_keys, k], dim=1)[:, : sink * TOKENS]
         frame = own[-1] + 1
 
 
@@ -79,7 +80,7 @@ def flows_of(model, blocks, *, reads=1, **sinks):
 def test_the_two_are_the_same_until_the_window_slides(plan):
     model = tiny_model(plan, window=7, sink=2)
     absolute, moved = flows_of(model, 6), flows_of(model, 6, sink_positions="relative")
-    same = [torch.equal(a, b) for a, b in zip(absolute, moved, strict=True)]
+    same = [relative(b, a) < ROUNDING[torch.float32] for a, b in zip(absolute, moved, strict=True)]
     assert same == [True, True, True, False, False, False]  # frames 0-1, 2-3, 4-5 | 6-7 is the 8th
     assert relative(moved[-1], absolute[-1]) > 1e-3
 

@@ -153,13 +153,12 @@ def test_threads_do_not_change_latents(model: str) -> None:
 
     pipe = ARL2Pipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    one = pipe(PROMPT, output_type="latent").frames
-    torch.set_num_threads(2)
-    try:
-        two = pipe(PROMPT, output_type="latent").frames
-    finally:
-        torch.set_num_threads(1)
-    torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
+    latents = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        latents.append(pipe(PROMPT, output_type="latent").frames)
+    # Equal bits where they were measured, but no library promises them. Latents reach 5.
+    torch.testing.assert_close(*latents, rtol=0, atol=1e-4)
 
 
 def test_candidates_of_the_first_block(generate, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -16,6 +16,7 @@ from arl2.pipeline import assemble
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.video.reading import read_video, video_info
 from pipeline.stand_in import SETTINGS, stand_in_pipeline
+from support import ROUNDING, relative
 
 
 def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:
@@ -44,7 +45,8 @@ def test_an_image_is_the_start(tmp_path: Path, monkeypatch, capsys) -> None:
     assert len(read_video(tmp_path / "all")) == 13
     with torch.no_grad():
         grey = torch.full((1, 3, 1, 64, 64), 200 / 127.5 - 1)
-        assert torch.equal(load_file("all.safetensors")["000"][:, :1], pipe.codec.encode(grey)[0])
+        found = load_file("all.safetensors")["000"][:, :1]
+        assert relative(found, pipe.codec.encode(grey)[0]) < ROUNDING[torch.float32]
     assert main([*words, "--output", "new", "--only-new"]) == 0
     assert len(read_video(tmp_path / "new")) == 12
     (tmp_path / "start.png").write_text("no picture")

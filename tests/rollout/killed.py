@@ -9,13 +9,19 @@ import torch
 
 from rollout.streams import PROMPT, small_pipeline, take
 
+# Threads of a pool do not survive a fork, so there is none yet; each child asks for those of its environment.
 torch.set_num_threads(1)
 PLAN = "HS"
 small_pipeline(PLAN)  # forks begin with it
 
 
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 def save_and_die(path: Path) -> None:
     """Five blocks, a snapshot, and the end in the middle of the sixth."""
+    _threads()
     stream = small_pipeline(PLAN).stream(
         PROMPT, seed=3, callback_on_step_end=lambda _, step, __, values: _die_at(values["block"], step)
     )
@@ -26,12 +32,14 @@ def save_and_die(path: Path) -> None:
 
 def go_on(path: Path, answer: Connection) -> None:
     """Resume, and tell three blocks."""
+    _threads()
     blocks = take(small_pipeline(PLAN).resume(path), 3)
     answer.send([(block.index, block.latents.numpy(), block.video.numpy()) for block in blocks])
 
 
 def save_for_ever(path: Path, answer: Connection) -> None:
     """One block and a snapshot, which is told; then many more of both."""
+    _threads()
     stream = small_pipeline(PLAN).resume(path)
     next(stream)
     stream.save(path)

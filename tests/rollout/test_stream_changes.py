@@ -15,7 +15,7 @@ from arl2.shapes.prompts.parser import PromptError
 from arl2.video.pixels import to_bytes
 from arl2.video.wan_codec import WanCodec
 from rollout.streams import OTHER, PROMPT, SMALL, latents_of, same_bits, small_pipeline, take, uninterrupted
-from support import randn, relative, tiny_model
+from support import ROUNDING, randn, relative, tiny_model
 from video.tiny_wan import tiny_vae
 
 
@@ -188,7 +188,7 @@ def test_real_frames_as_bytes_may_begin_a_stream() -> None:
     first = next(stream)
     assert not first.cut
     assert first.video.shape == (2, 3, 9, 32, 32)
-    assert torch.equal(first.latents[0], first.latents[1])
+    assert relative(first.latents[0], first.latents[1]) < ROUNDING[torch.float32]
 
 
 def test_an_encoder_goes_on_from_the_pictures_before() -> None:

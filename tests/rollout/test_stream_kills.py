@@ -1,6 +1,7 @@
 """kill -9 loses nothing that was saved: not before, not after, and not in the middle of a save."""
 
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -24,7 +25,7 @@ def processes() -> Iterator[ForkServerContext]:
     context.set_forkserver_preload(["rollout.killed"])
     with pytest.MonkeyPatch.context() as patch:
         # The server itself is told no paths; what it cannot import it leaves to every process.
-        patch.setenv("PYTHONPATH", str(Path(killed.__file__).parents[1]))
+        patch.setenv("PYTHONPATH", str(Path(killed.__file__).parents[1]), prepend=os.pathsep)
         yield context
 
 

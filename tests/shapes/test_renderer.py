@@ -17,6 +17,10 @@ from arl2.shapes.world.scene import Scenes, sample_scenes
 
 MakeScene = Callable[..., Scenes]
 
+# Places are the same bits however many are asked for. Mixing colours is a product and a sum, which some processors fuse
+# but at the end of a row: a rounding of values up to 1. A place off by a hundredth of a pixel shows as 1e-2.
+ROUNDING = {"rtol": 0, "atol": 1e-6}
+
 
 def test_colours_at_the_object_the_ground_and_the_wall(one_scene: MakeScene) -> None:
     # At video frame 43 the object is at x = 32; the wall covers 45 to 71.
@@ -94,23 +98,22 @@ def test_a_crop_is_cut_from_the_whole(seed: int, top: int, left: int, height: in
     scenes = sample_scenes(3, seed=seed)
     whole = render(scenes, 2, start=seed)
     part = render(scenes, 2, start=seed, crop=(top, left, height, width))
-    assert torch.equal(part, whole[..., top : top + height, left : left + width])
+    torch.testing.assert_close(part, whole[..., top : top + height, left : left + width], **ROUNDING)
 
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000), start=st.integers(0, 20), frames=st.integers(1, 4))
 def test_a_later_start_gives_the_later_pictures(seed: int, start: int, frames: int) -> None:
     scenes = sample_scenes(2, seed=seed, wall_speed_range=(-1.0, 1.0))
-    assert torch.equal(
-        render(scenes, frames, start=start, size=16), render(scenes, start + frames, size=16)[:, :, start:]
-    )
+    later, whole = render(scenes, frames, start=start, size=16), render(scenes, start + frames, size=16)
+    torch.testing.assert_close(later, whole[:, :, start:], **ROUNDING)
 
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000), which=st.integers(0, 8))
 def test_a_picture_does_not_depend_on_its_batch(seed: int, which: int) -> None:
     scenes = sample_scenes(9, seed=seed)
-    assert torch.equal(render(scenes, 2)[which], render(scenes.select([which]), 2)[0])
+    torch.testing.assert_close(render(scenes, 2)[which], render(scenes.select([which]), 2)[0], **ROUNDING)
 
 
 def test_smaller_pictures_are_means_of_larger_ones() -> None:

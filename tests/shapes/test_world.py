@@ -105,6 +105,7 @@ def test_long_after_the_start_positions_are_still_exact(one_scene: MakeScene) ->
 @settings(deadline=None, max_examples=20)
 @given(start=st.integers(0, 500), frames=st.integers(1, 9))
 def test_a_later_start_gives_the_later_positions(start: int, frames: int) -> None:
+    """To the bit on any processor: every operation works on single numbers and rounds once."""
     scenes = sample_scenes(7, seed=5, wall_speed_range=(-1.0, 1.0))
     assert torch.equal(trajectory(scenes, frames, start=start), trajectory(scenes, start + frames)[:, start:])
     assert torch.equal(wall_path(scenes, frames, start=start), wall_path(scenes, start + frames)[:, start:])

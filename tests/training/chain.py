@@ -11,6 +11,7 @@ from arl2.training.engine.progress import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 30, 5
+_THREADS = os.environ.get("ARL2_TEST_THREADS", "1")
 STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-75-memory"}
 _TINY = {"CLIPS": 8, "HIDING_CLIPS": 8, "SHARD_CLIPS": 4, "CLIP_FRAMES": 6, "KNOWN_BLOCKS": 1}
 # Muon orthogonalises in bfloat16, where the last bit of a gradient decides more: one process and two part by 1e-4 in 30
@@ -28,7 +29,7 @@ _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
 
 def started(folder: Path, python: str, *, processes: int = 1) -> subprocess.Popen[str]:
     """The script, with all its processes in a group of their own."""
-    settings = {"FOLDER": folder, "PROCESSES": processes, "PYTHON": python, "THREADS": 1, **_TINY, **_FEW}
+    settings = {"FOLDER": folder, "PROCESSES": processes, "PYTHON": python, "THREADS": _THREADS, **_TINY, **_FEW}
     settings["DMD"] = f"latents={folder.parent}/latents {_DMD}"  # encoded once for all runs
     words = [*_SHORT, *(f"loop.{name}={value}" for name, value in {**_LOOP, **_QUIET}.items())]
     said = (folder.parent / f"{folder.name}.log").open("a")

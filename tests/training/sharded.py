@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from tests.training.conversion import align_config, distill_config, loop, task_of
 from torch.distributed.tensor import DTensor
@@ -67,7 +66,6 @@ def run(config: AlignConfig | DistillConfig, folder: Path, processes: Processes,
 QUIET = Console(quiet=True)
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     place = Path(sys.argv[1])
     notes = {}
     with joined_processes() as together:

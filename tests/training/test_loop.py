@@ -241,12 +241,10 @@ def test_settings_are_checked() -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-import torch
 from arl2.training.engine.loop import train
 from arl2.training.engine.processes import joined_processes
 from tests.training.test_loop import CONFIG
 from tests.training.toy import ToyTask
-torch.set_num_threads(1)
 with joined_processes() as processes:
     train(ToyTask(), CONFIG, Path(sys.argv[1]), run_config={"loop": {}}, processes=processes)
 """
@@ -257,7 +255,8 @@ def test_two_processes_are_one_process(tmp_path: Path) -> None:
     for code, errors in started_twice([sys.executable, "-c", PROGRAM, str(tmp_path / "two")]):
         assert code == 0, errors
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    assert [record["loss"] for record in one] == [record["loss"] for record in two]
+    # Each process has half of the batches, and a mean of means is the mean but for rounding.
+    assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-6)
     # Other logs are of the first process alone, but of the right size.
     assert two[0]["error"] == pytest.approx(one[0]["error"], rel=0.5)
     name = "checkpoints/step-000000030/state.safetensors"

@@ -1,4 +1,4 @@
-"""The Wan codec: the numbers of diffusers, to the bit, however a stream is cut; constant memory; mistakes named."""
+"""The Wan codec: the numbers of diffusers; the same bits however a stream is cut; constant memory; mistakes named."""
 
 import copy
 from itertools import pairwise
@@ -15,6 +15,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.video.codec import CodecCache, Side, VideoCodec
 from arl2.video.wan_codec import WanCodec
+from support import ROUNDING, relative
 from video.tiny_wan import MEAN, SMALLEST, STD, narrow_vae, tiny_vae
 
 FRAMES = 5
@@ -78,9 +79,9 @@ def test_one_shot_is_diffusers(dtype: torch.dtype) -> None:
     mean, std = statistics(MEAN, STD)
     decoded, encoded = codec.decode(LATENTS), codec.encode(VIDEO)
     assert (decoded.dtype, encoded.dtype) == (dtype, dtype)
-    assert torch.equal(decoded.clamp(-1, 1), vae.decode((LATENTS * std + mean).to(dtype)).sample)
+    assert relative(decoded.clamp(-1, 1), vae.decode((LATENTS * std + mean).to(dtype)).sample) < ROUNDING[dtype]
     mode = vae.encode(VIDEO.to(dtype)).latent_dist.mode()
-    assert torch.equal(encoded, ((mode.float() - mean) / std).to(dtype))
+    assert relative(encoded, (mode.float() - mean) / std) < ROUNDING[dtype]
     assert decoded.abs().max() > 1
 
 
@@ -90,9 +91,10 @@ def test_one_shot_is_diffusers_at_published_depth() -> None:
     codec = WanCodec(vae)
     mean, std = statistics(list(vae.config.latents_mean), list(vae.config.latents_std))
     latents = torch.randn(1, 16, 3, 2, 3, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(codec.decode(latents).clamp(-1, 1), vae.decode(latents * std + mean).sample)
+    theirs = vae.decode(latents * std + mean).sample
+    assert relative(codec.decode(latents).clamp(-1, 1), theirs) < ROUNDING[torch.float32]
     mode = vae.encode(VIDEO[:, :, :9]).latent_dist.mode()
-    assert torch.equal(codec.encode(VIDEO[:, :, :9]), (mode - mean) / std)
+    assert relative(codec.encode(VIDEO[:, :, :9]), (mode - mean) / std) < ROUNDING[torch.float32]
 
 
 @sides
