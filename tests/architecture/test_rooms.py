@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"version"},
     {"errors"},
-    {"geometry", "files", "interrupt"},
+    {"geometry", "files", "interrupt", "extensions"},
     {"kernels", "diffusion"},
     {"attention", "text", "video"},
     {"model"},
@@ -118,6 +118,25 @@ def test_no_files_import_each_other_in_a_circle():
         return first
 
     assert [found for module in sorted(graph) if (found := circle(module, ()))] == []
+
+
+def test_only_the_list_of_built_in_extensions_names_the_shapes_world():
+    """It registers itself: nothing below imports it, or knows its models, classes and settings by name."""
+    offences = []
+    for path in FILES:
+        if RANK.get(room_of(path), len(ROOMS)) < RANK["shapes"] and room_of(path) != "extensions":
+            offences += [f"{name_of(path)}: {text}" for text in texts_in(path) if re.match(r"(arl2\.)?shapes\b", text)]
+    assert offences == []
+
+
+def texts_in(path: Path) -> Iterator[str]:
+    """String constants and imported modules, without docstrings."""
+    tree = tree_of(path)
+    bare = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in bare:
+            yield node.value
+    yield from imported_modules(path)
 
 
 def test_no_literal_that_geometry_can_derive():

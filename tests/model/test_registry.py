@@ -68,10 +68,10 @@ def test_only_framewise_models_start_from_an_image():
 
 def test_a_name_that_is_not_there():
     with pytest.raises(
-        ConfigError, match="no model named 'causal-forcing-2-step'; did you mean 'causal-forcing-2step'"
+        ConfigError, match=r"no model named 'causal-forcing-2-step'\. Did you mean 'causal-forcing-2step'"
     ):
         find_card("causal-forcing-2-step")
-    with pytest.raises(ConfigError, match="known are shapes, "):
+    with pytest.raises(ConfigError, match="Accepted: shapes, "):
         find_card("zzz")
 
 

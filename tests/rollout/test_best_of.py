@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.rewriting import find_source, write_pipeline
 from arl2.rollout.best_of import BestOf, SideBySide
@@ -19,9 +19,9 @@ from rollout.streams import GUIDED, OTHER, PROMPT, SMALL, latents_of, same_bits,
 CANDIDATES = 3
 
 
-def verifier_of(pipe: ARL2Pipeline, seed: int = 0) -> Verifier:
+def verifier_of(pipe: ARL2Pipeline, seed: int = 0) -> RewardModel:
     text = pipe.text
-    return Verifier(3, 3, 4, 4, text.length, text.width, features=8, space=8, seed=seed).eval()
+    return RewardModel(3, 3, 4, 4, text.length, text.width, features=8, space=8, seed=seed).eval()
 
 
 def choosing(plan: str = "HS", *, guided: bool = False, candidates: int = CANDIDATES) -> ARL2Pipeline:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from arl2.training.engine.ema import WeightAverage
-from arl2.training.engine.schedule import learning_rate_factor
+from arl2.training.engine.optimizer import learning_rate_factor
 
 
 def test_average_follows_its_formula() -> None:

@@ -10,11 +10,11 @@ from tests.training.conversion import CLIPS, TEXT_WIDTH, RandomClips, align_conf
 from arl2.errors import ConfigError
 from arl2.pipeline.folder import load_text
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.training.clips import origin as clips_origin
 from arl2.training.clips.dataset import Clip
 from arl2.training.clips.folder import ClipIndex
 from arl2.training.clips.origin import origin_facts, part_hash
 from arl2.training.clips.writing import ClipWriter
+from arl2.training.conversion import origins
 from arl2.training.conversion.align import AlignTask
 from arl2.training.conversion.batches import open_clips
 from arl2.training.conversion.students import load_teacher
@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
         other = ARL2Pipeline.from_pretrained(place / "teacher")
         module = {"transformer": other.transformer, "codec": other.codec}.get(part)
         with torch.no_grad():
-            tensor = next(iter((module or other.text.words.encoder).parameters()))
+            tensor = next(iter((module or other.text.encoder).parameters()))
             tensor += 0.5
         other.save_pretrained(place / f"other-{part}")
     return place
@@ -86,7 +86,7 @@ def test_another_part_is_refused_where_it_matters(folder, clips, other, refused)
 
 def test_a_part_is_loaded_once_for_all_folders_and_each_folder_is_checked(folder, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(clips_origin, "load_text", lambda place: loaded.append(place) or load_text(place))
+    monkeypatch.setattr(origins, "load_text", lambda place: loaded.append(place) or load_text(place))
     teacher = load_teacher(folder / "teacher", device="cpu", dtype=torch.float32)
     own = [str(folder / name) for name in ("rollouts", "videos", "rollouts")]
     write(tmp_path / "foreign", {"source": "videos", "text_hash": "0" * 64})

@@ -15,7 +15,7 @@ from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import sample_scenes
 from arl2.training.engine.loop import LoopConfig
 from arl2.training.engine.progress import read_metrics
-from arl2.training.engine.start import start_run, start_run_from_words
+from arl2.training.engine.start import start_run
 from arl2.training.engine.task import Batch
 
 CONFIG = CodecConfig(
@@ -28,13 +28,9 @@ CONFIG = CodecConfig(
 )
 
 
-def make_task(config: CodecConfig, device: torch.device) -> CodecTask:
-    return CodecTask(config, device=device)
-
-
 def test_a_run_exports_a_codec_with_unit_latents(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(json.dumps(record_to_mapping(CONFIG)))
-    result = start_run(CodecConfig, make_task, tmp_path / "run", settings=tmp_path / "settings.json")
+    result = start_run("codec", tmp_path / "run", settings=tmp_path / "settings.json", device="cpu")
     assert result.reason == "finished"
     assert {"psnr", "difference_psnr", "psnr_fast", "difference_psnr_fast"} <= result.scores.keys()
     codec = GroupCodec.from_pretrained(result.export, torch_dtype=torch.float32)
@@ -46,13 +42,14 @@ def test_a_run_exports_a_codec_with_unit_latents(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 5
 
 
-def test_words_of_a_command_resume_a_run(tmp_path: Path) -> None:
+def test_the_settings_of_a_run_resume_it(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(json.dumps(record_to_mapping(CONFIG)))
-    words = [str(tmp_path / "run"), "--settings", str(tmp_path / "settings.json")]
-    first = start_run_from_words(CodecConfig, make_task, [*words, "loop.max_minutes=0"])
+    first = start_run(
+        "codec", tmp_path / "run", settings=tmp_path / "settings.json", overrides=["loop.max_minutes=0"], device="cpu"
+    )
     assert (first.reason, first.step) == ("time is up", 0)
     # Without a settings file the run's own are used.
-    again = start_run_from_words(CodecConfig, make_task, [str(tmp_path / "run"), "loop.max_minutes=null"])
+    again = start_run("codec", tmp_path / "run", overrides=["loop.max_minutes=null"], device="cpu")
     assert (again.reason, again.step) == ("finished", 4)
 
 

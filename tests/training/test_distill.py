@@ -291,7 +291,7 @@ def test_activation_checkpointing_changes_nothing(folder):
 def test_without_shards_the_models_are_whole_as_they_are(here, folder):
     task = a_task(folder)
     models = task.teacher, task.student
-    with task.whole(here=here):
+    with task.full_weights(here=here):
         assert (task.teacher, task.student) == models
 
 

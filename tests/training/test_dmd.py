@@ -14,7 +14,7 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.model.passes import DiffusionForcing, TeacherForcing
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.rollout.settings import read_json, settings_from_mapping
 from arl2.shapes.training.captioned import load_export
@@ -110,7 +110,7 @@ def test_each_is_moved_by_its_own_loss(exports, step):
     assert {name.startswith("critic.") for name in both} == {True, False}
     assert all(parameter.grad is None for parameter in task.real.model.parameters())
     for frozen in (task.critic, task):
-        parameters = [*frozen.model.parameters(), *frozen.text.words.encoder.parameters()]
+        parameters = [*frozen.model.parameters(), *frozen.text.encoder.parameters()]
         for parameter in parameters:
             parameter.requires_grad_(False)
         torch.testing.assert_close(gradients(task, step), {n: g for n, g in both.items() if _trains(task, n)})
@@ -277,7 +277,9 @@ def test_a_hybrid_keeps_the_verifier_of_its_start_and_a_teacher_does_not(exports
     for name, model in (("hybrid", convert(plain, "HS", state_rank=2, ffn_rank=2, seed=1).model), ("teacher", plain)):
         shutil.copytree(exports / "plain", start / name)
         model.save_pretrained(start / name / "transformer")
-        Verifier(16, 3, 8, 8, text.length, text.width, features=8, space=8).save_pretrained(start / name / "verifier")
+        RewardModel(16, 3, 8, 8, text.length, text.width, features=8, space=8).save_pretrained(
+            start / name / "verifier"
+        )
         generation = {**read_json(start / name / "generation.json"), "first_block_candidates": 2}
         (start / name / "generation.json").write_text(json.dumps(generation))
         task = DmdTask(config(exports, start_from=str(start / name), real=str(exports / "moved")))

@@ -9,8 +9,8 @@ from arl2.errors import ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.training.codec import CodecConfig
 from arl2.shapes.training.dmd import DmdConfig
+from arl2.shapes.training.reward_model import RewardModelConfig
 from arl2.shapes.training.teacher import TeacherConfig
-from arl2.shapes.training.verifier import VerifierConfig
 from arl2.training.conversion.align import AlignConfig
 from arl2.training.conversion.distill import DistillConfig
 
@@ -19,7 +19,7 @@ KINDS = {
     "codec": CodecConfig,
     "teacher": TeacherConfig,
     "dmd": DmdConfig,
-    "verifier": VerifierConfig,
+    "verifier": RewardModelConfig,
     "align": AlignConfig,
     "distill": DistillConfig,
 }

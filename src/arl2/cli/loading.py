@@ -62,7 +62,8 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
     import torch
 
     from arl2.pipeline.devices import checked_device
-    from arl2.pipeline.folder import EMBEDDED, GENERATION
+    from arl2.pipeline.folder import GENERATION
+    from arl2.pipeline.registry import EMBEDDED
     from arl2.pipeline.pipeline import ARL2Pipeline
 
     device = checked_device(arguments.device or "cpu")

@@ -1,17 +1,13 @@
 """``arl2 train PART``: train a part of a model, or go on with a run that was stopped."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from arl2.cli import words
 from arl2.errors import ConfigError
-
-if TYPE_CHECKING:
-    from arl2.training.engine.task import Task
 
 _PARTS = {
     "codec": "pixels to latents and back, on rendered clips",
@@ -80,16 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = list(arguments.overrides)
     if arguments.max_minutes is not None:
         overrides.append(f"loop.max_minutes={arguments.max_minutes}")
-    kind, make_task = _part(arguments.part)
     if arguments.dry_run:
-        config = resolved_settings(kind, arguments.folder, settings=arguments.settings, overrides=overrides)
+        config = resolved_settings(arguments.part, arguments.folder, settings=arguments.settings, overrides=overrides)
         print(_dry_run(config, arguments))
         return 0
     if arguments.part in _OTHER_STAGE and _cluster_words(arguments):
         raise ConfigError(f"{_cluster_words(arguments)[0]} goes with --dry-run; add it.")
     result = start_run(
-        kind,
-        lambda config, device: make_task(config, device=device),
+        arguments.part,
         arguments.folder,
         settings=arguments.settings,
         overrides=overrides,
@@ -116,8 +110,7 @@ def _dry_run(config: Any, arguments: argparse.Namespace) -> str:
         return dry_run(config)
     other = None
     if arguments.other_stage is not None:
-        kind, _ = _part(_OTHER_STAGE[arguments.part])
-        other = resolved_settings(kind, arguments.other_stage, settings=arguments.other_stage)
+        other = resolved_settings(_OTHER_STAGE[arguments.part], None, settings=arguments.other_stage)
     numbers = {"memory": arguments.gpu_memory, "tflops": arguments.gpu_tflops, "utilisation": arguments.utilisation}
     cluster = Cluster(arguments.gpus, **{name: value for name, value in numbers.items() if value is not None})
     return dry_run(config, cluster, other_stage=other, teacher_clips=arguments.teacher_clips)
@@ -126,30 +119,3 @@ def _dry_run(config: Any, arguments: argparse.Namespace) -> str:
 def _cluster_words(arguments: argparse.Namespace) -> list[str]:
     names = ("gpus", "gpu_memory", "gpu_tflops", "utilisation", "other_stage", "teacher_clips")
     return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
-
-
-def _part(name: str) -> "tuple[type[Any], Callable[..., Task]]":
-    """The settings and the task of a part; only that part is imported."""
-    if name == "codec":
-        from arl2.shapes.training.codec import CodecConfig, CodecTask
-
-        return CodecConfig, CodecTask
-    if name == "teacher":
-        from arl2.shapes.training.teacher import TeacherConfig, TeacherTask
-
-        return TeacherConfig, TeacherTask
-    if name == "dmd":
-        from arl2.shapes.training.dmd import DmdConfig, DmdTask
-
-        return DmdConfig, DmdTask
-    if name == "verifier":
-        from arl2.shapes.training.verifier import VerifierConfig, VerifierTask
-
-        return VerifierConfig, VerifierTask
-    if name == "align":
-        from arl2.training.conversion.align import AlignConfig, AlignTask
-
-        return AlignConfig, AlignTask
-    from arl2.training.conversion.distill import DistillConfig, DistillTask
-
-    return DistillConfig, DistillTask

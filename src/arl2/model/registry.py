@@ -3,12 +3,10 @@
 A card says what its model's authors published. Sizes in bytes are approximate: they are there to be planned with.
 """
 
-import difflib
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Literal
 
-from arl2.errors import ConfigError
+from arl2.extensions import Registry
 
 Kind = Literal["ar student", "multi-step", "embedded", "hybrid by path"]
 
@@ -162,55 +160,7 @@ _FRAMEWISE = replace(
 )
 
 
-def _even(levels: int) -> tuple[int, ...]:
-    return tuple(round(1000 * (levels - i) / levels) for i in range(levels))
-
-
-_SHAPES = ModelCard(
-    name="shapes",
-    summary="Small coloured shapes that move, 64 x 64 pixels: the softmax model that ships with the package.",
-    kind="embedded",
-    base=None,
-    preset=None,
-    steps=(1000, 654, 333, 152),
-    # Dense where it is decided what a block shows; fresh noise above that is another chance to lose it.
-    first_block_steps=(1000, 875, 792, 708, 666, 625, 583, 542, 500, 458, 417, 375, 292, 208, 125, 42),
-    first_block_candidates=6,
-    shift=3.0,
-    window=21,
-    height=64,
-    width=64,
-    licence="Apache-2.0",
-    disk_bytes=0,
-    device_bytes=500_000_000,
-    memory_note="most of it Python and torch themselves",
-)
-
-_SHAPES_75 = replace(
-    _SHAPES,
-    name="shapes-75",
-    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Draws nearly as well.",
-    window=9,
-)
-
 _CARDS = (
-    _SHAPES,
-    _SHAPES_75,
-    replace(
-        _SHAPES_75,
-        name="shapes-75-memory",
-        summary="Three other layers of four hybrid: draws a little worse, and remembers what three blocks do not show.",
-    ),
-    replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid."),
-    replace(
-        _SHAPES,
-        name="shapes-flow",
-        summary="What shapes learnt from (DMD): the flow itself, for more levels than there is time for.",
-        steps=_even(16),
-        first_block_steps=None,
-        first_block_candidates=1,
-    ),
-    replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, by what it is to the hybrids."),
     _CHUNKWISE,
     _FRAMEWISE,
     replace(
@@ -293,18 +243,15 @@ _CARDS = (
     ),
 )
 
-CARDS: MappingProxyType[str, ModelCard] = MappingProxyType({card.name: card for card in _CARDS})
+CARDS: Registry[ModelCard] = Registry("model", {card.name: card for card in _CARDS})
 """All named models, by name, in the order they are listed in."""
 
 
-def find_card(name: str) -> ModelCard:
-    """The card of a named model.
+def register_card(card: ModelCard) -> None:
+    """Add a named model; raises ``ConfigError`` if another one has its name."""
+    CARDS.register(card.name, card)
 
-    Raises:
-        ConfigError: no such name; the message has the nearest one.
-    """
-    if name not in CARDS:
-        near = difflib.get_close_matches(name, CARDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CARDS)}."
-        raise ConfigError(f"There is no model named {name!r}; {hint}")
-    return CARDS[name]
+
+def find_card(name: str) -> ModelCard:
+    """The card of a named model; raises ``ConfigError`` if there is none, with the nearest name."""
+    return CARDS.find(name)

@@ -1,15 +1,12 @@
 """The folder of a pipeline: ``transformer/``, ``codec/``, ``text/``, perhaps ``verifier/``, and ``generation.json``.
 
-Which class a codec or a text part is, a folder says by a name, and the tables here say what the name means. So a
-folder cannot make the loader import anything else, and rooms above this one are reached by name alone, when used.
+``verifier/`` holds the reward model; the folder keeps the name it was published with.
 """
 
-import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +15,14 @@ from safetensors import SafetensorError
 
 from arl2.checkpoints.load import load_transformer
 from arl2.errors import Arl2Error, CheckpointError
+from arl2.extensions import named
 from arl2.files.plain import read_json
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
+from arl2.pipeline.registry import CODECS, EMBEDDED, TEXT_PARTS
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
-
-EMBEDDED = {
-    "shapes": "",
-    "shapes-75": "hybrid-75",
-    "shapes-75-memory": "hybrid-75-memory",
-    "shapes-50": "hybrid-50",
-    "shapes-teacher": "",
-    "shapes-flow": "flow",
-}
-"""Models that ship with the package, by their folder in ``weights`` of ``arl2.shapes``: a transformer, how it is
-sampled, and a text part if it has its own. What a folder lacks is the teacher's, which lies in ``weights`` itself. A
-verifier goes with its text part."""
-
-CODECS = {
-    "GroupCodec": "arl2.shapes.codec:GroupCodec",
-    "TinyCodec": "arl2.video.tiny_codec:TinyCodec",
-    "AutoencoderKLWan": "arl2.video.wan_codec:WanCodec",
-}
-TEXT_PARTS = {
-    "words": "arl2.text.words:WordText",
-    "shapes": "arl2.shapes.prompts.text:ShapesText",
-    "umt5": "arl2.text.umt5:UMT5Text",
-}
 
 TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION = "transformer", "codec", "text", "verifier", "generation.json"
 _MODEL_FILES = ("config.json", "*.safetensors")
@@ -58,7 +34,7 @@ class PipelineFolder:
 
     Attributes:
         transformer, codec, text: folders.
-        verifier: folder, of which a model may have none.
+        verifier: folder of the reward model, which a model may lack.
         generation: file.
     """
 
@@ -84,11 +60,10 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
         CheckpointError: neither.
     """
     if isinstance(name, str) and name in EMBEDDED:
-        # A resource, not an import: the room of the shapes world is above this one.
-        weights = Path(str(files("arl2"))) / "shapes" / "weights"
-        own = weights / EMBEDDED[name]
-        words = own if (own / TEXT).is_dir() else weights
-        return PipelineFolder(own / TRANSFORMER, weights / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
+        own, shared = EMBEDDED[name].own, EMBEDDED[name].shared
+        codec = own if (own / CODEC).is_dir() else shared
+        words = own if (own / TEXT).is_dir() else shared
+        return PipelineFolder(own / TRANSFORMER, codec / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
     folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(f"'{one}'" for one in EMBEDDED)
@@ -118,7 +93,7 @@ def load_parts(folder: PipelineFolder, *, dtype: torch.dtype) -> Components:
     settings = load_settings(folder)
     text = load_text(folder)
     codec = load_codec(folder, dtype=dtype)
-    verifier = load_verifier(folder) if folder.verifier.is_dir() else None
+    verifier = load_reward_model(folder) if folder.verifier.is_dir() else None
     return Components(load_transformer(folder.transformer, dtype=dtype), codec, text, settings, verifier)
 
 
@@ -133,16 +108,16 @@ def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
     """The codec of a folder alone; errors as for ``load_parts``."""
     place = folder.codec
     name = read_json(place / "config.json").get("_class_name")
-    kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
+    kind = _class_of(CODECS, name, f"{CODEC}/config.json names the codec")
     with _undamaged(folder):
         loaded: VideoCodec = _load_exactly(kind, place, dtype)
     return loaded
 
 
-def load_verifier(folder: PipelineFolder) -> Verifier:
-    """The verifier of a folder that has one, in float32: it is small; errors as for ``load_parts``."""
+def load_reward_model(folder: PipelineFolder) -> RewardModel:
+    """The reward model of a folder that has one, in float32: it is small; errors as for ``load_parts``."""
     with _undamaged(folder):
-        loaded: Verifier = _load_exactly(Verifier, folder.verifier, torch.float32)
+        loaded: RewardModel = _load_exactly(RewardModel, folder.verifier, torch.float32)
     return loaded.requires_grad_(False)
 
 
@@ -161,7 +136,7 @@ def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
 def load_text(folder: PipelineFolder) -> TextPart:
     """The text part of a folder alone; errors as for ``load_parts``."""
     name = read_json(folder.generation).get("text")
-    kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
+    kind = _class_of(TEXT_PARTS, name, f"{GENERATION} names the text part")
     with _undamaged(folder):
         text: TextPart = kind.from_pretrained(folder.text)
     return text
@@ -176,7 +151,7 @@ def _undamaged(folder: PipelineFolder) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise CheckpointError(
-            f"'{folder}' holds a damaged codec, text part or verifier ({reason}); copy it anew."
+            f"'{folder}' holds a damaged codec, text part or reward model ({reason}); copy it again."
         ) from error
 
 
@@ -210,19 +185,17 @@ def _require_files(folder: PipelineFolder) -> None:
             missing.append(f"{place.name}/{pattern}")
     if missing:
         raise CheckpointError(
-            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it anew."
+            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it again."
         )
 
 
-def _named(table: dict[str, str], name: object, said: str) -> Any:
-    """The class that a table gives a name."""
+def _class_of(table: Mapping[str, str], name: object, said: str) -> Any:
     if not isinstance(name, str) or name not in table:
         raise CheckpointError(f"{said} {name!r}, which is not known; known are {', '.join(table)}.")
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return named(table[name])
 
 
-def _name_of(table: dict[str, str], part: object) -> str:
+def _name_of(table: Mapping[str, str], part: object) -> str:
     place = f"{type(part).__module__}:{type(part).__qualname__}"
     for name, known in table.items():
         if known == place:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-DEFAULT_MODEL = "shapes-75"
+from arl2.pipeline.registry import default_model
+
 Window = int | Literal["settings"] | None
 Dtype = Literal["float32", "bfloat16", "float16"]
 WeightsBranch = Literal["auto", "ema", "plain"]
@@ -75,4 +76,4 @@ class ModelSource:
     @property
     def name(self) -> str:
         """What the person called the model, as a file's metadata has it."""
-        return str(self.model or self.weights or self.base or DEFAULT_MODEL)
+        return str(self.model or self.weights or self.base or default_model())

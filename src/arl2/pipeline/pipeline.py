@@ -16,8 +16,8 @@ from torch import Tensor
 from arl2.attention.plan import SinkPositions
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
+from arl2.model.reward_model import RewardModel
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.model.verifier import Verifier
 from arl2.pipeline.folder import is_saved_pipeline, load_parts, pipeline_folder, save_parts
 from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
@@ -76,7 +76,7 @@ class ARL2Pipeline(DiffusionPipeline):
         codec: VideoCodec,
         text: TextPart,
         settings: GenerationSettings | None = None,
-        verifier: Verifier | None = None,
+        verifier: RewardModel | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, codec=codec, text=text, verifier=verifier)

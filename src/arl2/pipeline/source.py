@@ -11,9 +11,10 @@ from arl2.pipeline.assemble import assemble_pipeline, find_recipe
 from arl2.pipeline.budget import available_bytes, check_fits
 from arl2.pipeline.devices import checked_device
 from arl2.pipeline.folder import is_saved_pipeline
-from arl2.pipeline.options import DEFAULT_MODEL, ModelSource, SamplingOptions
+from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.planning import plan_recipe
+from arl2.pipeline.registry import default_model
 from arl2.rollout.settings import GenerationSettings
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,7 +103,7 @@ def _model_and_weights(source: ModelSource) -> tuple[str, Path | None]:
         return str(source.base), source.weights
     if source.model is None and source.weights is not None:
         return str(source.weights), None
-    return str(source.model or DEFAULT_MODEL), source.weights
+    return str(source.model or default_model()), source.weights
 
 
 def _decoder(source: ModelSource) -> Path | None:

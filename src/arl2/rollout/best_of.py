@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
 from arl2.rollout.noise import NoiseSource
 
 
@@ -25,7 +25,7 @@ class BestOf:
         candidates: first blocks drawn for each sample, 2 or more.
     """
 
-    verifier: Verifier
+    verifier: RewardModel
     candidates: int
 
     @torch.no_grad()
@@ -42,7 +42,7 @@ class BestOf:
         return drawn.unflatten(0, (self.candidates, count))[best, torch.arange(count, device=best.device)]
 
 
-def best_of(verifier: Verifier | None, candidates: int) -> BestOf | None:
+def best_of(verifier: RewardModel | None, candidates: int) -> BestOf | None:
     """How first blocks are chosen; None where each is drawn once.
 
     Raises:

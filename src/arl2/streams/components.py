@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from arl2.model.reward_model import RewardModel
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.model.verifier import Verifier
 from arl2.rollout.settings import GenerationSettings
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
@@ -17,4 +17,4 @@ class Components:
     codec: VideoCodec
     text: TextPart
     settings: GenerationSettings
-    verifier: Verifier | None = None
+    verifier: RewardModel | None = None

@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -22,4 +22,14 @@ class TextPart(Protocol):
 
     def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of the prompts, [prompts, length, width]; rows past a prompt's end are zero."""
+        ...
+
+
+@runtime_checkable
+class EncoderAtHand(TextPart, Protocol):
+    """A text part whose encoder is a small module that is always loaded: it can be hashed, and trained."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The module."""
         ...

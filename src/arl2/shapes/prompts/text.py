@@ -7,6 +7,7 @@ from torch import Tensor
 
 from arl2.shapes.prompts.captions import LONGEST_CAPTION, VOCABULARY
 from arl2.shapes.prompts.parser import canonical
+from arl2.text.encoder import TextEncoder
 from arl2.text.words import WordText
 
 LENGTH = 16
@@ -41,6 +42,10 @@ class ShapesText:
     def width(self) -> int:
         """Numbers for each word."""
         return self.words.width
+
+    @property
+    def encoder(self) -> TextEncoder:
+        return self.words.encoder
 
     def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of what the prompts mean; see `canonical` for what open attributes become.

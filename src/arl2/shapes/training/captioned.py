@@ -25,12 +25,12 @@ class Captioned:
     def __init__(self, name: str, device: torch.device) -> None:
         self.model, self.text = load_export(name)
         self.model.to(device).train()
-        self.text.words.encoder.to(device).train()
+        self.text.encoder.to(device).train()
 
     def frozen(self) -> "Captioned":
         """Itself, learning nothing from now on."""
         self.model.eval().requires_grad_(False)
-        self.text.words.encoder.eval().requires_grad_(False)
+        self.text.encoder.eval().requires_grad_(False)
         return self
 
     def flow(
@@ -57,5 +57,5 @@ def load_export(name: str) -> tuple[CausalWanTransformer3DModel, ShapesText]:
         raise CheckpointError(f"'{name}' has no {TRANSFORMER}/config.json; give a model's name or a run's export.")
     model = CausalWanTransformer3DModel.from_pretrained(folder.transformer, torch_dtype=torch.float32)
     text = ShapesText.from_pretrained(folder.text)
-    text.words.encoder.float()
+    text.encoder.float()
     return model, text

@@ -11,7 +11,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.shapes.prompts.captions import PARAPHRASES, captions_of
-from arl2.shapes.world.hiding import RUN, sample_hiding_scenes
+from arl2.shapes.world.occluded import RUN, sample_occluded_scenes
 from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import Scenes, sample_scenes
 from arl2.training.clips.dataset import Clip
@@ -46,7 +46,7 @@ class PromptedScenes:
         if count < 1:
             raise ConfigError(f"{count} scenes were asked, so there are no prompts; give 1 or more.")
         if hiding:
-            scenes = sample_hiding_scenes(-(-count // RUN) * RUN, seed=seed).select(slice(0, count))
+            scenes = sample_occluded_scenes(-(-count // RUN) * RUN, seed=seed).select(slice(0, count))
         else:
             scenes = sample_scenes(count, seed=seed, hide_colour_probability=no_colour)
         captions = captions_of(scenes, [_paraphrase(seed, number) for number in range(count)])

@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.shapes.codec import GroupCodec
+from arl2.shapes.codec import GroupCodec, load_group_codec
 from arl2.shapes.world.palette import WORLD_SIZE
 from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import sample_scenes
 from arl2.training.engine.loop import LoopConfig
-from arl2.training.engine.start import start_run_from_words
 from arl2.training.engine.task import Batch, Loss, ParameterGroup
 
 # Clips of evaluation and of the latent statistics come from seeds that no training run uses.
@@ -80,9 +79,7 @@ class CodecTask:
             self.codec = GroupCodec(**vars(config.model))
             self.codec.init_weights(torch.Generator().manual_seed(config.loop.seed))
         else:
-            if not (Path(config.start_from) / "config.json").is_file():
-                raise ConfigError(f"start_from is '{config.start_from}', which is no folder of a saved codec.")
-            self.codec = GroupCodec.from_pretrained(config.start_from, torch_dtype=torch.float32, use_safetensors=True)
+            self.codec = load_group_codec(config.start_from)
         self.codec.to(device).train()
         self.codec.encoder.requires_grad_(config.train_encoder)
         self.device = torch.device(device)
@@ -163,7 +160,3 @@ def psnr(decoded: Float[Tensor, "*axes"], true: Float[Tensor, "*axes"]) -> float
 
 def _absolute_and_square(error: Tensor) -> Tensor:
     return error.abs().mean() + 2 * error.square().mean()
-
-
-if __name__ == "__main__":
-    start_run_from_words(CodecConfig, lambda config, device: CodecTask(config, device=device))

@@ -1,8 +1,9 @@
 """Batches of the shapes world: encoded clips of three kinds, cut to length, with captions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,37 +13,32 @@ from arl2.errors import ConfigError
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.prompts.captions import PARAPHRASES, captions_of
 from arl2.shapes.training.latents import SceneSource, encoded_clips
-from arl2.shapes.world.hiding import RUN, sample_hiding_scenes
+from arl2.shapes.world.occluded import RUN, sample_occluded_scenes
 from arl2.shapes.world.renderer import visible_share
-from arl2.shapes.world.scene import BOUNCE, Scenes, sample_scenes
+from arl2.shapes.world.scene import Scenes, sample_scenes
 from arl2.training.engine.config import check_share
 
-# Share of an object that must show for a block after it to know the object.
-_IS_SEEN = 0.3
-_DRAWN_AT_ONCE = 256
+_RENDERED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneClipsConfig:
-    """Which clips of the world a run learns from.
+    """Which clips of the shapes world a run learns from.
 
     Attributes:
         codec: folder of the codec; its encoder and statistics must not change afterwards.
-        latents: folder in which encoded clips are kept, shared by runs.
-        clips: encoded clips to learn from; ``clip_frames`` latent frames each.
+        latents: folder in which encoded clips are cached, shared by runs.
+        clips: encoded clips to learn from, ``clip_frames`` latent frames each.
+        clip_frames: latent frames of a clip.
         opening_clips: encoded clips of a single block (of the next seed): a stream's first block has only the prompt to
             go by, and wants many more examples than the blocks that follow.
-        hiding_clips: encoded clips whose object is hidden for a while and whose captions leave its colour out (see
-            ``arl2.shapes.world.hiding``); ``hiding_share`` of the batches of more than one block come from them.
+        hiding_clips: encoded clips whose object is occluded for a while and whose captions leave its colour out (see
+            ``arl2.shapes.world.occluded``).
+        hiding_share: share of the batches of more than one block that come from them.
         data_seed: of the scenes.
-        opening_shows: share of its object that an opening must show in its first or its last video frame; others are
-            left out. Whoever asks for an object wants to see it, and one that is hidden from the start comes out of
-            nothing that a model remembers. 0: all openings.
-        bounce_weight: how many times likelier clips are drawn whose object bounces: its caption leaves open where
-            to, so they are the hardest.
-        late_weight: how many times likelier longer clips are drawn whose scene hides the object in its first block:
-            few do, and only they teach how it comes out.
     """
+
+    RETIRED: ClassVar[Mapping[str, Any]] = {"opening_shows": 0.0, "bounce_weight": 1.0, "late_weight": 1.0}
 
     codec: str
     latents: str = "runs/latents"
@@ -52,54 +48,28 @@ class SceneClipsConfig:
     hiding_clips: int = 0
     hiding_share: float = 0.5
     data_seed: int = 1
-    opening_shows: float = 0.0
-    bounce_weight: float = 1.0
-    late_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.hiding_clips % RUN:
             raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
         check_share("hiding_share", self.hiding_share)
-        check_share("opening_shows", self.opening_shows)
-        for name in ("bounce_weight", "late_weight"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a number above 0.")
 
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """Encoded clips and the scenes they show; ``weights`` says how often each is drawn, None: all alike."""
+    """Encoded clips and the scenes they show."""
 
     latents: Float[Tensor, "clips channels frames height width"]
     scenes: Scenes
-    weights: Float[Tensor, " clips"] | None = None
 
     def shown(self, video_frames: tuple[int, ...]) -> Float[Tensor, " clips"]:
-        """The largest share of each object that shows in one of these video frames."""
+        """The largest visible share of each object over these video frames."""
         shown = torch.zeros(len(self.scenes))
-        for first in range(0, len(shown), _DRAWN_AT_ONCE):
-            part = slice(first, first + _DRAWN_AT_ONCE)
-            drawn = [visible_share(self.scenes.select(part), 1, start=frame)[:, 0] for frame in video_frames]
-            shown[part] = torch.stack(drawn).amax(0)
+        for first in range(0, len(shown), _RENDERED_AT_ONCE):
+            part = slice(first, first + _RENDERED_AT_ONCE)
+            shares = [visible_share(self.scenes.select(part), 1, start=frame)[:, 0] for frame in video_frames]
+            shown[part] = torch.stack(shares).amax(0)
         return shown
-
-    def where(self, kept: Bool[Tensor, " clips"]) -> "EncodedScenes":
-        """Some of them, in order."""
-        weights = None if self.weights is None else self.weights[kept]
-        return EncodedScenes(self.latents[kept], self.scenes.select(kept), weights)
-
-    def oftener(self, which: Bool[Tensor, " clips"], times: float) -> "EncodedScenes":
-        """The same, some of them drawn so many times likelier."""
-        if times == 1:
-            return self
-        before = torch.ones(len(self.scenes)) if self.weights is None else self.weights
-        return replace(self, weights=torch.where(which, times * before, before))
-
-    def choose(self, count: int, draw: torch.Generator) -> Int64[Tensor, " drawn"]:
-        """Numbers of clips, each drawn from all."""
-        if self.weights is None:
-            return torch.randint(len(self.scenes), (count,), generator=draw)
-        return torch.multinomial(self.weights, count, replacement=True, generator=draw)
 
 
 @dataclass(frozen=True)
@@ -109,47 +79,26 @@ class SceneBatch:
     Attributes:
         clean: their latents, in float32 on the CPU.
         starts: latent frame of its scene that each clip begins with.
-        captions, scenes: of the clips.
+        captions: of the clips.
     """
 
     clean: Float[Tensor, "clips channels frames height width"]
     starts: Int64[Tensor, " clips"]
     captions: list[str]
-    scenes: Scenes
 
     @property
     def from_start(self) -> Bool[Tensor, " clips"]:
         """The clips that begin where their scene does."""
         return self.starts == 0
 
-    def shown_by(self, codec: GroupCodec, block_frames: int) -> Bool[Tensor, "clips blocks"]:
-        """Whether a clip has shown its object by the end of each block.
 
-        From there on the clip decides what is right. While all before hides the object, nothing tells when it comes
-        out, and whoever learned from blocks in which it does not would learn that it never does.
-        """
-        blocks = self.clean.shape[2] // block_frames
-        shown = torch.zeros(len(self.clean), blocks, dtype=torch.bool)
-        for clip, start in enumerate(self.starts.tolist()):
-            scene = self.scenes.select([clip])
-            for block in range(blocks):
-                first = start + block * block_frames
-                shares = visible_share(
-                    scene, codec.frames_of(first, block_frames), start=codec.frames_of(0, first) if first else 0
-                )
-                if bool(shares.max() >= _IS_SEEN):  # drawing it is dear: nearly all show in their first block
-                    shown[clip, block:] = True
-                    break
-        return shown
-
-
-class SceneClips:
-    """Longer clips, openings (a stream's first block has only the prompt to go by), and clips that hide their object.
+class SceneSampler:
+    """Samples longer clips, first blocks, and clips with an occlusion.
 
     Args:
         config: how many of each.
         codec: that encodes them.
-        block_frames: latent frames of an opening.
+        block_frames: latent frames of a first block.
         say: told what is being encoded.
 
     Raises:
@@ -165,26 +114,20 @@ class SceneClips:
             latents = encoded_clips(
                 codec, folder, clips=count, frames=frames, seed=seed, say=say, scenes=scenes, kind=kind
             )
-            drawn = scenes(count, seed=seed)
-            return EncodedScenes(latents, drawn).oftener(drawn.motion == BOUNCE, config.bounce_weight)
+            return EncodedScenes(latents, scenes(count, seed=seed))
 
-        self.block_frames, self.hiding_share = block_frames, config.hiding_share
+        self.block_frames, self.occluded_share = block_frames, config.hiding_share
         self.longer = self.openings = encoded(config.clips, frames, seed, sample_scenes)
         if config.opening_clips:
             self.openings = encoded(config.opening_clips, block_frames, seed + 1, sample_scenes)
-        self.hiding: EncodedScenes | None = None
+        self.occluded: EncodedScenes | None = None
         if config.hiding_clips:
-            self.hiding = encoded(config.hiding_clips, frames, seed, sample_hiding_scenes, "hiding-")
-        ends = (0, codec.frames_of(0, block_frames) - 1)
-        if config.opening_shows:
-            self.openings = self.openings.where(self.openings.shown(ends) >= config.opening_shows)
-        if config.late_weight != 1:
-            self.longer = self.longer.oftener(self.longer.shown(ends) < _IS_SEEN, config.late_weight)
+            self.occluded = encoded(config.hiding_clips, frames, seed, sample_occluded_scenes, "hiding-")
 
-    def draw(self, count: int, frames: int, draw: torch.Generator) -> SceneBatch:
+    def sample(self, count: int, frames: int, draw: torch.Generator) -> SceneBatch:
         """``count`` clips of ``frames`` latent frames; half of the longer ones begin anywhere: windows slide."""
         source = self.source(frames, draw)
-        chosen = source.choose(count, draw)
+        chosen = torch.randint(len(source.scenes), (count,), generator=draw)
         spare = source.latents.shape[2] - frames
         starts = torch.randint(spare + 1, (count,), generator=draw)
         from_start = torch.rand(count, generator=draw) < 0.5
@@ -193,13 +136,12 @@ class SceneClips:
         starts = starts.masked_fill(from_start, 0)
         cut = [source.latents[i, :, s : s + frames] for i, s in zip(chosen.tolist(), starts.tolist(), strict=True)]
         paraphrases = torch.randint(PARAPHRASES, (count,), generator=draw).tolist()
-        scenes = source.scenes.select(chosen)
-        return SceneBatch(torch.stack(cut).float(), starts, captions_of(scenes, paraphrases), scenes)
+        return SceneBatch(torch.stack(cut).float(), starts, captions_of(source.scenes.select(chosen), paraphrases))
 
     def source(self, frames: int, draw: torch.Generator) -> EncodedScenes:
         """The clips that a batch of this length is taken from."""
         if frames == self.block_frames:
             return self.openings
-        if self.hiding is not None:
-            return self.hiding if bool(torch.rand((), generator=draw) < self.hiding_share) else self.longer
+        if self.occluded is not None:
+            return self.occluded if bool(torch.rand((), generator=draw) < self.occluded_share) else self.longer
         return self.longer

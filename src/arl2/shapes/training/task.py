@@ -1,4 +1,4 @@
-"""What every training of the embedded model shares: scenes as latents, the model and its text part, their export."""
+"""What trainings of the shapes world's models share: clips, transformer and text part, evaluation, export."""
 
 import json
 import math
@@ -19,19 +19,19 @@ from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.folder import CODEC, GENERATION, TEXT, TRANSFORMER
 from arl2.rollout.settings import GenerationSettings
-from arl2.shapes.codec import GroupCodec
+from arl2.shapes.codec import load_group_codec
 from arl2.shapes.evaluator.oracle import read
 from arl2.shapes.evaluator.scoring import score_readings
 from arl2.shapes.prompts.captions import captions_of
 from arl2.shapes.prompts.request import requests_of
 from arl2.shapes.prompts.text import ShapesText
-from arl2.shapes.training.scene_clips import SceneBatch, SceneClips, SceneClipsConfig
+from arl2.shapes.training.scene_clips import SceneBatch, SceneClipsConfig, SceneSampler
 from arl2.shapes.world.palette import WORLD_SIZE
 from arl2.shapes.world.scene import sample_scenes
 from arl2.training.conversion.pictures import RolloutSpec, roll_out
 from arl2.training.engine.config import check_share
 from arl2.training.engine.loop import LoopConfig
-from arl2.training.engine.task import Batch, Loss, ParameterGroup
+from arl2.training.engine.task import Batch, Loss, ParameterGroup, groups_by_decay
 
 # Prompts of evaluation come from a seed that no training run uses.
 _HELD_OUT_SEED = 2**40 + 2
@@ -41,16 +41,16 @@ WEIGHT_DECAY = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesConfig(SceneClipsConfig):
-    """Settings that all trainings of the embedded model have, beside those of their clips.
+    """Settings that all trainings of the shapes world's models have, beside those of their clips.
 
     Attributes:
-        lengths: latent frames of a training clip; each batch draws one of them.
-        batch_frames: latent frames in a batch: so many clips as fit.
-        shift: of the noise levels, in training and in sampling.
-        own_context_share: share of the longer batches whose context is not the clips but the model's own: a rollout
-            stands on the model's own blocks, and learns here to mend them.
-        steps, first_block_steps, first_block_fresh_below: of the sampler, and what is exported with the model.
-        evaluation_clips, evaluation_frames: of the rollouts that the oracle scores.
+        lengths: latent frames of a training clip, one length a batch.
+        batch_frames: latent frames in a batch: as many clips as fit.
+        shift: of the noise schedule, in training and in sampling.
+        own_context_share: share of the longer batches whose context is not the clips but the model's own blocks, as in
+            a rollout.
+        steps, first_block_steps, first_block_fresh_below: of the sampler, exported with the model.
+        evaluation_clips, evaluation_frames: rollouts that the ground-truth evaluator scores, and their latent frames.
     """
 
     loop: LoopConfig
@@ -79,7 +79,7 @@ Config = TypeVar("Config", bound=ShapesConfig)
 
 
 class ShapesTask(ABC, Generic[Config]):
-    """Trains a transformer and its text part on the shapes world; a ``Task``. What it learns by is up to ``loss``.
+    """Trains a transformer and its text part on the shapes world; a ``Task``.
 
     Args:
         config: the settings.
@@ -106,10 +106,10 @@ class ShapesTask(ABC, Generic[Config]):
                 f"lengths are {list(config.lengths)}; each must be whole blocks of {self.block_frames} frames."
             )
         self.model, self.text = model.to(self.device).train(), text
-        self.text.words.encoder.to(self.device).train()
-        self.codec = GroupCodec.from_pretrained(config.codec, torch_dtype=torch.float32).eval()
+        self.text.encoder.to(self.device).train()
+        self.codec = load_group_codec(config.codec)
         console = Console(stderr=True)
-        self.clips = SceneClips(
+        self.clips = SceneSampler(
             config,
             self.codec,
             block_frames=self.block_frames,
@@ -124,9 +124,9 @@ class ShapesTask(ABC, Generic[Config]):
         """Transformer and text encoder; matrices decay, the rest does not."""
         return part_groups(self.model, self.text)
 
-    def drawn(self, frames: int, draw: torch.Generator) -> SceneBatch:
-        """Clips of so many latent frames, as many as fit."""
-        return self.clips.draw(self.config.batch_frames // frames, frames, draw)
+    def sample(self, frames: int, draw: torch.Generator) -> SceneBatch:
+        """A batch of clips of this many latent frames."""
+        return self.clips.sample(self.config.batch_frames // frames, frames, draw)
 
     def roll_out(self, text: Float[Tensor, "batch words width"], frames: int, *, seed: int = 0) -> Tensor:
         """Latents ``[B, C, F, h, w]`` that the model generates with its own memory, sampled as it is exported."""
@@ -135,7 +135,7 @@ class ShapesTask(ABC, Generic[Config]):
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """What the oracle says of rollouts of held-out prompts."""
+        """Scores of rollouts of held-out prompts, by the ground-truth evaluator."""
         self.model.eval()
         scenes = sample_scenes(self.config.evaluation_clips, seed=_HELD_OUT_SEED)
         text = self.text.encode_captions(captions_of(scenes))
@@ -173,19 +173,7 @@ class ShapesTask(ABC, Generic[Config]):
 def part_groups(
     model: CausalWanTransformer3DModel, text: ShapesText, *, name: str = "", learning_rate_scale: float = 1.0
 ) -> list[ParameterGroup]:
-    """All parameters of a transformer and a text encoder; matrices between layers decay, the rest does not.
-
-    ``name`` goes before each parameter's, where a task trains several models.
-    """
+    """All parameters of a transformer and a text encoder, as ``groups_by_decay``."""
     named = {f"transformer.{n}": p for n, p in model.named_parameters()}
-    matrices = {
-        f"{name}{n}": p
-        for n, p in named.items()
-        if p.dim() == 2 and n.startswith("transformer.layers") and not n.endswith("modulation")
-    }
-    named |= {f"text.{n}": p for n, p in text.words.encoder.named_parameters()}
-    rest = {f"{name}{n}": p for n, p in named.items() if f"{name}{n}" not in matrices}
-    return [
-        ParameterGroup(matrices, learning_rate_scale, weight_decay=WEIGHT_DECAY, hidden=True),
-        ParameterGroup(rest, learning_rate_scale),
-    ]
+    named |= {f"text.{n}": p for n, p in text.encoder.named_parameters()}
+    return groups_by_decay(named, weight_decay=WEIGHT_DECAY, name=name, learning_rate_scale=learning_rate_scale)

@@ -1,6 +1,8 @@
 """The teacher task: the causal Wan transformer learns the shapes world by flow matching with teacher forcing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,16 +15,14 @@ from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.prompts.text import ShapesText
 from arl2.shapes.training.captioned import load_export
-from arl2.shapes.training.coupling import near_object, paired_noise
 from arl2.shapes.training.guidance import Autoguidance
-from arl2.shapes.training.scene_clips import SceneBatch
+from arl2.shapes.training.scene_clips import SceneClipsConfig
 from arl2.shapes.training.task import ShapesConfig, ShapesTask
 from arl2.training.engine.config import check_share
-from arl2.training.engine.start import start_run_from_words
 from arl2.training.engine.task import Batch, Loss
 
 # How noisy the copies are from which a model makes its own context.
-_OWN_CONTEXT_LEVELS = (0.3, 0.85)
+_OWN_CONTEXT_SIGMAS = (0.3, 0.85)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +44,27 @@ class TeacherModelConfig:
 class TeacherConfig(ShapesConfig):
     """Settings of a teacher run, beside those of ``ShapesConfig``.
 
-    A single block first (48 tokens, where shapes are learnt), longer clips later. The context of a share of
-    ``own_context_share`` is what the model makes of noisy copies of the clips.
+    ``own_context_share`` of the longer batches have as context what the model predicts from noisy copies of the clips.
 
     Attributes:
         model: sizes of a fresh model.
-        start_from: folder of an earlier run's export, or an embedded model's name, to go on from; its sizes then
+        start_from: folder of an earlier run's export, or an embedded model's name, to continue from; its sizes then
             replace ``model``.
-        paired_share: share of the opening blocks that train at pure noise, which is then paired with its clip (see
-            ``arl2.shapes.training.coupling``): what makes the first of few levels draw something. 0 pairs nothing.
-        level_share: share of the blocks that train at exactly one of the sampler's own levels; the rest anywhere.
         guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
             (see ``arl2.shapes.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
-        guide_data: the data's flow and the push of the guide in place of the model's guided flow: slower, but it goes
-            on learning from the data.
+        guide_data: the data's flow plus the push of the guide in place of the guided flow, so that the model still
+            learns from the data.
         guide_longer: push the later blocks of longer clips as well (the data's flow and the push).
         content_weight: extra weight of the loss where a latent differs from its clip's background.
-        push_above: noise level from which on the flow is bent on purpose: by the guide, and by weights that go by where
-            the clip has content. Below it weights go by what the model predicts, which bends nothing: a guide for all
-            levels draws more objects and blurs their shapes (guidance in an interval, arXiv 2404.07724). 0: bent at all
-            levels.
+        push_above: sigma from which on the flow is bent on purpose: by the guide, and by weights that follow where the
+            clip has content. Below it weights follow what the model predicts, which bends nothing: a guide at all
+            timesteps gives more objects with blurred shapes (guidance in an interval, arXiv 2404.07724). 0: all.
     """
+
+    RETIRED: ClassVar[Mapping[str, Any]] = {**SceneClipsConfig.RETIRED, "paired_share": 0.0, "level_share": 0.0}
 
     model: TeacherModelConfig = field(default_factory=TeacherModelConfig)
     start_from: str | None = None
-    paired_share: float = 0.0
-    level_share: float = 0.0
     guide: str | None = None
     guide_weight: float = 1.0
     guide_data: bool = False
@@ -81,8 +76,7 @@ class TeacherConfig(ShapesConfig):
         super().__post_init__()
         if self.guide is not None and self.start_from is None:
             raise ConfigError("A guide is the weaker of two models; give start_from, the better one, as well.")
-        for name in ("level_share", "paired_share", "push_above"):
-            check_share(name, getattr(self, name))
+        check_share("push_above", self.push_above)
 
 
 class TeacherTask(ShapesTask[TeacherConfig]):
@@ -101,30 +95,27 @@ class TeacherTask(ShapesTask[TeacherConfig]):
             self.guidance = Autoguidance(
                 config.start_from, config.guide, weight=config.guide_weight, device=self.device
             )
-        self.levels = torch.tensor(self.generation().sampler().levels_of(1)) / 1000
 
     def loss(self, batch: Batch) -> Loss:
-        """Mean square error of the flow, one noise level a block, earlier blocks given clean."""
+        """Mean square error of the flow, one timestep a block, earlier blocks given clean."""
         config, draw = self.config, batch.generator
         frames = config.lengths[int(torch.randint(len(config.lengths), (1,), generator=draw))]
-        clips, size = self.drawn(frames, draw), self.block_frames
+        clips, size = self.sample(frames, draw), self.block_frames
         clean = clips.clean.to(self.device)
         text = self.text.encode_captions(clips.captions)
 
-        levels = self._noise_levels(len(clean), frames // size, draw)
-        noise = torch.randn(clean.shape, generator=draw)
-        if config.paired_share:
-            self._pair(noise, clips, levels, draw)
-        noise, sigma = noise.to(self.device), levels.repeat_interleave(size, 1)
+        sigma = shift_sigma(torch.rand(len(clean), frames // size, generator=draw), config.shift)
+        sigma = sigma.repeat_interleave(size, 1).to(self.device)
+        noise = torch.randn(clean.shape, generator=draw).to(self.device)
         noisy = add_noise(clean, noise, sigma[:, None, :, None, None])
-        timestep = (1000 * sigma).to(self.device)
+        timestep = 1000 * sigma
         run: DiffusionForcing | TeacherForcing = DiffusionForcing()
         if frames != size:
             run = TeacherForcing(self._context(clean, text, draw))
         flow = self.model(noisy, timestep, text, run=run)
         assert flow is not None
 
-        broad = sigma[:, None, :, None, None].to(self.device)
+        broad = sigma[:, None, :, None, None]
         bent = broad >= config.push_above
         target = clean_to_velocity(clean, noise)
         if self.guidance is not None and frames == size:
@@ -133,12 +124,12 @@ class TeacherTask(ShapesTask[TeacherConfig]):
             target = target + bent * self.guidance.push(noisy, timestep, clips.captions, run)
         error = (flow - target).square().mean(1)
         # Weights that the model could not know bend the flow towards content; its own estimate is known to it.
-        told = torch.where(bent, clean, velocity_to_clean(noisy, flow.detach(), broad))
-        weight = 1 + config.content_weight * _differs_from_background(told)
+        shown = torch.where(bent, clean, velocity_to_clean(noisy, flow.detach(), broad))
+        weight = 1 + config.content_weight * _differs_from_background(shown)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
-        # opening block of a longer clip where openings are taught otherwise: by a guide, or by chosen ones.
+        # opening block of a longer clip where a guide teaches openings.
         taught = clips.from_start
-        if frames != size and (self.guidance is not None or config.opening_shows):
+        if frames != size and self.guidance is not None:
             taught = torch.zeros_like(taught)
         weight[:, :size] *= taught[:, None, None, None].to(weight)
         value = (weight * error).sum() / weight.sum()
@@ -162,14 +153,6 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         guided[rows] = target[rows] + guidance.push(*asked) if self.config.guide_data else guidance.flow(*asked)
         return guided
 
-    def _noise_levels(self, clips: int, blocks: int, draw: torch.Generator) -> Float[Tensor, "clips blocks"]:
-        """One for every block: anywhere on the shifted schedule, or one of the sampler's own."""
-        anywhere = shift_sigma(torch.rand(clips, blocks, generator=draw), self.config.shift)
-        if not self.config.level_share:
-            return anywhere
-        own = self.levels[torch.randint(len(self.levels), (clips, blocks), generator=draw)]
-        return torch.where(torch.rand(clips, blocks, generator=draw) < self.config.level_share, own, anywhere)
-
     def _context(self, clean: Tensor, text: Tensor, draw: torch.Generator) -> Tensor:
         """What stands before the noisy blocks: the clips, or what the model itself makes of noisy copies of them."""
         if not self.config.own_context_share:
@@ -177,26 +160,16 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         # The whole batch or none of it: the extra pass is paid where it is used.
         if float(torch.rand((), generator=draw)) >= self.config.own_context_share:
             return clean
-        low, high = _OWN_CONTEXT_LEVELS
+        low, high = _OWN_CONTEXT_SIGMAS
         size = self.block_frames
-        levels = low + (high - low) * torch.rand(len(clean), clean.shape[2] // size, generator=draw)
-        sigma = levels.repeat_interleave(size, 1)
+        sigma = low + (high - low) * torch.rand(len(clean), clean.shape[2] // size, generator=draw)
+        sigma = sigma.repeat_interleave(size, 1)
         broad = sigma[:, None, :, None, None].to(self.device)
         noisy = add_noise(clean, torch.randn(clean.shape, generator=draw).to(self.device), broad)
         with torch.no_grad():
             flow = self.model(noisy, (1000 * sigma).to(self.device), text, run=TeacherForcing(clean))
         assert flow is not None
         return velocity_to_clean(noisy, flow, broad)
-
-    def _pair(self, noise: Tensor, clips: SceneBatch, levels: Tensor, draw: torch.Generator) -> None:
-        """Put a share of the opening blocks at pure noise, paired with their clips; in place."""
-        paired = clips.from_start & (torch.rand(len(noise), generator=draw) < self.config.paired_share)
-        size, (height, width) = self.block_frames, noise.shape[-2:]
-        factor = self.codec.temporal_factor
-        near = near_object(clips.scenes.select(paired), size, height, width, temporal_factor=factor)
-        opening = clips.clean[:, :, :size]
-        noise[paired, :, :size] = paired_noise(noise[paired, :, :size], opening[paired], near, draw)
-        levels[paired, 0] = 1.0
 
 
 def _fresh_model(config: TeacherConfig) -> CausalWanTransformer3DModel:
@@ -212,10 +185,6 @@ def _fresh_model(config: TeacherConfig) -> CausalWanTransformer3DModel:
 def _differs_from_background(
     clean: Float[Tensor, "clips channels frames height width"],
 ) -> Float[Tensor, "clips frames height width"]:
-    """1 where a latent is far from its clip's median (object, wall, edges), 0 on the plain background."""
+    """1 where a latent is far from its clip's median (object, occluder, edges), 0 on the plain background."""
     median = clean.flatten(2).median(-1).values[..., None, None, None]
     return ((clean - median).square().mean(1) > 0.15).float()
-
-
-if __name__ == "__main__":
-    start_run_from_words(TeacherConfig, lambda config, device: TeacherTask(config, device=device))

@@ -61,7 +61,7 @@ class AlignTask(ConversionTask[AlignConfig]):
 
     def loss(self, batch: Batch) -> Loss:
         """The mean of all layers' ratios; no gradient of one layer reaches another."""
-        clips = self._drawn(batch.generator)
+        clips = self._sample_clips(batch.generator)
         ratios = self.ratios(clips, self._noised(clips, batch.generator))
         value = torch.stack(list(ratios.values())).mean()
         return Loss(value, len(clips.latents), {f"ratio_{i}": ratio.detach() for i, ratio in ratios.items()})

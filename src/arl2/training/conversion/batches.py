@@ -13,7 +13,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.clips.dataset import ClipSet
-from arl2.training.clips.origin import check_origins
+from arl2.training.conversion.origins import check_origins
 from arl2.training.conversion.students import Teacher
 
 

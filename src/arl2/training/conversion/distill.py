@@ -156,10 +156,10 @@ class DistillTask(ConversionTask[DistillConfig]):
     def loss(self, batch: Batch) -> Loss:
         """How far the student's flow is from the teacher's, every noise level weighing the same, and the options."""
         config, draw = self.config, batch.generator
-        clips = self._drawn(draw)
+        clips = self._sample_clips(draw)
         on_policy = bool(torch.rand((), generator=batch.common) < config.on_policy_share)
         if on_policy:
-            with self.whole(here=True):
+            with self.full_weights(here=True):
                 clips = self._rolled_out(clips, batch)
         noisy = self._noised(clips, draw)
         flows = self.follow(clips, noisy)

@@ -7,8 +7,8 @@ from arl2.errors import ConfigError
 from arl2.model.presets import PRESETS, preset_config
 from arl2.model.registry import CARDS
 from arl2.pipeline.assemble import find_recipe
-from arl2.pipeline.folder import EMBEDDED
 from arl2.pipeline.published import model_settings_of, settings_of
+from arl2.pipeline.registry import EMBEDDED
 from arl2.rollout.settings import GenerationSettings
 
 _CHUNKWISE: dict[str, Any] = {"block_frames": 3}  # of a preset, whose name does not say

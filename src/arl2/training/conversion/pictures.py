@@ -67,14 +67,25 @@ def latent_distance(
 
 
 def draw_beside_teacher(
-    teacher: Teacher, student: CausalWanTransformer3DModel, clips: ClipBatch, *, frames: int, path: Path
+    teacher: Teacher,
+    student: CausalWanTransformer3DModel,
+    clips: ClipBatch,
+    *,
+    frames: int,
+    path: Path,
+    settings: GenerationSettings,
 ) -> None:
-    """A contact sheet: for each prompt the teacher's rollout, and below it the student's with the same noise."""
+    """A contact sheet: for each prompt the teacher's rollout, and below it the student's with the same noise.
+
+    ``settings`` say how the student is sampled.
+    """
     codec = load_codec(teacher.folder, dtype=torch.float32)
     rows: list[LabelledClip] = []
-    spec = RolloutSpec(teacher.settings, clips.latents.shape[3], clips.latents.shape[4], frames)
+    height, width = clips.latents.shape[3:]
+    models = {"teacher": (teacher.model, teacher.settings), "student": (student, settings)}
     rollouts = {
-        who: roll_out(model, clips.text, spec) for who, model in (("teacher", teacher.model), ("student", student))
+        who: roll_out(model, clips.text, RolloutSpec(sampled, height, width, frames))
+        for who, (model, sampled) in models.items()
     }
     for i, caption in enumerate(clips.captions):
         for who, latents in rollouts.items():

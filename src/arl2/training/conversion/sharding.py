@@ -23,7 +23,7 @@ from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.conversion.students import Teacher, assembled
 from arl2.training.conversion.trainable import part_of
-from arl2.training.engine.shards import whole
+from arl2.training.engine.processes import full_tensor
 from arl2.training.engine.task import Sharding
 
 
@@ -81,7 +81,7 @@ def whole_models(
 def _gathered(named: Iterable[tuple[str, nn.Parameter]], *, keep: bool) -> dict[str, Tensor]:
     held = {}
     for name, parameter in named:
-        full = whole(parameter.detach())
+        full = full_tensor(parameter.detach())
         if keep:
             held[name] = full
     return held

@@ -14,6 +14,7 @@ from arl2.attention.plan import HybridSpec, parse_plan, plan_of
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer, transformer_config
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.atomic import atomic_folder
 from arl2.files.plain import read_json
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -242,17 +243,25 @@ def assembled(
 
 
 def export_student(
-    student: CausalWanTransformer3DModel, teacher: Teacher, folder: Path, *, settings: GenerationSettings
+    student: CausalWanTransformer3DModel,
+    teacher: Teacher,
+    folder: Path,
+    *,
+    settings: GenerationSettings,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> None:
     """A pipeline's folder with the student: frozen weights as stored, what trained in float32; all else copied.
 
     The frozen weights come from the teacher's file again: those at hand may be rounded to what is computed in.
+    ``trained`` are the others, by name; None: all that a conversion adds.
 
     Raises:
         CheckpointError: the teacher's file cannot be read, or the folder cannot be written.
     """
-    trained = {name: x.detach().cpu() for name, x in student.named_parameters() if part_of(name, 2)}
-    model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), trained)
+    if trained is None:
+        trained = {name: x for name, x in student.named_parameters() if part_of(name, 2)}
+    held = {name: x.detach().cpu() for name, x in trained.items()}
+    model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), held)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder / TRANSFORMER)
@@ -274,10 +283,6 @@ def student_settings(teacher: Teacher, student: CausalWanTransformer3DModel) -> 
 
 
 def _copy_once(source: Path, target: Path) -> None:
-    """Unless it is there; under another name first, so that a copy cut short is not taken for a whole one."""
-    if target.exists():
-        return
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    partial.rename(target)
+    if not target.exists():
+        with atomic_folder(target) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)

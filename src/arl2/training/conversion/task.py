@@ -1,4 +1,4 @@
-"""What both stages of a conversion share: a frozen teacher, the student beside it, and clips to compare them on."""
+"""What runs with a teacher share: a frozen softmax model, the student beside it, and clips to compare them on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import torch
+from torch import nn
 
 from arl2.geometry import FrameRange, split_blocks
+from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.rollout.settings import GenerationSettings
 from arl2.training.conversion.batches import ClipBatch, TrainingClips, check_frames, open_clips
 from arl2.training.conversion.pictures import draw_beside_teacher
 from arl2.training.conversion.sharding import loading_device, shard_model, whole_models
@@ -25,44 +28,36 @@ from arl2.training.conversion.students import (
 from arl2.training.conversion.trainable import Stage, groups_of, unfreeze
 from arl2.training.engine.loop import LoopConfig
 from arl2.training.engine.noising import NoisyClips, SamplingLevels, noised
-from arl2.training.engine.precision import dtype_of
 from arl2.training.engine.processes import Processes
-from arl2.training.engine.task import Batch, Loss, ParameterGroup
+from arl2.training.engine.task import COMPUTE_DTYPES, Batch, Loss, ParameterGroup
 
 _EVALUATION_SEED = 2**40 + 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionConfig(ABC):
-    """Settings that both stages have.
+class TeacherStudentConfig:
+    """Settings of every run in which a student learns from a teacher.
 
     Attributes:
-        stage: of the conversion; each stage's settings say which they are for, so it is no setting.
-        teacher: ``"shapes"``, or the folder of a softmax model's pipeline.
+        teacher: an embedded model's name, or the folder of a softmax model's pipeline.
         clips: folders of clips that ``arl2 rollouts`` wrote.
         any_clips: also take clips that were made with another model.
-        plan: which layers are hybrid: one letter a layer, or a list of indices; None: all.
-        frames: latent frames of a clip; each batch draws one of them.
-        batch_frames: latent frames in a batch: so many clips as fit.
-        level_share: share of the blocks at exactly one of the sampler's noise levels; the rest fall between them.
+        frames: latent frames of a clip, one length a batch.
+        batch_frames: latent frames in a batch: as many clips as fit.
         teacher_window: latent frames that the softmax layers of the teacher see: a number, ``"model"`` or ``"all"``.
         weight_decay: of all that trains but ``A_log`` and ``dt_bias``.
         activation_checkpointing: keep less during the forward pass, and compute it again in the backward pass.
         held_out: clips that are kept for evaluation.
-        picture_clips: rollouts in a picture.
+        picture_clips: rollouts in a contact sheet.
         picture_frames: latent frames of every rollout that is compared with the teacher's.
     """
 
-    stage: ClassVar[Stage]
-
     loop: LoopConfig
-    teacher: str = "shapes"
+    teacher: str
     clips: tuple[str, ...] = ()
     any_clips: bool = False
-    plan: Plan | None = None
     frames: tuple[int, ...] = (21,)
     batch_frames: int = 84
-    level_share: float = 0.5
     teacher_window: Window = "model"
     weight_decay: float = 0.01
     activation_checkpointing: bool = False
@@ -70,18 +65,12 @@ class ConversionConfig(ABC):
     picture_clips: int = 4
     picture_frames: int = 21
 
-    @abstractmethod
-    def student(self) -> StudentSpec:
-        """The model that trains."""
+
+Config = TypeVar("Config", bound=TeacherStudentConfig)
 
 
-Config = TypeVar("Config", bound=ConversionConfig)
-
-
-class ConversionTask(ABC, Generic[Config]):
-    """Trains the new parameters of a student that follows a frozen teacher; a ``Task`` that scales.
-
-    A stage adds what it compares: ``loss`` and ``evaluate``.
+class TeacherStudentTask(ABC, Generic[Config]):
+    """Trains a student beside a frozen teacher; a ``Task`` that scales.
 
     Args:
         config: the settings.
@@ -89,7 +78,7 @@ class ConversionTask(ABC, Generic[Config]):
         clips: to train on, instead of those of the settings.
 
     Raises:
-        ConfigError, CheckpointError, GeometryError: a teacher, aligned layers, clips or lengths that do not fit.
+        ConfigError, CheckpointError, GeometryError: a teacher, a student, clips or lengths that do not fit.
     """
 
     # Whether self-attention runs outside its layer, so that shards of it are gathered on their own.
@@ -104,11 +93,10 @@ class ConversionTask(ABC, Generic[Config]):
             config.teacher,
             device=loading_device(config.loop.sharding, self.device),
             window=config.teacher_window,
-            dtype=dtype_of(config.loop.compute),
+            dtype=COMPUTE_DTYPES[config.loop.compute],
         )
-        self.student = make_student(self.teacher, config.student())
-        self.trained = unfreeze(self.student, config.stage)
-        self.levels = SamplingLevels(self.teacher.settings, config.level_share)
+        self.student = self.make_student()
+        self.trained = self.unfreeze()
         self.clips = clips or open_clips(
             config.clips,
             held_out=config.held_out,
@@ -120,16 +108,28 @@ class ConversionTask(ABC, Generic[Config]):
         check_frames(config.frames, self.clips, batch_frames=config.batch_frames)
 
     @abstractmethod
-    def loss(self, batch: Batch) -> Loss:
-        """The loss of one batch, differentiable."""
+    def make_student(self) -> CausalWanTransformer3DModel:
+        """The model that trains, on the device of the teacher."""
 
     @abstractmethod
-    def evaluate(self) -> Mapping[str, float]:
-        """Scores on the clips held out."""
+    def unfreeze(self) -> dict[str, nn.Parameter]:
+        """Let what trains of the student have gradients, in float32; by name."""
 
-    def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """What this stage trains."""
-        return groups_of(self.trained, self.config.stage, weight_decay=self.config.weight_decay)
+    @abstractmethod
+    def student_settings(self) -> GenerationSettings:
+        """How the student is sampled, which is exported with it."""
+
+    @abstractmethod
+    def parameter_groups(self) -> Sequence[ParameterGroup]: ...
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss: ...
+
+    @abstractmethod
+    def evaluate(self) -> Mapping[str, float]: ...
+
+    @abstractmethod
+    def export(self, folder: Path) -> None: ...
 
     def shard(self, processes: Processes) -> None:
         """Cut teacher and student into shards, layer by layer."""
@@ -139,8 +139,8 @@ class ConversionTask(ABC, Generic[Config]):
         self.trained = shard_model(self.student, mesh, attention_alone=self.attention_alone)
 
     @contextmanager
-    def whole(self, *, here: bool) -> Iterator[None]:
-        """Within: both models whole, where ``here``; without shards they are so everywhere."""
+    def full_weights(self, *, here: bool) -> Iterator[None]:
+        """Within: both models gathered, where ``here``; without shards they are so everywhere."""
         if self.processes.count == 1:
             yield
             return
@@ -151,38 +151,92 @@ class ConversionTask(ABC, Generic[Config]):
             finally:
                 self.teacher, self.student = shards
 
-    def export(self, folder: Path) -> None:
-        """The student's pipeline folder; of stage 1 it is what stage 2 and ``sensitivity`` read."""
-        export_student(self.student, self.teacher, folder, settings=student_settings(self.teacher, self.student))
-
     def draw(self, path: Path) -> None:
-        """Rollouts of the student, each beside the teacher's."""
+        """A contact sheet of the student's rollouts, each below the teacher's."""
         frames = self.config.picture_frames
         count = min(self.config.picture_clips, len(self.clips.held_out_numbers))
         clips = self.clips.held_out(range(count), frames)
-        draw_beside_teacher(self.teacher, self.student, clips, frames=frames, path=path)
+        draw_beside_teacher(
+            self.teacher, self.student, clips, frames=frames, path=path, settings=self.student_settings()
+        )
 
-    def _drawn(self, draw: torch.Generator) -> ClipBatch:
-        """Clips of one of the lengths, as many as fit."""
+    def _sample_clips(self, draw: torch.Generator) -> ClipBatch:
+        """A batch of clips of one of the lengths."""
         lengths = self.config.frames
         frames = lengths[int(torch.randint(len(lengths), (1,), generator=draw))]
         return self.clips.draw(self.config.batch_frames // frames, frames, draw)
 
-    def _held_out(self) -> Iterator[tuple[ClipBatch, NoisyClips]]:
-        """All clips held out, as many at a time as fit, always with the same noise."""
+    def _held_out_clips(self) -> Iterator[ClipBatch]:
+        """All clips held out, as many at a time as fit."""
         frames = max(self.config.frames)
         at_once = self.config.batch_frames // frames
         count = len(self.clips.held_out_numbers)
-        draw = torch.Generator().manual_seed(_EVALUATION_SEED)
         for first in range(0, count, at_once):
-            clips = self.clips.held_out(range(first, min(first + at_once, count)), frames)
+            yield self.clips.held_out(range(first, min(first + at_once, count)), frames)
+
+    def _evaluation_generator(self) -> torch.Generator:
+        """The same noise at every evaluation."""
+        return torch.Generator().manual_seed(_EVALUATION_SEED)
+
+    def _blocks(self, frames: int) -> tuple[FrameRange, ...]:
+        config = self.teacher.model.config
+        return split_blocks(frames, config.block_frames, self.teacher.settings.first_block_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionConfig(TeacherStudentConfig, ABC):
+    """Settings that both stages of a conversion have, beside those of every run with a teacher.
+
+    Attributes:
+        stage: of the conversion; each stage's settings say which they are for, so it is no setting.
+        plan: which layers are hybrid: one letter a layer, or a list of indices; None: all.
+        level_share: share of the blocks at exactly one of the sampler's timesteps; the rest fall between them.
+    """
+
+    stage: ClassVar[Stage]
+
+    plan: Plan | None = None
+    level_share: float = 0.5
+
+    @abstractmethod
+    def student(self) -> StudentSpec:
+        """The model that trains."""
+
+
+Conversion = TypeVar("Conversion", bound=ConversionConfig)
+
+
+class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
+    """Trains the new parameters of a student that is made from the teacher; stages add ``loss`` and ``evaluate``."""
+
+    def __init__(
+        self, config: Conversion, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
+    ) -> None:
+        super().__init__(config, device=device, clips=clips)
+        self.levels = SamplingLevels(self.teacher.settings, config.level_share)
+
+    def make_student(self) -> CausalWanTransformer3DModel:
+        return make_student(self.teacher, self.config.student())
+
+    def unfreeze(self) -> dict[str, nn.Parameter]:
+        return unfreeze(self.student, self.config.stage)
+
+    def student_settings(self) -> GenerationSettings:
+        return student_settings(self.teacher, self.student)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """What this stage trains."""
+        return groups_of(self.trained, self.config.stage, weight_decay=self.config.weight_decay)
+
+    def export(self, folder: Path) -> None:
+        """The student's pipeline folder; of stage 1 it is what stage 2 and ``sensitivity`` read."""
+        export_student(self.student, self.teacher, folder, settings=self.student_settings())
+
+    def _held_out(self) -> Iterator[tuple[ClipBatch, NoisyClips]]:
+        """All clips held out, beside their noisy copies."""
+        draw = self._evaluation_generator()
+        for clips in self._held_out_clips():
             yield clips, self._noised(clips, draw)
 
     def _noised(self, clips: ClipBatch, draw: torch.Generator) -> NoisyClips:
-        """Beside their noisy copies."""
         return noised(clips.latents, self._blocks(clips.latents.shape[2]), self.levels, draw)
-
-    def _blocks(self, frames: int) -> tuple[FrameRange, ...]:
-        """Of a clip of so many latent frames."""
-        config = self.teacher.model.config
-        return split_blocks(frames, config.block_frames, self.teacher.settings.first_block_frames)

@@ -23,7 +23,7 @@ from arl2.errors import CheckpointError
 from arl2.files.plain import first_line
 from arl2.training.engine.ema import WeightAverage
 from arl2.training.engine.optimizer import Optimizers
-from arl2.training.engine.shards import part_like, whole
+from arl2.training.engine.processes import full_tensor, part_like
 
 _NAME = re.compile(r"step-(\d{9})")
 _TENSORS, _FACTS = "state.safetensors", "run.json"
@@ -57,7 +57,7 @@ def checkpoint_tensors(
     for name, parameter in parameters.items():
         for key, value in optimizer.state_of(parameter).items():
             tensors[f"optimizer/{key}/{name}"] = value
-    return {name: whole(x).cpu().contiguous() for name, x in tensors.items()}
+    return {name: full_tensor(x).cpu().contiguous() for name, x in tensors.items()}
 
 
 def save_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor], *, keep: int) -> Path:

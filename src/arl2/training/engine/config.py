@@ -1,12 +1,23 @@
 """Settings of a run: read from JSON or TOML, changed by ``key=value`` words, compared between runs."""
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
+
+# Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
+_HARMLESS = {
+    *("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard"),
+    *("evaluate_every", "evaluate_first", "pictures_every"),
+    "any_clips",  # which of them train is said by clips
+    *("sharding", "activation_checkpointing"),  # where things lie and when they are computed
+}
+# Settings that some runs were begun before: what those ran with.
+_YOUNGER = {"sharding": "none", "compute": "float32"}
 
 
 def read_config_values(path: Path) -> dict[str, Any]:
@@ -17,7 +28,7 @@ def read_config_values(path: Path) -> dict[str, Any]:
     """
     readers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in readers:
-        raise ConfigError(f"Settings come from a .json or .toml file, but '{path}' came.")
+        raise ConfigError(f"Settings are read from a .json or .toml file; got '{path}'.")
     try:
         values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -33,7 +44,7 @@ def with_overrides(values: Mapping[str, Any], words: Iterable[str]) -> dict[str,
     for word in words:
         path, equals, text = word.partition("=")
         if not equals or not all(path.split(".")):
-            raise ConfigError(f"A setting is written name=value or part.name=value, but '{word}' came.")
+            raise ConfigError(f"A setting is written name=value or part.name=value; got '{word}'.")
         *parts, name = path.split(".")
         place = result
         for part in parts:
@@ -59,7 +70,56 @@ def config_differences(before: Mapping[str, Any], after: Mapping[str, Any], *, i
     return lines
 
 
+def accepted_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, accept_all: bool) -> list[str]:
+    """What differs between the settings a run began with and those it is resumed with, one line each.
+
+    Raises:
+        ConfigError: a difference that changes what is computed, unless all are accepted.
+    """
+    loop = now.get("loop", {})
+    known = {name: value for name, value in _YOUNGER.items() if name in loop} | before.get("loop", {})
+    lines = config_differences({**before, "loop": known}, {**now, "loop": loop})
+    harmless = _HARMLESS | ({"max_minutes"} if loop.get("steps") is not None else set())
+    serious = [line for line in lines if line.partition(":")[0].rpartition(".")[2] not in harmless]
+    if serious and not accept_all:
+        raise ConfigError(
+            f"The run in '{folder}' was made with other settings ({'; '.join(serious)}); use another folder, or accept "
+            "the changes."
+        )
+    return lines
+
+
+def check_number(
+    name: str, value: float, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    """Refuse NaN, infinity and numbers outside these bounds; raises ``ConfigError`` with the setting's name."""
+    inside = (least is None or value >= least) and (above is None or value > above) and (below is None or value < below)
+    if math.isfinite(value) and inside:
+        return
+    bounds = {"from": least, "above": above, "below": below}
+    said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    raise ConfigError(f"{name} is {value}; give a number {said}.")
+
+
+def without_retired(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` without settings that ``kind`` once had: its ``RETIRED`` names them with the value that did nothing.
+
+    So settings files and runs from before still work, unless they made use of what is gone.
+
+    Raises:
+        ConfigError: a retired setting with another value.
+    """
+    retired: Mapping[str, Any] = next((vars(one)["RETIRED"] for one in kind.__mro__ if "RETIRED" in vars(one)), {})
+    for name, unused in retired.items():
+        if name in values and values[name] != unused:
+            raise ConfigError(
+                f"The setting '{name}' was removed (docs/log.md says what it did); leave it out, or at "
+                f"{json.dumps(unused)}."
+            )
+    return {name: value for name, value in values.items() if name not in retired}
+
+
 def check_share(name: str, value: float) -> None:
-    """Refuse what is no share; raises ``ConfigError``."""
+    """Raises ``ConfigError`` unless it is from 0 to 1."""
     if not 0 <= value <= 1:
         raise ConfigError(f"{name} is {value}; give a share from 0 to 1.")

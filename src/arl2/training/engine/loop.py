@@ -23,24 +23,18 @@ from arl2.training.engine.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from arl2.training.engine.config import config_differences
+from arl2.training.engine.config import accepted_changes, check_number
 from arl2.training.engine.ema import WeightAverage
-from arl2.training.engine.gradients import gradient_norm, what_is_not_finite
-from arl2.training.engine.optimizer import OptimizerName, Optimizers
+from arl2.training.engine.optimizer import (
+    OptimizerName,
+    Optimizers,
+    gradient_norm,
+    learning_rate_factor,
+    what_is_not_finite,
+)
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.progress import Progress, Reporter
-from arl2.training.engine.schedule import learning_rate_factor
 from arl2.training.engine.task import Batch, Compute, DrawsPictures, KeepsState, ParameterGroup, Scales, Sharding, Task
-
-# Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
-_HARMLESS = {
-    *("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard"),
-    *("evaluate_every", "evaluate_first", "pictures_every"),
-    "any_clips",  # which of them train is said by clips
-    *("sharding", "activation_checkpointing"),  # where things lie and when they are computed
-}
-# Settings that some runs were begun before: what those ran with.
-_YOUNGER = {"sharding": "none", "compute": "float32"}
 
 Reason = Literal["finished", "time is up", "interrupted"]
 
@@ -96,12 +90,17 @@ class LoopConfig:
         if self.steps is None and self.max_minutes is None:
             raise ConfigError("A run needs a length: give steps or max_minutes.")
         counts = ("batches_per_step", "checkpoint_every", "keep_checkpoints", "evaluate_every", "log_every")
-        for name in (*counts, "pictures_every"):
+        for name in (*counts, "steps", "pictures_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; give 1 or more.")
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(f"average_decay is {self.average_decay}; give a number from 0 to just below 1.")
+                raise ConfigError(f"loop.{name} is {value}; give 1 or more.")
+        for name in ("max_minutes", "warmup_steps", "final_learning_rate"):
+            if (value := getattr(self, name)) is not None:
+                check_number(f"loop.{name}", value, least=0)
+        for name in ("learning_rate", "gradient_clip"):
+            check_number(f"loop.{name}", getattr(self, name), above=0)
+        for name, share in (("average_decay", self.average_decay), *(("adam_betas", beta) for beta in self.adam_betas)):
+            check_number(f"loop.{name}", share, least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,9 @@ class _Run:
         """Load the newest checkpoint of the folder, if there is one."""
         saved = checkpoints_in(self.folder / "checkpoints")
         if saved:
-            self._check_config(read_state(saved[-1]).config, accept_changes)
+            before = read_state(saved[-1]).config
+            for line in accepted_changes(before, self.run_config, self.folder, accept_all=accept_changes):
+                self.console.print(f"Changed since the run began: {line}", markup=False, highlight=False)
             state = load_checkpoint(
                 saved[-1],
                 parameters=self.parameters,
@@ -348,8 +349,10 @@ class _Run:
     def _averaged(self) -> Iterator[bool]:
         """The averaged weights, whole, on the first process: whether this is it. All processes enter."""
         here = self.processes.is_first
-        whole = self.task.whole(here=here) if self.sharded and isinstance(self.task, Scales) else nullcontext()
-        with self.average.applied() if here or self.sharded else nullcontext(), whole:
+        gathered = (
+            self.task.full_weights(here=here) if self.sharded and isinstance(self.task, Scales) else nullcontext()
+        )
+        with self.average.applied() if here or self.sharded else nullcontext(), gathered:
             yield here
 
     def _draw(self) -> None:
@@ -376,20 +379,6 @@ class _Run:
             logs={name: value.item() / max(self.step - window.step, 1) for name, value in window.sums.items()},
             scores=self.scores or {},
         )
-
-    def _check_config(self, before: Mapping[str, Any], accept_changes: bool) -> None:
-        now = self.run_config.get("loop", {})
-        loop = {name: value for name, value in _YOUNGER.items() if name in now} | before.get("loop", {})
-        lines = config_differences({**before, "loop": loop}, {**self.run_config, "loop": now})
-        harmless = _HARMLESS | ({"max_minutes"} if self.config.steps is not None else set())
-        serious = [line for line in lines if line.partition(":")[0].rpartition(".")[2] not in harmless]
-        if serious and not accept_changes:
-            raise ConfigError(
-                f"The run in '{self.folder}' was made with other settings ({'; '.join(serious)}); use another "
-                "folder, or accept the changes."
-            )
-        for line in lines:
-            self.console.print(f"Changed since the run began: {line}", markup=False, highlight=False)
 
 
 @dataclass

@@ -35,6 +35,16 @@ class NoisyClips:
     blocks: tuple[FrameRange, ...]
 
     @property
+    def sigma_of_frames(self) -> Float[Tensor, "batch 1 frames 1 1"]:
+        """The noise level of every frame, to multiply latents with."""
+        return self.by_frame(self.sigma)
+
+    def by_frame(self, values: Float[Tensor, "batch blocks"]) -> Float[Tensor, "batch 1 frames 1 1"]:
+        """A number for every block, for each of its frames."""
+        lengths = torch.tensor([len(span) for span in self.blocks], device=values.device)
+        return values.repeat_interleave(lengths, 1)[:, None, :, None, None]
+
+    @property
     def velocity(self) -> Float[Tensor, "batch channels frames height width"]:
         """The flow of the data: ``noise - clean``."""
         return clean_to_velocity(self.clean, self.noise)

@@ -1,11 +1,13 @@
-"""The optimizers of a run behind one face: AdamW, and Muon for matrices between hidden layers if asked for."""
+"""The optimizer step: AdamW, or Muon for hidden matrices; its learning rate; the norm of its gradients."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from arl2.training.engine.processes import full_tensor
 from arl2.training.engine.task import ParameterGroup
 
 OptimizerName = Literal["adamw", "muon"]
@@ -76,3 +78,31 @@ def _described(groups: Sequence[ParameterGroup], scale: float) -> list[dict[str,
         }
         for group in groups
     ]
+
+
+def learning_rate_factor(step: int, progress: float, *, warmup_steps: int, final: float) -> float:
+    """What the peak learning rate is multiplied by.
+
+    Args:
+        step: optimizer step, from 0; warm-up counts these.
+        progress: how much of the run is done, 0 to 1, by steps or by minutes: the cosine follows it.
+        warmup_steps: steps until the peak; 0 for none.
+        final: factor at the end of the run.
+    """
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(max(progress, 0.0), 1.0))
+    return warm * (final + (1 - final) * cosine)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Norm of all gradients together."""
+    return full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+
+
+def what_is_not_finite(loss: float, norm: float, step: int, parameters: Mapping[str, nn.Parameter]) -> str | None:
+    """What of a step is NaN or infinite, in words; None if all is well. Of shards, all processes must ask."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return None
+    broken = [name for name, p in parameters.items() if p.grad is not None and not full_tensor(p.grad).isfinite().all()]
+    what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of all gradients is {norm}"
+    return f"{what} at step {step}" + (f", first in the gradient of '{broken[0]}'" if broken else "")

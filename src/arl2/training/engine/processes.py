@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from arl2.errors import ProcessLostError
 
@@ -100,3 +101,16 @@ def joined_processes() -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor (DTensor) gathered, on all processes together; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_like(tensor: Tensor, target: Tensor) -> Tensor:
+    """This process's shard of a full tensor that all have, laid out as ``target`` is; no communication."""
+    if not isinstance(target, DTensor):
+        return tensor.to(target.device)
+    mesh = target.device_mesh
+    return distribute_tensor(tensor.to(mesh.device_type), mesh, target.placements, src_data_rank=None)

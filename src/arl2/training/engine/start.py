@@ -1,6 +1,5 @@
-"""From a command's words to a run: settings file and overrides, processes, task, loop."""
+"""From settings to a run: file and overrides, device, processes, task, loop."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,40 +7,64 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from arl2.errors import ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
-from arl2.training.engine.config import read_config_values, with_overrides
+from arl2.training.engine.config import read_config_values, with_overrides, without_retired
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.processes import joined_processes
+from arl2.training.engine.registry import find_task, task_classes
 from arl2.training.engine.task import Task
 
 
 def start_run(
-    kind: type[Any],
-    make_task: Callable[[Any, torch.device], Task],
+    task: str,
     folder: Path,
     *,
     settings: Path | None = None,
     overrides: Sequence[str] = (),
     accept_changes: bool = False,
+    device: torch.device | str | None = None,
     console: Console | None = None,
 ) -> RunResult:
-    """Begin the run in ``folder``, or go on with it.
+    """Begin the run in ``folder``, or resume it.
 
     Args:
-        kind: the dataclass of the settings; one of them is ``loop``, a ``LoopConfig``.
-        make_task: makes the task from settings and device.
+        task: name of a registered training task.
         folder, settings, overrides: as for ``resolved_settings``.
         accept_changes: resume although settings differ from those that the run began with.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None: CUDA where there is one. Of several processes each takes the GPU
+            of its local rank, unless the device has a number.
         console: where progress goes.
+
+    Raises:
+        ConfigError: as for ``resolved_settings``, or a device that is not there.
     """
-    config = resolved_settings(kind, folder, settings=settings, overrides=overrides)
+    values = _setting_values(folder, settings, overrides)
+    kind, make_task = task_classes(find_task(task, values))
+    config = _resolved(kind, values)
+    return run_task(
+        lambda here: make_task(config, device=here),
+        config,
+        folder,
+        accept_changes=accept_changes,
+        device=device,
+        console=console,
+    )
+
+
+def run_task(
+    make_task: Callable[[torch.device], Task],
+    config: Any,
+    folder: Path,
+    *,
+    accept_changes: bool = False,
+    device: torch.device | str | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """``start_run`` with a task that is not registered and a settings record that is complete."""
     with joined_processes() as processes:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device.type == "cuda":
-            device = torch.device("cuda", processes.local_rank)
-            torch.cuda.set_device(device)  # where shards are gathered
         return train(
-            make_task(config, device),
+            make_task(_device(device, processes.local_rank)),
             config.loop,
             folder,
             run_config=record_to_mapping(config),
@@ -52,44 +75,41 @@ def start_run(
 
 
 def resolved_settings(
-    kind: type[Any], folder: Path, *, settings: Path | None = None, overrides: Sequence[str] = ()
+    task: str, folder: Path | None, *, settings: Path | None = None, overrides: Sequence[str] = ()
 ) -> Any:
     """Every setting of a run, defaults filled in.
 
     Args:
-        kind: the dataclass of the settings; one of them is ``loop``, a ``LoopConfig``.
-        folder: of the run.
+        task: name of a registered training task.
+        folder: of the run; None: of none yet.
         settings: a ``.json`` or ``.toml`` file; None: the settings that ``folder`` already has, or defaults.
         overrides: words like ``loop.steps=100``.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown name, a value that cannot be.
+        ConfigError: a file that cannot be read, an unknown name, a value that is not accepted.
     """
-    kept = folder / "config.json"
-    if settings is None and kept.exists():
+    values = _setting_values(folder, settings, overrides)
+    kind, _ = task_classes(find_task(task, values))
+    return _resolved(kind, values)
+
+
+def _setting_values(folder: Path | None, settings: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    kept = folder / "config.json" if folder is not None else None
+    if settings is None and kept is not None and kept.exists():
         settings = kept
-    values = with_overrides(read_config_values(settings) if settings else {}, overrides)
-    return record_from_mapping(kind, {"loop": {}, **values})
+    return {"loop": {}, **with_overrides(read_config_values(settings) if settings else {}, overrides)}
 
 
-def start_run_from_words(
-    kind: type[Any], make_task: Callable[[Any, torch.device], Task], words: Sequence[str] | None = None
-) -> RunResult:
-    """``start_run`` with the arguments of a command line: FOLDER, --settings, --threads, name=value."""
-    parser = argparse.ArgumentParser(description="Train; run the same words again to go on with a stopped run.")
-    parser.add_argument("folder", type=Path, help="the run's folder")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="for example loop.max_minutes=30")
-    parser.add_argument("--settings", type=Path, help=".json or .toml file with settings")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    parser.add_argument("--accept-changes", action="store_true", help="resume with settings that differ")
-    given = parser.parse_intermixed_args(words)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    return start_run(
-        kind,
-        make_task,
-        given.folder,
-        settings=given.settings,
-        overrides=given.overrides,
-        accept_changes=given.accept_changes,
-    )
+def _resolved(kind: type[Any], values: dict[str, Any]) -> Any:
+    return record_from_mapping(kind, without_retired(kind, values))
+
+
+def _device(asked: torch.device | str | None, local_rank: int) -> torch.device:
+    device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"The device is '{device}', but there is no GPU that torch can use; give cpu.")
+    device = torch.device("cuda", local_rank if device.index is None else device.index)
+    torch.cuda.set_device(device)  # where shards are gathered
+    return device

@@ -15,6 +15,13 @@ from arl2.training.engine.processes import Processes
 
 Sharding = Literal["none", "full"]
 Compute = Literal["float32", "bfloat16"]
+COMPUTE_DTYPES: dict[Compute, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What ``loop.compute`` names: the dtype of frozen weights; what trains stays float32.
+
+The model computes in the dtype of its frozen weights, as it does in use, and keeps its own list of what is float32
+whatever that is (norms, modulation, time, ``A_log``, ``dt_bias``, the delta rule's state). Autocast would round
+inside the delta rule and the time network, and FSDP's mixed precision would round that list, so neither is used.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,32 @@ class ParameterGroup:
     hidden: bool = False
 
 
+def groups_by_decay(
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    weight_decay: float,
+    name: str = "",
+    learning_rate_scale: float = 1.0,
+) -> list[ParameterGroup]:
+    """Two groups of a model that trains whole: matrices in its layers, which decay, and the rest, which does not.
+
+    Args:
+        parameters: by name; those of a transformer begin with ``transformer.``.
+        weight_decay: of the matrices, but for modulation.
+        name: goes before each name, where a task trains several models.
+        learning_rate_scale: of both groups.
+    """
+    matrices: dict[str, nn.Parameter] = {}
+    rest: dict[str, nn.Parameter] = {}
+    for own, parameter in parameters.items():
+        in_layer = own.startswith("transformer.layers") and not own.endswith("modulation")
+        (matrices if in_layer and parameter.dim() == 2 else rest)[f"{name}{own}"] = parameter
+    return [
+        ParameterGroup(matrices, learning_rate_scale, weight_decay=weight_decay, hidden=True),
+        ParameterGroup(rest, learning_rate_scale),
+    ]
+
+
 @runtime_checkable
 class Task(Protocol):
     """One thing to train. The loop owns optimizer, average, checkpoints and logs; the task owns models and data."""
@@ -118,7 +151,7 @@ class Scales(Protocol):
         """Cut the models into shards, before ``parameter_groups`` is asked; every process calls it."""
         ...
 
-    def whole(self, *, here: bool) -> AbstractContextManager[None]:
+    def full_weights(self, *, here: bool) -> AbstractContextManager[None]:
         """Within: whole weights, where ``here``; every process enters, and those without ``here`` run nothing."""
         ...
 

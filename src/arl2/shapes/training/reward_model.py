@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arl2.checkpoints.load import transformer_config
 from arl2.errors import ConfigError
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
 from arl2.pipeline.folder import load_codec, load_text, pipeline_folder
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.prompts.captions import captions_of
@@ -23,7 +23,6 @@ from arl2.shapes.world.scene import sample_scenes
 from arl2.training.clips.dataset import ClipSet
 from arl2.training.engine.config import check_share
 from arl2.training.engine.loop import LoopConfig
-from arl2.training.engine.start import start_run_from_words
 from arl2.training.engine.task import Batch, Loss, ParameterGroup
 
 # Openings of evaluation come from a seed that no training run uses.
@@ -31,8 +30,8 @@ _HELD_OUT_SEED = 2**40 + 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifierModelConfig:
-    """Sizes of the verifier: see ``Verifier``."""
+class RewardModelSizes:
+    """Sizes of the verifier: see ``RewardModel``."""
 
     features: int = 64
     depth: int = 2
@@ -40,7 +39,7 @@ class VerifierModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifierConfig:
+class RewardModelConfig:
     """Settings of a verifier run.
 
     Attributes:
@@ -60,7 +59,7 @@ class VerifierConfig:
 
     loop: LoopConfig
     teacher: str = "shapes-teacher"
-    model: VerifierModelConfig = field(default_factory=VerifierModelConfig)
+    model: RewardModelSizes = field(default_factory=RewardModelSizes)
     latents: str = "runs/latents"
     openings: int = 32768
     data_seed: int = 2
@@ -85,8 +84,8 @@ class VerifierConfig:
             )
 
 
-class VerifierTask:
-    """Trains a ``Verifier``; implements ``arl2.training.engine.task.Task``.
+class RewardModelTask:
+    """Trains a ``RewardModel``; implements ``arl2.training.engine.task.Task``.
 
     The loss is CLIP's (arXiv 2103.00020) with two differences: a caption may have several blocks in a batch, and some
     blocks have no caption.
@@ -100,7 +99,7 @@ class VerifierTask:
         CheckpointError: codec, text part, latents or drawn blocks that cannot be read.
     """
 
-    def __init__(self, config: VerifierConfig, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: RewardModelConfig, *, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         folder = pipeline_folder(config.teacher)
         codec = load_codec(folder, dtype=torch.float32)
@@ -130,7 +129,7 @@ class VerifierTask:
         self._first = self._count.cumsum(0) - self._count
 
         _, channels, _, height, width = openings.latents.shape
-        self.model = Verifier(
+        self.model = RewardModel(
             channels,
             frames,
             height,
@@ -188,7 +187,7 @@ class VerifierTask:
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """A half precision ``from_pretrained`` folder: the ``verifier`` of a pipeline's folder."""
-        half = Verifier.from_config(self.model.config)
+        half = RewardModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
 
@@ -211,7 +210,7 @@ def _some(blocks: Tensor, count: int, draw: torch.Generator) -> Int64[Tensor, " 
 
 
 def _openings(
-    config: VerifierConfig, codec: GroupCodec, frames: int, count: int, seed: int
+    config: RewardModelConfig, codec: GroupCodec, frames: int, count: int, seed: int
 ) -> tuple[EncodedScenes, Bool[Tensor, " openings"]]:
     """True first blocks of a seed, and which of them show enough to fit their captions."""
     console = Console(stderr=True)
@@ -227,7 +226,9 @@ def _openings(
     return openings, openings.shown((0, codec.frames_of(0, frames) - 1)) >= config.shows
 
 
-def _drawn(config: VerifierConfig, like: Tensor, number: Mapping[str, int]) -> tuple[Tensor, Int64[Tensor, " blocks"]]:
+def _drawn(
+    config: RewardModelConfig, like: Tensor, number: Mapping[str, int]
+) -> tuple[Tensor, Int64[Tensor, " blocks"]]:
     """Drawn blocks and the numbers of their captions; none if there are none."""
     if config.drawn is None:
         return like[:0], torch.zeros(0, dtype=torch.long)
@@ -246,7 +247,3 @@ def _drawn(config: VerifierConfig, like: Tensor, number: Mapping[str, int]) -> t
             "world ('arl2 rollouts --shapes-prompts N'), or give more openings."
         )
     return latents.to(like.dtype), torch.tensor([number[caption] for caption in captions])
-
-
-if __name__ == "__main__":
-    start_run_from_words(VerifierConfig, lambda config, device: VerifierTask(config, device=device))

@@ -1,4 +1,7 @@
-"""A verifier says how well drawn blocks fit their prompts: blocks and prompts meet in one small space."""
+"""The reward model of best-of-N: scores first blocks by their prompts, in the latent space, as CLIP scores images.
+
+A saved one may have the ``_class_name`` ``Verifier``, its former name; it loads the same.
+"""
 
 import math
 
@@ -15,21 +18,21 @@ _GROUPS = 8  # of the norms
 _START_SCALE = 2.0  # logarithm of what cosines are multiplied by at first
 
 
-class Verifier(ModelMixin, ConfigMixin):
-    """Compares first blocks with prompts as CLIP compares pictures with captions (arXiv 2103.00020).
+class RewardModel(ModelMixin, ConfigMixin):
+    """A cosine between blocks and prompts in a shared space (CLIP, arXiv 2103.00020).
 
-    The frames of a block are stacked as channels of one picture, so that its convolutions see what moves.
+    The frames of a block are stacked as channels of one image, so that its convolutions see motion.
 
     Args:
         channels, frames, height, width: of the latents of a block.
         words, text_width: rows of the prompt embeddings and numbers in each.
         features: channels of the convolutions, a multiple of 8.
         depth: residual pairs of them.
-        space: dimensions that blocks and prompts meet in.
+        space: dimensions of the shared space.
         seed: of the first weights.
 
     Raises:
-        ConfigError: a size that cannot be.
+        ConfigError: a size that is not accepted.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -50,7 +53,7 @@ class Verifier(ModelMixin, ConfigMixin):
         sizes = (channels, frames, height, width, words, text_width, features, depth, space)
         if min(sizes) < 1 or features % _GROUPS:
             raise ConfigError(
-                f"A verifier of sizes {sizes} cannot be: all are 1 or more, features a multiple of {_GROUPS}."
+                f"A reward model cannot have sizes {sizes}; all must be 1 or more, features a multiple of {_GROUPS}."
             )
         hidden = 4 * space
         corners = math.ceil(height / 2) * math.ceil(width / 2)
@@ -70,7 +73,7 @@ class Verifier(ModelMixin, ConfigMixin):
             nn.Flatten(), nn.Linear(words * text_width, hidden), nn.GELU(), nn.Linear(hidden, space)
         )
         self.scale = nn.Parameter(torch.tensor(_START_SCALE))
-        self._draw_weights(seed)
+        self._initialise(seed)
 
     @property
     def block_shape(self) -> tuple[int, int, int, int]:
@@ -88,8 +91,8 @@ class Verifier(ModelMixin, ConfigMixin):
         """
         if tuple(latents.shape[1:]) != self.block_shape:
             raise ConfigError(
-                f"The verifier reads blocks of {list(self.block_shape)} (channels, frames, height, width); "
-                f"these are {list(latents.shape[1:])}."
+                f"The reward model reads blocks of {list(self.block_shape)} (channels, frames, height, width); "
+                f"got {list(latents.shape[1:])}."
             )
         x = self.stem(latents.to(self.dtype).flatten(1, 2))
         for pair in self.pairs:
@@ -106,7 +109,7 @@ class Verifier(ModelMixin, ConfigMixin):
         most, expected = self.config.words, self.config.text_width
         if words > most or width != expected:
             raise ConfigError(
-                f"The verifier reads prompts of at most {most} words of width {expected}; these are {[words, width]}."
+                f"The reward model reads prompts of at most {most} words of width {expected}; got {[words, width]}."
             )
         return F.normalize(self.prompt(F.pad(text.to(self.dtype), (0, 0, 0, most - words))), dim=-1)
 
@@ -115,12 +118,12 @@ class Verifier(ModelMixin, ConfigMixin):
         latents: Float[Tensor, "blocks channels frames height width"],
         text: Float[Tensor, "blocks words text_width"],
     ) -> Float[Tensor, " blocks"]:
-        """How well each block fits its prompt: a cosine, 1 at best; errors as for the two parts."""
+        """The cosine of each block with its prompt."""
         return (self.embed_blocks(latents) * self.embed_prompts(text)).sum(-1)
 
     @torch.no_grad()
-    def _draw_weights(self, seed: int) -> None:
-        """Again from ``seed`` alone: He's variance for every matrix, biases 0."""
+    def _initialise(self, seed: int) -> None:
+        """From ``seed`` alone: variance 1 / fan-in for every matrix, biases 0."""
         if self.scale.is_meta:  # loading builds the module without memory first
             return
         generator = torch.Generator().manual_seed(seed)

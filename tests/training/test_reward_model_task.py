@@ -1,4 +1,4 @@
-"""The verifier task: captions and their blocks find each other, drawn and hidden blocks count against."""
+"""The reward model task: captions and their blocks find each other, drawn and hidden blocks count against."""
 
 from dataclasses import replace
 from importlib.resources import files
@@ -9,9 +9,9 @@ import torch
 
 from arl2.cli.main import main
 from arl2.errors import ConfigError
-from arl2.model.verifier import Verifier
+from arl2.model.reward_model import RewardModel
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.shapes.training.verifier import VerifierConfig, VerifierTask
+from arl2.shapes.training.reward_model import RewardModelConfig, RewardModelTask
 from arl2.shapes.world.renderer import visible_share
 from arl2.shapes.world.scene import sample_scenes
 from arl2.training.engine.loop import LoopConfig, train
@@ -22,14 +22,14 @@ LOOP = LoopConfig(steps=30, warmup_steps=2, learning_rate=0.01, average_decay=0.
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> VerifierConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> RewardModelConfig:
     """Few openings and a few that the embedded model drew."""
     folder = tmp_path_factory.mktemp("verifier")
     words = ["rollouts", "--model", "shapes-teacher", "--shapes-prompts", "4", "--latent-frames", "3", "--quiet"]
     # Two scenes of the openings' own seed: their captions are known.
     words += ["--steps", "2", "--candidates", "1", "--seed", "2", "-o", str(folder / "drawn")]
     assert main(words) == 0
-    return VerifierConfig(
+    return RewardModelConfig(
         loop=LOOP,
         latents=str(folder / "latents"),
         openings=48,
@@ -41,25 +41,25 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> VerifierConfig:
     )
 
 
-def test_openings_that_hide_their_object_fit_no_caption(config: VerifierConfig) -> None:
-    task = VerifierTask(config)
+def test_openings_that_hide_their_object_fit_no_caption(config: RewardModelConfig) -> None:
+    task = RewardModelTask(config)
     shown = visible_share(sample_scenes(48, seed=2), 9)[:, [0, 8]].amax(1) >= config.shows
     assert 0 < int((~shown).sum()) == len(task.hidden)
     assert int(shown.sum()) == len(task.true) == len(task.true_of)
-    assert len(VerifierTask(replace(config, shows=0.0)).hidden) == 0
+    assert len(RewardModelTask(replace(config, shows=0.0)).hidden) == 0
 
 
-def test_every_drawn_block_stands_beside_a_true_one_of_its_caption(config: VerifierConfig) -> None:
-    task = VerifierTask(config)
+def test_every_drawn_block_stands_beside_a_true_one_of_its_caption(config: RewardModelConfig) -> None:
+    task = RewardModelTask(config)
     assert len(task.drawn) == 4
     draw = torch.Generator().manual_seed(0)
     for _ in range(5):
         assert torch.equal(task.true_of[task._true_with(task.drawn_of, draw)], task.drawn_of)
 
 
-def test_the_loss_is_what_the_formula_says(config: VerifierConfig) -> None:
+def test_the_loss_is_what_the_formula_says(config: RewardModelConfig) -> None:
     """Written out for single blocks and captions, from the same draws."""
-    task = VerifierTask(replace(config, batch=5, hidden_batch=2, drawn_batch=2))
+    task = RewardModelTask(replace(config, batch=5, hidden_batch=2, drawn_batch=2))
     told = task.loss(Batch.keyed(0, 0, 0, 1))
     assert told.samples == 9
     draw = Batch.keyed(0, 0, 0, 1).generator
@@ -84,25 +84,25 @@ def test_the_loss_is_what_the_formula_says(config: VerifierConfig) -> None:
     assert torch.allclose(told.value, of_block + of_caption, atol=1e-5)
 
 
-def test_a_run_learns_resumes_to_the_bit_and_is_exported(config: VerifierConfig, tmp_path: Path) -> None:
-    whole = train(VerifierTask(config), config.loop, tmp_path / "whole", run_config={})
+def test_a_run_learns_resumes_to_the_bit_and_is_exported(config: RewardModelConfig, tmp_path: Path) -> None:
+    whole = train(RewardModelTask(config), config.loop, tmp_path / "whole", run_config={})
     short = replace(config.loop, steps=30, checkpoint_every=10)
-    train(VerifierTask(config), replace(short, max_minutes=0.0), tmp_path / "cut", run_config={})
-    train(VerifierTask(config), short, tmp_path / "cut", run_config={})
+    train(RewardModelTask(config), replace(short, max_minutes=0.0), tmp_path / "cut", run_config={})
+    train(RewardModelTask(config), short, tmp_path / "cut", run_config={})
     one, other = (
-        Verifier.from_pretrained(tmp_path / name / "export", torch_dtype=torch.float32).state_dict()
+        RewardModel.from_pretrained(tmp_path / name / "export", torch_dtype=torch.float32).state_dict()
         for name in ("whole", "cut")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole.step == 30
-    task = VerifierTask(config)
+    task = RewardModelTask(config)
     before = task.loss(Batch.keyed(7, 0, 0, 1)).value.item()
     task.model.load_state_dict(one)
     assert task.loss(Batch.keyed(7, 0, 0, 1)).value.item() < 0.6 * before
     assert task.evaluate()["true_first"] == 1
 
 
-def test_what_does_not_fit_is_refused(config: VerifierConfig, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(config: RewardModelConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"drawn_batch is 4.*batch is 3; give at most as many"):
         replace(config, batch=3)
     with pytest.raises(ConfigError, match="hidden_batch is -1; give a whole number from 0"):
@@ -114,14 +114,14 @@ def test_what_does_not_fit_is_refused(config: VerifierConfig, tmp_path: Path) ->
     prompts.write_text("a red circle\n")
     assert main([*words, "--candidates", "1", "--prompts", str(prompts), "-o", str(tmp_path / "other")]) == 0
     with pytest.raises(ConfigError, match="has the caption 'a red circle moves right on black', which no true"):
-        VerifierTask(replace(config, drawn=str(tmp_path / "other")))
+        RewardModelTask(replace(config, drawn=str(tmp_path / "other")))
     words = [*words[:3], "--latent-frames", "6", *words[5:], "--candidates", "1", "--shapes-prompts", "1"]
     assert main([*words, "--seed", "2", "-o", str(tmp_path / "long")]) == 0
     with pytest.raises(ConfigError, match=r"draw them with 'arl2 rollouts --latent-frames 3'"):
-        VerifierTask(replace(config, drawn=str(tmp_path / "long")))
+        RewardModelTask(replace(config, drawn=str(tmp_path / "long")))
 
 
-def test_the_shipped_verifier_reads_what_the_shipped_model_draws() -> None:
+def test_the_shipped_reward_model_reads_what_the_shipped_model_draws() -> None:
     pipe = ARL2Pipeline.from_pretrained("shapes")
     config, codec = pipe.transformer.config, files("arl2.shapes") / "weights" / "codec"
     assert codec.is_dir()

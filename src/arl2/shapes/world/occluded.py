@@ -21,7 +21,7 @@ SPARES: tuple[Range, ...] = ((4.0, 8.0), (5.0, 12.0), (4.8, 8.4))
 CURTAINS: tuple[tuple[int, int], ...] = ((6, 20), (10, 28), (16, 24), (24, 27), (36, 25), (48, 25))
 
 
-def sample_hiding_scenes(count: int, *, seed: int, first: int = 0) -> Scenes:
+def sample_occluded_scenes(count: int, *, seed: int, first: int = 0) -> Scenes:
     """Scenes ``first`` to ``first + count - 1`` of the sequence of ``seed``: half standing walls, half curtains.
 
     Arguments as for ``sample_scenes``.
@@ -30,7 +30,7 @@ def sample_hiding_scenes(count: int, *, seed: int, first: int = 0) -> Scenes:
         Arl2Error: ``count`` or ``first`` is no multiple of ``RUN``, or below 0.
     """
     if count < RUN or first < 0 or count % RUN or first % RUN:
-        raise Arl2Error(f"{count} hiding scenes from {first} on were asked; give multiples of {RUN}.")
+        raise Arl2Error(f"{count} occluded scenes from {first} on were asked; give multiples of {RUN}.")
     parts = [_run(number, seed) for number in range(first // RUN, (first + count) // RUN)]
     joined = Scenes(**{field.name: torch.cat([getattr(one, field.name) for one in parts]) for field in fields(Scenes)})
     return replace(joined, hides_colour=torch.ones_like(joined.hides_colour))
