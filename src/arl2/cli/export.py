@@ -1,80 +1,85 @@
 """``arl2 export MODEL -o FOLDER | FILE``: a model as a folder for ``from_pretrained``, or in a published layout."""
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from arl2.cli.sources import add_source_options, source_of
+from arl2.cli.checks import refuse_existing
+from arl2.cli.options import Command, Only
+from arl2.cli.stored import stored_model, write_folder
 from arl2.errors import ConfigError
+from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
     from arl2.model.transformer import CausalWanTransformer3DModel
 
 _FILES = (".pt", ".safetensors")
-_LAYOUTS = ("arl2", "wan")
 # What no tensor of a published file tells; whoever loads it says so, or a base or a config does.
 _UNTOLD = ("block_frames", "window", "sink", "text_len", "eps")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "export",
-        help="write a model as a folder, or as a published .pt",
-        description="Write a model where other programs read it: a folder for from_pretrained, or one file in the key "
-        "layout of ARL2 (.pt with 'generator', or .safetensors). Every tensor keeps its dtype.",
-    )
-    add_source_options(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER|FILE", help=".pt, .safetensors, or a new folder"
-    )
-    parser.add_argument(
-        "--merge-low-rank",
-        action="store_true",
-        help="fold the feed-forwards' low-rank changes into their weights; those of state branches stay, for their "
-        "weights serve the attention inside a block, too",
-    )
-    parser.add_argument("--layout", choices=_LAYOUTS, help="of a file: arl2 (default), or wan for softmax models")
-    parser.set_defaults(run=run)
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a model as a folder for from_pretrained, or as one file in a published key layout.
 
+    Every tensor keeps its dtype.
 
-def run(arguments: argparse.Namespace) -> int:
-    """Write, and say what was merged and what a file does not tell."""
-    from arl2.checkpoints.export import export_checkpoint
-    from arl2.checkpoints.merging import merge_lora
-    from arl2.pipeline.rewriting import check_new_folder, write_pipeline
+    Attributes:
+        output: A .pt (with 'generator'), a .safetensors, or a new folder.
+        overwrite: Replace an output that exists.
+        merge_lora: Merge the LoRA adapters of the feed-forwards into their weights. Those of state branches stay:
+            their weights serve the attention inside a block, too.
+        layout: Key layout of a file: arl2 (the default), or wan for softmax models.
+        heads: Number of attention heads, if the file does not say.
+    """
 
-    output: Path = arguments.output
-    to_file = output.suffix in _FILES
-    if arguments.layout is not None and not to_file:
-        raise ConfigError(f"--layout goes with a file ({' or '.join(_FILES)}), but '{output}' came; leave it out.")
-    if not to_file:
-        check_new_folder(output)
-    elif output.exists():
-        raise ConfigError(f"'{output}' is there already; choose another name.")
-    source = source_of(arguments, alone=to_file)
-    model = source.transformer()
-    said = []
-    if arguments.merge_lora:
-        result = merge_lora(model)
-        if not result.merged:
-            raise ConfigError(
-                f"The feed-forwards of '{arguments.model}' have no low-rank changes; leave --merge-low-rank out."
+    positional: ClassVar = ("model",)
+    examples: ClassVar = (
+        "arl2 export runs/distill/export -o hybrid.pt",
+        "arl2 export causal_forcing.pt --base Wan2.1-T2V-1.3B-Diffusers --weights-branch ema -o causal-forcing",
+    )
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
+        default_factory=ModelSource
+    )
+    output: Path
+    overwrite: bool = False
+    merge_lora: bool = False
+    layout: Literal["arl2", "wan"] | None = None
+    heads: int | None = None
+
+    def run(self) -> int:
+        """Write, and say what was merged and what a file does not tell."""
+        to_file = self.output.suffix in _FILES
+        if self.layout is not None and not to_file:
+            raise ConfigError(f"--layout goes with a file ({' or '.join(_FILES)}); got '{self.output}'. Leave it out.")
+        refuse_existing([self.output], overwrite=self.overwrite)
+
+        from arl2.checkpoints.export import export_checkpoint
+        from arl2.checkpoints.merging import merge_lora
+
+        source = stored_model(self.source, "export", heads=self.heads, alone=to_file)
+        model = source.transformer()
+        said = []
+        if self.merge_lora:
+            result = merge_lora(model)
+            if not result.merged:
+                raise ConfigError(
+                    f"The feed-forwards of '{self.source.name}' have no LoRA adapters; leave --merge-lora out."
+                )
+            model = result.model
+            said.append(
+                f"merged {result.merged} LoRA adapters of feed-forwards ({result.parameters_saved:,} parameters less); "
+                f"{result.kept} of state branches stay"
             )
-        model = result.model
-        said.append(
-            f"merged {result.merged} low-rank changes of feed-forwards ({result.parameters_saved:,} parameters less); "
-            f"{result.kept} of state branches stay"
-        )
-    if to_file:
-        export_checkpoint(model, output, layout="wan" if arguments.layout == "wan" else "arl2")
-        said.append(_untold(model))
-    else:
-        write_pipeline(source, model, output)
-    print(f"wrote {output} ({_bytes_of(output) / 1e6:,.1f} MB)")
-    for sentence in said:
-        print(sentence)
-    return 0
+        if to_file:
+            export_checkpoint(model, self.output, layout=self.layout or "arl2")
+            said.append(_untold(model))
+        else:
+            write_folder(source, model, self.output, overwrite=self.overwrite)
+        print(f"wrote {self.output} ({_bytes_of(self.output) / 1e6:,.1f} MB)")
+        for sentence in said:
+            print(sentence)
+        return 0
 
 
 def _untold(model: "CausalWanTransformer3DModel") -> str:

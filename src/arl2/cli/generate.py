@@ -1,156 +1,160 @@
 """``arl2 generate PROMPT``: prompts to video files, written block by block as they are generated."""
 
-import argparse
 import sys
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from arl2.cli import reference, words
-from arl2.cli.loading import add_model_options
+from arl2.cli.checks import check_source, exclusive, refuse_existing
+from arl2.cli.loading import ELSEWHERE, carried, load_pipeline
+from arl2.cli.options import Command, Hidden
+from arl2.cli.progress import Reporting, Summary
+from arl2.cli.published import Published, translated
+from arl2.cli.usage import memory_words
 from arl2.errors import ConfigError
+from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
+    from arl2.cli.outputs import OutputPlan
     from arl2.pipeline.conditioning import VideoPrefix
     from arl2.pipeline.pipeline import ARL2Pipeline
+    from arl2.serving.prompts_file import VideoRequest
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "generate",
-        help="turn prompts into videos",
-        description="Generate a video for each prompt, block by block, in memory that does not grow with its length. "
-        "Ctrl-C ends the video after the current block.",
-        epilog="The published code's words work, too: --config-path, --checkpoint-path, --data-path, --output-folder, "
-        "--num-output-frames (latent frames), --use-ema, --i2v, --num-samples, --extended-prompt-path.",
+@dataclass(frozen=True, kw_only=True)
+class Generate(Command):
+    """Generate a video for each prompt, block by block, in memory that does not grow with its length.
+
+    Ctrl-C ends the video after the current block; the file is whole.
+
+    The published code's options work, too: --config-path, --checkpoint-path, --data-path, --output-folder,
+    --num-output-frames (latent frames), --use-ema, --i2v, --num-samples, --extended-prompt-path.
+
+    Attributes:
+        prompts: What the video shows; several prompts give several videos.
+        prompts_file: Prompts, one a line (.txt) or as objects of prompt and, where wanted, seed, frames, file, image,
+            video (.jsonl). The output is a folder; finished videos in it are skipped: re-run the command to resume.
+        image: Image to start from (models whose first block is one frame).
+        extend: Video to continue; --frames counts its video frames, too.
+        only_new: Leave the image or the extended video out of the output.
+        output: .mp4, .gif, .webp, .y4m (raw), - (raw y4m to standard output), or a name without extension for a
+            folder of PNGs. Several prompts: a file shows them side by side, a name without extension is a folder with
+            an .mp4 each (default: an .mp4 named after the prompt and the seed).
+        overwrite: Replace outputs that exist.
+        sheet: Contact sheet of all videos, a .png.
+        scale: Factor that enlarges every pixel (default: 4 for 64-pixel videos, 1 for large ones).
+        latents: Latents of all videos, a .safetensors.
+        threads: CPU threads (default: 1 for small models, else all cores).
+    """
+
+    positional: ClassVar = ("prompts",)
+    examples: ClassVar = (
+        'arl2 generate "a red circle moves right on navy" --frames 81 -o red.mp4 --sheet red.png',
+        "arl2 generate --prompts-file prompts.txt --model causal-forcing --dtype bf16 --device cuda -o videos",
     )
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help='such as "a red circle moves right on navy"')
-    parser.add_argument(
-        "--prompts-file",
-        type=Path,
-        metavar="FILE",
-        help=".txt with a prompt a line, or .jsonl with objects of prompt and, where wanted, seed, frames, file, "
-        "image, video. The output is a folder; what is finished in it is skipped, so the same words go on after a cut",
-    )
-    parser.add_argument("--frames", type=words.whole_from_one, help="video frames (default: the model's, 81 of shapes)")
-    parser.add_argument("--seed", type=words.whole_from_zero, default=0, help="of the first prompt (default: 0)")
-    parser.add_argument(
-        "--steps", type=words.steps, help="denoising steps of a block: a number, or a list such as 1000,750,500,250"
-    )
-    words.add_candidates(parser)
-    parser.add_argument(
-        "--window",
-        type=words.window,
-        default="settings",
-        help="latent frames that softmax layers see, or full (default: the model's, 21 of shapes)",
-    )
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--image", type=Path, metavar="PATH", help="start from an image (models whose first block is one frame)"
-    )
-    start.add_argument(
-        "--extend", type=Path, metavar="PATH", help="go on with a video; --frames counts its frames, too"
-    )
-    parser.add_argument(
-        "--only-new", action="store_true", help="leave the image or the extended video out of the output"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help=".mp4, .gif, .webp, .y4m (raw), - (raw y4m to standard output), or a name without extension for a folder "
-        "of PNGs. Several prompts: a file shows them side by side, a name without extension is a folder with an .mp4 "
-        "each. Default: an .mp4 named after the prompt",
-    )
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also a picture of moments of all videos")
-    parser.add_argument(
-        "--scale", type=words.whole_from_one, help="enlarge every pixel (default: 4 for 64-pixel frames, 1 for large)"
-    )
-    parser.add_argument("--latents", type=Path, metavar="SAFETENSORS", help="also the latents, exactly")
-    parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    said.add_argument("--json-progress", action="store_true", help="print JSON objects, one a line, on standard error")
-    add_model_options(parser)
-    reference.add_words(parser)
-    parser.set_defaults(run=run)
+    prompts: tuple[str, ...] = ()
+    prompts_file: Path | None = None
+    image: Path | None = None
+    extend: Path | None = None
+    only_new: bool = False
+    output: Path | None = None
+    overwrite: bool = False
+    sheet: Path | None = None
+    scale: int | None = None
+    latents: Path | None = None
+    threads: int | None = None
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    source: ModelSource = field(default_factory=ModelSource)
+    reporting: Reporting = field(default_factory=Reporting)
+    published: Annotated[Published, Hidden()] = field(default_factory=Published)
+
+    def __post_init__(self) -> None:
+        exclusive({"--image": self.image, "--extend": self.extend})
+
+    def run(self) -> int:
+        """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
+        asked = self._in_our_words() if self.published.given else self
+        check_source(asked.source)
+        if asked.prompts_file is not None:
+            return _run_prompts_file(asked)
+        if not asked.prompts:
+            raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
+        if asked.only_new and asked.image is None and asked.extend is None:
+            raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
+        return _run_prompts(asked)
+
+    def load(self, batch: int = 1) -> "ARL2Pipeline":
+        """The model, on its device."""
+        say = self.reporting.voice(self.output)
+        return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, say=say)
+
+    def carried(self) -> dict[str, Any]:
+        """What generation and lists of videos take of the sampling options, beside frames and seeds."""
+        return carried(self.sampling, "arl2 generate", "steps", "first_block_candidates", "window", also=ELSEWHERE)
+
+    def _in_our_words(self) -> "Generate":
+        ours = translated(self.published, self.source, self.sampling, self.prompts_file, self.output)
+        for note in ours.notes:
+            self.reporting.voice(ours.output)(note)
+        return replace(
+            self,
+            source=ours.source,
+            sampling=ours.sampling,
+            prompts_file=ours.prompts_file,
+            output=ours.output,
+            published=Published(num_samples=self.published.num_samples),
+        )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
-    if reference.is_asked(arguments):
-        from arl2.cli.progress import voice
-
-        arguments, notes = reference.translated(arguments)
-        for note in notes:
-            voice(arguments)(note)
-    if arguments.prompts_file is not None:
-        from arl2.cli.jobs import run_prompts_file
-
-        return run_prompts_file(arguments)
-    if not arguments.prompts:
-        raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
-    if arguments.only_new and arguments.image is None and arguments.extend is None:
-        raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
-    return _run_prompts(arguments)
-
-
-def _run_prompts(arguments: argparse.Namespace) -> int:
+def _run_prompts(asked: Generate) -> int:
     from arl2.cli.outputs import check_file, plan_outputs
 
-    plan = plan_outputs(arguments.prompts, arguments.output)
-    for path, suffix in ((arguments.sheet, ".png"), (arguments.latents, ".safetensors")):
+    seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
+    plan = _with_seeds(plan_outputs(asked.prompts, asked.output), seed, named=asked.output is not None)
+    for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
             check_file(path, suffix)
+    refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
 
-    import torch
-
-    from arl2.cli.generation import Generation
-    from arl2.cli.loading import load_model, model_name
-    from arl2.cli.progress import Summary, progress_of, voice
-    from arl2.cli.usage import memory_words
+    from arl2.cli.generation import PROMPTS_AT_ONCE, Generation
     from arl2.interrupt import StopSignal
     from arl2.pipeline.conditioning import check_not_source, frames_in_all
 
     for output in plan.outputs:
-        check_not_source(output.path, arguments.image or arguments.extend)
-    say = voice(arguments)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+        check_not_source(output.path, asked.image or asked.extend)
+    say = asked.reporting.voice(asked.output)
     started = time.perf_counter()
-    pipe = load_model(arguments)
-    known = _known(pipe, arguments)
+    pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE))
+    known = _known(pipe, asked)
     work = Generation(
         pipe,
-        arguments.prompts,
+        asked.prompts,
         plan,
-        model=model_name(arguments),
-        num_frames=arguments.frames or frames_in_all(pipe, known if arguments.extend is not None else None),
-        seed=arguments.seed,
-        steps=arguments.steps,
-        first_block_candidates=arguments.candidates,
-        window=arguments.window,
-        scale=arguments.scale,
+        model=asked.source.name,
+        num_frames=asked.sampling.num_frames or frames_in_all(pipe, known if asked.extend is not None else None),
+        seed=seed,
+        **asked.carried(),
+        scale=asked.scale,
         known=known,
-        only_new=arguments.only_new,
-        keep_pictures=arguments.sheet is not None,
-        keep_latents=arguments.latents is not None,
+        only_new=asked.only_new,
+        keep_pictures=asked.sheet is not None,
+        keep_latents=asked.latents is not None,
     )
     work.check()
     if work.frames.note is not None:
         say(work.frames.note)
-    if known is not None and arguments.extend is not None:
+    if known is not None and asked.extend is not None:
         cut = f" ({known.left_out} at its start do not fill a block and are left out)" if known.left_out else ""
-        say(f"going on after {known.video_frames} video frames of {arguments.extend}{cut}")
+        say(f"continuing after {known.video_frames} video frames of {asked.extend}{cut}")
     loaded = time.perf_counter()
-    with StopSignal() as stop, progress_of(arguments) as progress:
+    with StopSignal() as stop, asked.reporting.progress() as progress:
         work.run(stop, progress)
         seconds = time.perf_counter() - loaded
-        if work.written and arguments.sheet is not None:
-            work.write_sheet(arguments.sheet)
-        if work.written and arguments.latents is not None:
-            work.write_latents(arguments.latents)
+        if work.written and asked.sheet is not None:
+            work.write_sheet(asked.sheet)
+        if work.written and asked.latents is not None:
+            work.write_latents(asked.latents)
         progress.done(
             Summary(files=work.written, video_frames=work.video_frames, seconds=seconds, interrupted=stop.asked)
         )
@@ -168,9 +172,101 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _known(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> "VideoPrefix | None":
+def _with_seeds(plan: "OutputPlan", seed: int, *, named: bool) -> "OutputPlan":
+    """Names that were made from prompts hold the seed, too: another seed writes another file."""
+    if named and plan.folder is None:
+        return plan
+    outputs = [
+        replace(one, path=one.path.with_stem(f"{one.path.stem}-seed{seed + one.prompts[0]}")) for one in plan.outputs
+    ]
+    return replace(plan, outputs=tuple(outputs))
+
+
+def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
     from arl2.pipeline.conditioning import image_prefix, video_prefix
 
-    if arguments.image is not None:
-        return image_prefix(pipe, arguments.image)
-    return None if arguments.extend is None else video_prefix(pipe, arguments.extend)
+    if asked.image is not None:
+        return image_prefix(pipe, asked.image)
+    return None if asked.extend is None else video_prefix(pipe, asked.extend)
+
+
+def _run_prompts_file(asked: Generate) -> int:
+    """Make what is not finished yet, and say what it took; 130 if it was interrupted."""
+    from arl2.serving.jobs import JobList, JobSettings, plan_jobs
+
+    folder = _checked_folder(asked)
+    jobs = plan_jobs(
+        _requests(asked),
+        folder,
+        seed=asked.sampling.seed or 0,  # type: ignore[arg-type]  # the command line gives one
+        frames=asked.sampling.num_frames,
+        image=asked.image,
+        video=asked.extend,
+    )
+
+    from arl2.cli.generation import shown_scale
+    from arl2.cli.jobs import make_videos
+    from arl2.interrupt import StopSignal
+
+    say = asked.reporting.voice()
+    pipe = asked.load()
+    settings = JobSettings(
+        model=asked.source.name,
+        **asked.carried(),
+        scale=asked.scale or shown_scale(pipe),
+        only_new=asked.only_new,
+    )
+    work = JobList(pipe, jobs, settings)
+    work.check()
+    pending = len(work.unfinished())
+    say(f"{len(jobs)} videos: {len(jobs) - pending} finished before, {pending} to make")
+    started = time.perf_counter()
+    with StopSignal() as stop, asked.reporting.progress() as progress:
+        made = make_videos(work, pending, stop, progress)
+        seconds = time.perf_counter() - started
+        progress.done(
+            Summary(files=made.finished, video_frames=made.video_frames, seconds=seconds, interrupted=stop.asked)
+        )
+    if stop.asked:
+        part = f"; the part of '{made.partial}' that was done can be played" if made.partial is not None else ""
+        print(
+            f"arl2 generate: interrupted; {len(made.finished)} videos were finished in '{folder}'{part}. "
+            "Re-run the command to resume.",
+            file=sys.stderr,
+        )
+        return 130
+    say(f"wrote {len(made.finished)} videos to {folder}")
+    say(
+        f"{made.video_frames} video frames in {seconds:.2f} s, written: {made.video_frames / seconds:.0f} a second; "
+        f"peak memory {memory_words()}"
+    )
+    return 0
+
+
+def _requests(asked: Generate) -> "list[VideoRequest]":
+    from arl2.serving.image_folder import read_image_folder
+    from arl2.serving.prompts_file import read_prompts_file
+
+    path = asked.prompts_file
+    assert path is not None
+    found = read_image_folder(path) if path.is_dir() else read_prompts_file(path)
+    samples = asked.published.num_samples or 1
+    for one in found:
+        if samples > 1 and (one.seed is not None or one.file is not None):
+            raise ConfigError(
+                f"{one.where}: --num-samples {samples} repeats a line with other seeds and names, but this one has its "
+                "own; take seed and file out of it, or write a line for each."
+            )
+    return [one for one in found for _ in range(samples)]
+
+
+def _checked_folder(asked: Generate) -> Path:
+    for name, value in (("PROMPT", asked.prompts), ("--sheet", asked.sheet), ("--latents", asked.latents)):
+        if value:
+            raise ConfigError(f"{name} does not go with --prompts-file; leave it out.")
+    folder = asked.output
+    if folder is None or folder.suffix or folder == Path("-"):
+        raise ConfigError("The videos of --prompts-file go to a folder: give --output a name without extension.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"'{folder}' is a file, but a folder is to be written; choose another name.")
+    return folder

@@ -1,71 +1,104 @@
-"""``arl2 inspect FILE``: what a weights file is."""
+"""``arl2 inspect MODEL``: what a model or a weights file is."""
 
-import argparse
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from arl2.cli.checks import check_source, require_model
+from arl2.cli.options import Command, Only
+from arl2.cli.standard_streams import printable
+from arl2.pipeline.options import ModelSource
+
 if TYPE_CHECKING:
     from arl2.checkpoints.describe import Description
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "inspect",
-        help="say what a weights file is",
-        description="Print the layout, sizes, layer plan, parameters, health and memory need of a .pt, a .safetensors "
-        "or a folder. Exit code 1 if it holds NaN or infinity.",
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Command):
+    """Show layout, sizes, layer plan, parameters, health and memory need of a model or a weights file.
+
+    Exit code 1 if it holds NaN or infinity.
+
+    Attributes:
+        height: Height of the video in pixels, for the memory need.
+        width: Width of the video in pixels, for the memory need.
+        heads: Number of attention heads, if the file does not say (default: heads of size 128).
+        as_json: Print JSON instead of a table.
+    """
+
+    positional: ClassVar = ("model",)
+    examples: ClassVar = ("arl2 inspect causal_forcing.pt --weights-branch ema", "arl2 inspect shapes-75 --json")
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
+        default_factory=ModelSource
     )
-    parser.add_argument("file", type=Path, help=".pt, .safetensors or a folder")
-    parser.add_argument("--weights", choices=("auto", "ema", "plain"), default="auto", help="which set, if two")
-    parser.add_argument("--height", type=int, default=480, help="pixels, for the memory need (default: 480)")
-    parser.add_argument("--width", type=int, default=832, help="pixels, for the memory need (default: 832)")
-    parser.add_argument(
-        "--heads", type=int, help="number of heads, if the file does not tell (head size 128 if not given)"
-    )
-    parser.set_defaults(run=run)
+    height: int = 480
+    width: int = 832
+    heads: int | None = None
+    as_json: bool = False
+
+    def run(self) -> int:
+        """Print the description; 1 if weights are not finite."""
+        check_source(self.source)
+        found = self._described()
+        if self.as_json:
+            print(json.dumps(_facts(found), indent=1))
+        else:
+            Console(highlight=False).print(_table(found))
+        return 1 if found.not_finite else 0
+
+    def _described(self) -> "Description":
+        from arl2.checkpoints.describe import describe
+        from arl2.pipeline.folder import is_saved_pipeline
+        from arl2.pipeline.rewriting import find_source
+
+        weights, base, config = self.source.weights, self.source.base, self.source.config
+        named = self.source.model or weights or base
+        model = require_model(None if named is None else str(named), "inspect")
+        branch = self.source.weights_branch or "auto"
+        told: dict[str, Any] = {} if self.heads is None else {"num_attention_heads": self.heads}
+        alone = weights in (None, Path(model)) and config is None
+        if alone and Path(model).exists() and not is_saved_pipeline(model):
+            return describe(model, branch=branch, height=self.height, width=self.width, **told)
+        source = find_source(
+            model, weights=weights, base=base, config=config, branch=branch, heads=self.heads, alone=True
+        )
+        return describe(
+            source.weights, branch=source.branch, height=self.height, width=self.width, **{**source.told, **told}
+        )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the description; 1 if weights are not finite."""
-    from arl2.checkpoints.describe import describe
-
-    settings = {} if arguments.heads is None else {"num_attention_heads": arguments.heads}
-    found = describe(
-        arguments.file, branch=arguments.weights, height=arguments.height, width=arguments.width, **settings
-    )
-    Console(highlight=False).print(_table(found))
-    return 1 if found.not_finite else 0
+def _facts(found: "Description") -> dict[str, Any]:
+    facts = {**asdict(found), "path": str(found.path), "layout": found.layout.value, "layer_plan": found.plan}
+    return json.loads(json.dumps(facts, default=str))
 
 
 def _table(found: "Description") -> Table:
     config = found.config
-    table = Table(title=escape(str(found.path)), show_header=False, title_justify="left", box=None)
+    table = Table(title=_safe(str(found.path)), show_header=False, title_justify="left", box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    plan = found.plan
-    hybrid = plan.count("H")
     table.add_row("layout", found.layout.value)
     table.add_row("weights", found.branch or "one set")
     for name, count in found.unused.items():
-        table.add_row("", f"[dim]not used to generate: {escape(name)} ({count} tensors)[/]")
-    table.add_row("layers", f"{_strip(plan)}  {hybrid} of {len(plan)} hybrid ({100 * hybrid / len(plan):.0f} %)")
+        table.add_row("", f"[dim]not used to generate: {_safe(name)} ({count} tensors)[/]")
+    table.add_row("layers", _letters_strip(found.plan))
     heads, head_dim = int(str(config["num_attention_heads"])), int(str(config["attention_head_dim"]))
     table.add_row("width", f"{heads * head_dim} = {heads} heads x {head_dim}; feed-forward {config['ffn_dim']}")
     table.add_row("latent", f"{config['in_channels']} channels, patch {config['patch_size']}")
     table.add_row("text", f"{config['text_len']} rows of {config['text_dim']}")
     table.add_row("blocks", f"of {config['block_frames']} frames; {_window(config)}")
     table.add_row(
-        "low rank",
+        "LoRA rank",
         f"state {config['state_rank']}, feed-forward {config['ffn_rank']} ({config['ffn_rank_layers']} layers)",
     )
     share = 100 * found.low_rank_parameters / found.parameters
-    table.add_row("parameters", f"{found.parameters:,} ({found.low_rank_parameters:,} low-rank, {share:.2f} %)")
+    table.add_row("parameters", f"{found.parameters:,} ({found.low_rank_parameters:,} LoRA, {share:.2f} %)")
     table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()))
     table.add_row("to load", ", ".join(f"{_size(size)} in {dtype}" for dtype, size in found.weight_bytes.items()))
     per_frame = _size(found.memory.cache_per_frame)
@@ -75,23 +108,29 @@ def _table(found: "Description") -> Table:
         f"({found.height} x {found.width}, half precision)",
     )
     if found.not_finite:
-        table.add_row(
-            "[red]broken",
-            f"[red]{len(found.not_finite)} tensors with NaN or infinity, first {escape(found.not_finite[0])}",
-        )
+        first = _safe(found.not_finite[0])
+        table.add_row("[red]broken", f"[red]{len(found.not_finite)} tensors with NaN or infinity, first {first}")
     else:
         table.add_row("health", "all weights finite")
     return table
 
 
 def _window(config: Mapping[str, object]) -> str:
-    """What softmax layers see, and where first frames that stay visible stand."""
+    """What softmax layers attend to, and where sinks stand."""
     words = f"window {config['window'] or 'full'}, sink {config['sink']}"
     return f"{words} at {config['sink_positions']} positions" if config["window"] and config["sink"] else words
 
 
-def _strip(plan: str) -> str:
-    return "".join(f"[green]{letter}[/]" if letter == "H" else f"[blue]{letter}[/]" for letter in plan)
+def _letters_strip(plan: str) -> str:
+    """The layer plan in colours, and the share of hybrid layers."""
+    hybrid = plan.count("H")
+    strip = "".join(f"[green]{letter}[/]" if letter == "H" else f"[blue]{letter}[/]" for letter in plan)
+    return f"{strip}  {hybrid} of {len(plan)} hybrid ({100 * hybrid / len(plan):.0f} %)"
+
+
+def _safe(text: str) -> str:
+    """Names of other people's files, without control characters and markup."""
+    return escape(printable(text))
 
 
 def _size(size: float) -> str:

@@ -1,71 +1,58 @@
-"""``arl2``: one sub-command a file. A mistake of the user is one sentence and exit code 2, never a traceback."""
+"""``arl2``: the outermost shell. A mistake of the user is a sentence and exit code 2, Ctrl-C a line and 130.
 
-import argparse
-import logging
+What takes time to import is imported inside, so that Ctrl-C is caught from the first moment on.
+"""
+
 import sys
 from collections.abc import Sequence
 
-from arl2.cli import (
-    convert,
-    download,
-    export,
-    generate,
-    inspect,
-    models,
-    rollouts,
-    selfcheck,
-    sensitivity,
-    shapes,
-    stream,
-    train,
-)
-from arl2.cli.standard_streams import say_error
-from arl2.errors import Arl2Error
-from arl2.version import __version__
-
-COMMANDS = (
-    generate,
-    stream,
-    models,
-    download,
-    shapes,
-    convert,
-    rollouts,
-    train,
-    sensitivity,
-    export,
-    inspect,
-    selfcheck,
-)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; building it imports no torch."""
-    parser = argparse.ArgumentParser(
-        prog="arl2", description="Streaming video generation with constant memory: attend locally, remember linearly."
-    )
-    parser.add_argument("--version", action="version", version=f"arl2 {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say which backends are chosen, and why")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    return parser
+_BUG = "this is a bug in arl2. Please report it with the lines below and with what 'arl2 env' prints."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 (done), 1 (a check failed), 2 (wrong input) or 130 (interrupted)."""
-    arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr
-    )
+    """Run a command; the exit code is 0 (done), 1 (a check failed), 2 (wrong input) or 130 (interrupted).
+
+    What nobody foresaw is raised, after a line that says how to report it.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = "arl2"
     try:
-        return int(arguments.run(arguments))
-    except Arl2Error as error:
-        say_error(f"arl2 {arguments.command}: {error}")
-        return 2
+        from arl2.cli.standard_streams import lasting_streams, say_error
+
+        with lasting_streams():
+            from arl2.cli.app import command_of, parse
+            from arl2.errors import Arl2Error
+
+            words, verbose = _without_verbose(words)
+            name = f"arl2 {command_of(words)}".rstrip()
+            try:
+                command = parse(["env"] if verbose and words == ["--version"] else words)
+                if command is None:
+                    return 0
+                _log(verbose)
+                return command.run()
+            except Arl2Error as error:
+                say_error(f"{name}: {error}")
+                return 2
+            except Exception:
+                say_error(f"{name}: {_BUG}")
+                raise
     except KeyboardInterrupt:
-        say_error(f"arl2 {arguments.command}: interrupted")
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _without_verbose(words: list[str]) -> tuple[list[str], bool]:
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word not in ("-v", "--verbose")]
+    return [*kept, *words[end:]], len(kept) < end
+
+
+def _log(verbose: bool) -> None:
+    import logging
+
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """``arl2 models [NAME]``: the models that have names, and which of them are on this disk."""
 
-import argparse
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -11,37 +10,41 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from arl2.cli.options import Command
 from arl2.model.registry import CARDS, ModelCard, find_card
 
 if TYPE_CHECKING:
     from arl2.checkpoints.hub import Presence
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "models",
-        help="list the models that have names",
-        description="List named models: what they are, their licence, what they take, and whether they are on this "
-        "disk. With a name, everything that is known of that model. Touches no network.",
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="everything about this model")
-    parser.add_argument("--json", action="store_true", help="for programs: JSON instead of a table")
-    parser.set_defaults(run=run)
+@dataclass(frozen=True, kw_only=True)
+class Models(Command):
+    """List named models: what they are, their licence, what they take, and whether they are on this disk.
 
+    With a name, everything that is known of that model. Touches no network.
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the list, or one card."""
-    cards = list(CARDS.values()) if arguments.name is None else [find_card(arguments.name)]
-    found = {card.name: _presence(card) for card in cards}
-    if arguments.json:
-        facts = [_facts(card, found[card.name]) for card in cards]
-        print(json.dumps(facts if arguments.name is None else facts[0], indent=1, ensure_ascii=False))
-    elif arguments.name is None:
-        Console(highlight=False).print(_list(cards, found))
-    else:
-        Console(highlight=False).print(_card(cards[0], found[cards[0].name]))
-    return 0
+    Attributes:
+        model: Name of one model, to show everything about it.
+        as_json: Print JSON instead of a table.
+    """
+
+    positional: ClassVar = ("model",)
+    examples: ClassVar = ("arl2 models", "arl2 models causal-forcing --json")
+    model: str | None = None
+    as_json: bool = False
+
+    def run(self) -> int:
+        """Print the list, or one card."""
+        cards = list(CARDS.values()) if self.model is None else [find_card(self.model)]
+        found = {card.name: _presence(card) for card in cards}
+        if self.as_json:
+            facts = [_facts(card, found[card.name]) for card in cards]
+            print(json.dumps(facts if self.model is None else facts[0], indent=1, ensure_ascii=False))
+        elif self.model is None:
+            Console(highlight=False).print(_list(cards, found))
+        else:
+            Console(highlight=False).print(_card(cards[0], found[cards[0].name]))
+        return 0
 
 
 def _presence(card: ModelCard) -> "Presence | None":
@@ -101,7 +104,7 @@ def _card(card: ModelCard, found: "Presence | None") -> Table:
     if card.weights_repo is not None:
         table.add_row("weights", f"{card.weights_repo}: {card.weights_file or 'announced, not out'}")
     table.add_row("blocks", _blocks(card))
-    table.add_row("levels", _levels(card))
+    table.add_row("denoising steps", _steps(card))
     table.add_row("picture", f"{card.height} x {card.width}, {card.num_frames} video frames, {card.fps} a second")
     table.add_row("starts from", "a prompt, or a prompt and an image" if card.image_to_video else "a prompt")
     table.add_row("to fetch", _size(card))
@@ -122,7 +125,7 @@ def _blocks(card: ModelCard) -> str:
     return f"of {card.block_frames} latent frames{first}; softmax layers see {window}"
 
 
-def _levels(card: ModelCard) -> str:
+def _steps(card: ModelCard) -> str:
     if card.steps is None:
         return f"{card.solver_steps} steps of a solver, guidance {card.guidance_scale}, shift {card.shift}"
     first = "" if card.first_block_steps is None else f", first block {_words(card.first_block_steps)}"

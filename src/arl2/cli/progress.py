@@ -1,6 +1,5 @@
 """What a person, or a program, sees of a generation while it runs: a live line, or a JSON object a line."""
 
-import argparse
 import json
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from arl2.cli.checks import exclusive
 from arl2.cli.usage import LiveProgress, memory_words, peak_gpu_memory, peak_memory
 
 
@@ -156,17 +156,31 @@ class JsonLines(Progress):
         print(json.dumps({"event": event, **facts}), file=sys.stderr, flush=True)
 
 
-def voice(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """Where lines for people go: standard error if the video takes standard output; nowhere if they are not wanted."""
-    if arguments.quiet or arguments.json_progress:
-        return lambda line: None
-    stream = sys.stderr if arguments.output == Path("-") else sys.stdout
-    return lambda line: print(line, file=stream)
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """What a command says while it works.
 
+    Attributes:
+        quiet: Print nothing but errors.
+        json_progress: Print JSON objects, one a line, on standard error.
+    """
 
-def progress_of(arguments: argparse.Namespace, *, endless: bool = False, hidden: bool = False) -> Progress:
-    """What shows the work; ``hidden`` if something else is on the terminal."""
-    return JsonLines() if arguments.json_progress else LiveLine(quiet=arguments.quiet or hidden, endless=endless)
+    quiet: bool = False
+    json_progress: bool = False
+
+    def __post_init__(self) -> None:
+        exclusive({"--quiet": self.quiet, "--json-progress": self.json_progress})
+
+    def voice(self, output: Path | None = None) -> Callable[[str], None]:
+        """Where lines for people go: standard error if the video takes standard output; nowhere if not wanted."""
+        if self.quiet or self.json_progress:
+            return lambda line: None
+        stream = sys.stderr if output == Path("-") else sys.stdout
+        return lambda line: print(line, file=stream)
+
+    def progress(self, *, endless: bool = False, hidden: bool = False) -> Progress:
+        """What shows the work; ``hidden`` if something else is on the terminal."""
+        return JsonLines() if self.json_progress else LiveLine(quiet=self.quiet or hidden, endless=endless)
 
 
 def _memory() -> dict[str, int | None]:

@@ -1,86 +1,100 @@
 """``arl2 rollouts``: clips to train on, from a teacher, from true scenes or from videos, into shards."""
 
-import argparse
 import os
 import sys
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from arl2.cli import words
-from arl2.cli.loading import DTYPES, add_model_options
+from arl2.cli.checks import exclusive
+from arl2.cli.loading import ELSEWHERE, carried, load_pipeline
+from arl2.cli.options import Command
+from arl2.cli.progress import Reporting
+from arl2.cli.usage import LiveProgress, memory_words
 from arl2.errors import ConfigError
+from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline
     from arl2.training.clips.sources import ClipSource, Prompt
 
 _WAN_TEMPORAL_FACTOR = 4  # to say beforehand what memory is needed; the codec itself is asked later
-_OF_SCENES = ("hiding", "known_blocks", "real", "no_colour")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "rollouts",
-        help="make clips to train on: a teacher's rollouts, or encoded videos",
-        description="Write clips (latents, prompt embeddings, caption) into shards that 'arl2 train align' and 'arl2 "
-        "train distill' read. A stopped run goes on with the same words; whole shards are kept. Under torchrun "
-        "(torchrun --nproc-per-node N -m arl2.cli.main rollouts ...) processes share the shards.",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="of the clips")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--prompts", dest="prompts_file", type=Path, metavar="FILE", help=".txt or .jsonl, a prompt a line"
-    )
-    source.add_argument("--shapes-prompts", type=int, metavar="N", help="captions of N scenes of the shapes world")
-    source.add_argument(
-        "--videos",
-        type=Path,
-        metavar="FOLDER",
-        help="real clips: videos with captions (.txt beside each, captions.csv or captions.jsonl)",
-    )
-    parser.add_argument("--seed", type=words.whole_from_zero, default=0, help="of the first clip (default: 0)")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=words.whole_from_one, help="video frames a clip (default: the model's)")
-    length.add_argument("--latent-frames", type=words.whole_from_one, metavar="N", help="the same in latent frames")
-    parser.add_argument("--batch", type=words.whole_from_one, default=8, help="clips made at once (default: 8)")
-    parser.add_argument(
-        "--shard-clips", type=words.whole_from_one, default=64, metavar="K", help="clips a shard (default: 64)"
-    )
-    parser.add_argument("--steps", type=words.steps, help="denoising steps of a block, instead of the model's own")
-    words.add_candidates(parser)
-    parser.add_argument("--window", type=words.window, default="settings", help="latent frames seen, or full")
-    parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    scenes = parser.add_argument_group("with --shapes-prompts")
-    scenes.add_argument("--no-colour", type=float, metavar="SHARE", help="of captions without colour (default: 0.15)")
-    scenes.add_argument("--hiding", action="store_true", help="scenes that hide their object; captions without colour")
-    scenes.add_argument(
-        "--known-blocks",
-        type=words.whole_from_one,
-        metavar="K",
-        help="begin with K true blocks, which the model goes on with",
-    )
-    scenes.add_argument("--real", action="store_true", help="no model: the true clips, encoded")
-    videos = parser.add_argument_group("with --videos")
-    videos.add_argument(
-        "--clips-per-video", type=words.whole_from_one, metavar="K", help="cut from a video at the most (default: 1)"
-    )
-    add_model_options(parser)
-    parser.set_defaults(run=run, prompts=(), json_progress=False)
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """With --shapes-prompts.
+
+    Attributes:
+        no_colour: Share of captions without a colour, 0 to 1 (default: 0.15).
+        hiding: Scenes with an occluder that hides the object; captions without a colour.
+        known_blocks: Number of true blocks that clips begin with; the model continues them.
+        real: Encode the true clips, without a model.
+    """
+
+    no_colour: float | None = None
+    hiding: bool = False
+    known_blocks: int | None = None
+    real: bool = False
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Make what is missing, and say what it took; 130 if it was interrupted."""
-    _check_words(arguments)
-    prompts = None if arguments.prompts_file is None else _prompts_of_file(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Rollouts(Command):
+    """Make clips to train on: a teacher's rollouts, or encoded videos.
 
-    import torch
+    Writes clips (latents, prompt embeddings, caption) into shards that ``arl2 train align`` and ``arl2 train distill``
+    read. Re-run the command to resume: complete shards are kept. Under torchrun
+    (torchrun --nproc-per-node N -m arl2.cli.main rollouts ...) processes share the shards.
 
-    from arl2.cli.loading import load_model, model_name
-    from arl2.cli.progress import voice
-    from arl2.cli.usage import LiveProgress, memory_words
+    Attributes:
+        output: Folder of the clips.
+        prompts_file: Prompts, one a line (.txt) or as objects (.jsonl).
+        shapes_prompts: Number of scenes of the shapes world whose captions are the prompts.
+        videos: Folder of videos with captions (a .txt beside each, captions.csv or captions.jsonl), to encode.
+        clips_per_video: Clips cut from a video at the most, with --videos (default: 1).
+        latent_frames: Length of a clip in latent frames, instead of --frames.
+        batch: Clips sampled at once.
+        shard_clips: Clips in a shard.
+        threads: CPU threads (default: 1 for small models, else all cores).
+        quiet: Print nothing but errors.
+    """
+
+    positional: ClassVar = ("model",)
+    examples: ClassVar = (
+        "arl2 rollouts mine --prompts-file prompts.txt --latent-frames 21 -o runs/clips",
+        "arl2 rollouts shapes-teacher --shapes-prompts 2048 --real --latent-frames 27 --seed 1 -o runs/clips",
+    )
+    output: Path
+    prompts_file: Path | None = None
+    shapes_prompts: int | None = None
+    videos: Path | None = None
+    clips_per_video: int | None = None
+    latent_frames: int | None = None
+    batch: int = 8
+    shard_clips: int = 64
+    threads: int | None = None
+    quiet: bool = False
+    scenes: Scenes = field(default_factory=Scenes)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    source: ModelSource = field(default_factory=ModelSource)
+
+    def __post_init__(self) -> None:
+        sources = {
+            "--prompts-file": self.prompts_file,
+            "--shapes-prompts": self.shapes_prompts is not None,
+            "--videos": self.videos,
+        }
+        exclusive(sources, required=True)
+        exclusive({"--frames": self.sampling.num_frames, "--latent-frames": self.latent_frames})
+
+    def run(self) -> int:
+        """Make what is missing, and say what it took; 130 if it was interrupted."""
+        _check(self)
+        return _run(self, None if self.prompts_file is None else _prompts_of_file(self))
+
+
+def _run(asked: Rollouts, prompts: "list[Prompt] | None") -> int:
     from arl2.serving.model_hash import model_hash
     from arl2.training.clips.folder import ClipIndex, require_datasets
     from arl2.training.clips.origin import origin_facts
@@ -88,21 +102,19 @@ def run(arguments: argparse.Namespace) -> int:
     from arl2.training.clips.writing import ClipWriter
 
     require_datasets()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    say = voice(arguments) if rank == 0 else (lambda line: None)
-    pipe = load_model(_for_loading(arguments, processes))
+    say = Reporting(quiet=asked.quiet or rank > 0).voice()
+    pipe = load_pipeline(*_for_loading(asked, processes), threads=asked.threads, batch=asked.batch, say=say)
     pipe.set_progress_bar_config(disable=True)
-    latent_frames, note = _latent_frames(pipe, arguments)
+    latent_frames, note = _latent_frames(pipe, asked)
     if note is not None:
         say(note)
-    source, facts = _source(pipe, arguments, prompts, latent_frames, say)
+    source, facts = _source(pipe, asked, prompts, latent_frames, say)
     settings = pipe.settings
     factor = pipe.codec.spatial_factor
     index = ClipIndex(
         clips=len(source),
-        shard_clips=arguments.shard_clips,
+        shard_clips=asked.shard_clips,
         latents=(pipe.codec.latent_channels, latent_frames, settings.height // factor, settings.width // factor),
         text_width=pipe.text.width,
         facts={
@@ -113,11 +125,11 @@ def run(arguments: argparse.Namespace) -> int:
             "block_frames": pipe.block_frames,
             "first_block_frames": settings.first_block_frames,
             "fps": settings.fps,
-            "dtype": arguments.dtype or DTYPES[0],
+            "dtype": asked.source.dtype or "float32",
         },
-        about=f"{facts['source']} of {model_name(arguments)}",
+        about=f"{facts['source']} of {asked.source.name}",
     )
-    writer = ClipWriter(arguments.output, index)
+    writer = ClipWriter(asked.output, index)
     missing = writer.missing()
     mine = [shard for shard in missing if shard % processes == rank]
     clips = sum(len(index.clips_of(shard)) for shard in mine)
@@ -133,79 +145,80 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"shard {shard} is whole ({time.perf_counter() - started:.0f} s)")
 
     try:
-        with LiveProgress("clip", max(clips, 1), quiet=arguments.quiet or rank > 0) as live:
+        with LiveProgress("clip", max(clips, 1), quiet=asked.quiet or rank > 0) as live:
             write_clips(writer, source, rank=rank, processes=processes, on_progress=shown, on_shard=told)
     except KeyboardInterrupt:
         whole = index.shards - len(writer.missing())
         print(
-            f"arl2 rollouts: interrupted; {whole} of {index.shards} shards are whole in '{arguments.output}'. The same "
-            "words go on with the rest.",
+            f"arl2 rollouts: interrupted; {whole} of {index.shards} shards are whole in '{asked.output}'. Re-run the "
+            "command to resume.",
             file=sys.stderr,
         )
         return 130
     seconds = time.perf_counter() - started
     left = len(writer.missing())
     end = "all are whole" if not left else f"{left} shards are left to other processes"
-    say(f"{clips} clips in {seconds:.1f} s into {arguments.output}; {end}; peak memory {memory_words()}")
+    say(f"{clips} clips in {seconds:.1f} s into {asked.output}; {end}; peak memory {memory_words()}")
     return 0
 
 
-def _check_words(arguments: argparse.Namespace) -> None:
-    given = [name for name in _OF_SCENES if getattr(arguments, name)]
-    if given and arguments.shapes_prompts is None:
+def _check(asked: Rollouts) -> None:
+    scenes, sampling = asked.scenes, asked.sampling
+    given = [name for name, value in vars(scenes).items() if value]
+    if given and asked.shapes_prompts is None:
         raise ConfigError(f"--{given[0].replace('_', '-')} goes with --shapes-prompts; leave it out.")
-    if arguments.real and arguments.known_blocks is not None:
+    if scenes.real and scenes.known_blocks is not None:
         raise ConfigError("--real clips are true from start to end; leave --known-blocks out.")
-    if arguments.hiding and arguments.no_colour is not None:
+    if scenes.hiding and scenes.no_colour is not None:
         raise ConfigError("The captions of --hiding all leave the colour out; leave --no-colour out.")
-    sampled = arguments.steps is not None or arguments.candidates is not None or arguments.window != "settings"
-    if sampled and (arguments.real or arguments.videos is not None):
+    sampled = sampling.steps is not None or sampling.first_block_candidates is not None or sampling.window != "settings"
+    if sampled and (scenes.real or asked.videos is not None):
         raise ConfigError("Real clips are encoded, not sampled; leave --steps, --candidates and --window out.")
-    if arguments.clips_per_video is not None and arguments.videos is None:
+    if asked.clips_per_video is not None and asked.videos is None:
         raise ConfigError("--clips-per-video goes with --videos; leave it out.")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise ConfigError(f"'{arguments.output}' is a file, but a folder is to be written; choose another name.")
+    if asked.output.exists() and not asked.output.is_dir():
+        raise ConfigError(f"'{asked.output}' is a file, but a folder is to be written; choose another name.")
 
 
-def _prompts_of_file(arguments: argparse.Namespace) -> "list[Prompt]":
+def _seed(asked: Rollouts) -> int:
+    return int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
+
+
+def _prompts_of_file(asked: Rollouts) -> "list[Prompt]":
     from arl2.serving.prompts_file import read_prompts_file
     from arl2.training.clips.sources import Prompt
 
-    found = read_prompts_file(arguments.prompts_file)
+    assert asked.prompts_file is not None
+    found = read_prompts_file(asked.prompts_file)
     for one in found:
         for name, value in (("frames", one.frames), ("file", one.file), ("image", one.image), ("video", one.video)):
             if value is not None:
                 raise ConfigError(f"{one.where}: '{name}' means nothing for rollouts, all of one length; take it out.")
-    return [
-        Prompt(one.prompt, arguments.seed + number if one.seed is None else one.seed)
-        for number, one in enumerate(found)
-    ]
+    return [Prompt(one.prompt, _seed(asked) + i if one.seed is None else one.seed) for i, one in enumerate(found)]
 
 
-def _for_loading(arguments: argparse.Namespace, processes: int) -> argparse.Namespace:
-    """The words as ``load_model`` reads them: so many prompts at once; with GPUs, each process on one of its own."""
+def _for_loading(asked: Rollouts, processes: int) -> tuple[ModelSource, SamplingOptions]:
+    """The model with GPUs each process on one of its own, and how long its clips are."""
     import torch
 
     from arl2.geometry import video_frames_of
 
-    frames = arguments.frames
-    if arguments.latent_frames is not None:
-        frames = video_frames_of(0, arguments.latent_frames, _WAN_TEMPORAL_FACTOR)
-    device = arguments.device
-    if processes > 1 and torch.cuda.is_available() and device in (None, "cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    changed = {"prompts": [""] * arguments.batch, "prompts_file": None, "frames": frames, "device": device}
-    return argparse.Namespace(**{**vars(arguments), **changed})
+    source, sampling = asked.source, asked.sampling
+    if asked.latent_frames is not None:
+        sampling = replace(sampling, num_frames=video_frames_of(0, asked.latent_frames, _WAN_TEMPORAL_FACTOR))
+    if processes > 1 and torch.cuda.is_available() and source.device in (None, "cuda"):
+        source = replace(source, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return source, sampling
 
 
-def _latent_frames(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> tuple[int, str | None]:
+def _latent_frames(pipe: "ARL2Pipeline", asked: Rollouts) -> tuple[int, str | None]:
     """Of every clip, and a sentence where they are not what was asked."""
     from arl2.geometry import split_blocks
 
-    if arguments.latent_frames is not None:
-        split_blocks(arguments.latent_frames, pipe.block_frames, pipe.settings.first_block_frames)
-        return arguments.latent_frames, None
-    plan = pipe.plan_frames(arguments.frames or pipe.settings.num_frames)
+    if asked.latent_frames is not None:
+        split_blocks(asked.latent_frames, pipe.block_frames, pipe.settings.first_block_frames)
+        return asked.latent_frames, None
+    plan = pipe.plan_frames(asked.sampling.num_frames or pipe.settings.num_frames)
     if plan.asked == plan.video_frames:
         return plan.latent_frames, None
     return plan.latent_frames, (
@@ -215,57 +228,54 @@ def _latent_frames(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> tuple
 
 
 def _source(
-    pipe: "ARL2Pipeline", arguments: argparse.Namespace, prompts: "list[Prompt] | None", latent_frames: int, say: Any
+    pipe: "ARL2Pipeline", asked: Rollouts, prompts: "list[Prompt] | None", latent_frames: int, say: Any
 ) -> "tuple[ClipSource, dict[str, Any]]":
     """What makes the clips, and what of it a folder must have in common to be gone on with."""
     from arl2.shapes.training.clip_source import DEFAULT_NO_COLOUR, PromptedScenes, SceneClips, SceneOpenings
     from arl2.training.clips.sources import TeacherClips, fingerprint
 
-    if arguments.videos is not None:
-        return _videos(pipe, arguments, latent_frames, say)
+    if asked.videos is not None:
+        return _videos(pipe, asked, latent_frames, say)
     scenes = openings = None
-    facts: dict[str, Any] = {"seed": arguments.seed, "steps": arguments.steps, "window": arguments.window}
-    if arguments.shapes_prompts is not None:
-        no_colour = DEFAULT_NO_COLOUR if arguments.no_colour is None else arguments.no_colour
+    facts: dict[str, Any] = {"seed": _seed(asked), "steps": asked.sampling.steps, "window": asked.sampling.window}
+    if asked.shapes_prompts is not None:
+        no_colour = DEFAULT_NO_COLOUR if asked.scenes.no_colour is None else asked.scenes.no_colour
         scenes = PromptedScenes.sample(
-            arguments.shapes_prompts, seed=arguments.seed, no_colour=no_colour, hiding=arguments.hiding
+            asked.shapes_prompts, seed=_seed(asked), no_colour=no_colour, hiding=asked.scenes.hiding
         )
-        facts |= {"hiding": arguments.hiding, "known_blocks": arguments.known_blocks or 0}
-        if arguments.known_blocks is not None:
-            openings = SceneOpenings.of_blocks(pipe, scenes, arguments.known_blocks, clip_frames=latent_frames)
+        facts |= {"hiding": asked.scenes.hiding, "known_blocks": asked.scenes.known_blocks or 0}
+        if asked.scenes.known_blocks is not None:
+            openings = SceneOpenings.of_blocks(pipe, scenes, asked.scenes.known_blocks, clip_frames=latent_frames)
         prompts = list(scenes.prompts)
     assert prompts is not None
     facts |= {"prompts": fingerprint(prompts)}
-    if scenes is not None and arguments.real:
-        source: ClipSource = SceneClips(pipe, scenes, latent_frames=latent_frames, batch=arguments.batch)
+    if scenes is not None and asked.scenes.real:
+        source: ClipSource = SceneClips(pipe, scenes, latent_frames=latent_frames, batch=asked.batch)
         return source, {**facts, "source": "true scenes"}
+    sampled = carried(asked.sampling, "arl2 rollouts", "steps", "first_block_candidates", "window", also=ELSEWHERE)
     source = TeacherClips(
         pipe,
         prompts,
         latent_frames=latent_frames,
-        batch=arguments.batch,
-        steps=arguments.steps,
-        first_block_candidates=arguments.candidates,
-        window=arguments.window,
+        batch=asked.batch,
+        **sampled,
         openings=openings,
     )
-    if arguments.candidates is not None:
-        facts["candidates"] = arguments.candidates
+    if asked.sampling.first_block_candidates is not None:
+        facts["candidates"] = asked.sampling.first_block_candidates
     return source, {**facts, "source": "rollouts"}
 
 
-def _videos(
-    pipe: "ARL2Pipeline", arguments: argparse.Namespace, latent_frames: int, say: Any
-) -> "tuple[ClipSource, dict[str, Any]]":
-    from arl2.cli.usage import LiveProgress
+def _videos(pipe: "ARL2Pipeline", asked: Rollouts, latent_frames: int, say: Any) -> "tuple[ClipSource, dict[str, Any]]":
     from arl2.training.clips.videos import VideoClips, plan_videos, read_captioned, videos_fingerprint
 
-    videos = read_captioned(arguments.videos)
-    most = arguments.clips_per_video or 1
-    with LiveProgress("video", len(videos), quiet=arguments.quiet) as live:
+    assert asked.videos is not None
+    videos = read_captioned(asked.videos)
+    most = asked.clips_per_video or 1
+    with LiveProgress("video", len(videos), quiet=asked.quiet) as live:
         counts, short = plan_videos(
             videos,
-            arguments.output,
+            asked.output,
             video_frames=pipe.codec.frames_of(0, latent_frames),
             fps=pipe.settings.fps,
             most=most,

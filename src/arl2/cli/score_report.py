@@ -1,13 +1,12 @@
 """What ``arl2 shapes score`` prints: the figures as plain values, and the tables made of them."""
 
-import argparse
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from arl2.cli.usage import LiveProgress
-from arl2.pipeline.devices import checked_device
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.shapes.evaluation.folder import find_videos, score_folder
 from arl2.shapes.evaluation.occlusion import clip_length, score_occluded
@@ -15,67 +14,72 @@ from arl2.shapes.evaluation.score import READ_FRAMES, score_codec, score_model, 
 from arl2.shapes.evaluator.scoring import Share
 
 
-def folder_report(arguments: argparse.Namespace) -> dict[str, Any]:
+def folder_report(folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Scores of a folder."""
-    with LiveProgress("video", len(find_videos(arguments.folder)), quiet=arguments.json) as progress:
-        result = score_folder(arguments.folder, on_progress=progress.show)
+    with LiveProgress("video", len(find_videos(folder)), quiet=quiet) as progress:
+        result = score_folder(folder, on_progress=progress.show)
     return {
-        "of": str(arguments.folder),
+        "of": str(folder),
         "videos": len(result.asked),
         "scores": {"as asked": _plain(result.shares)},
         "figures": result.steadiness.to_mapping(),
     }
 
 
-def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Scores of a model over the fixed prompts of a seed, beside those of true renders of the same scenes."""
-    device = checked_device(arguments.device)
-    pipe = ARL2Pipeline.from_pretrained(arguments.model)
-    if device != "cpu":
-        pipe.to(device)
-    sampled = {"steps": arguments.steps, "window": arguments.window}
-    fixed: dict[str, Any] = {
-        "prompts": arguments.prompts,
-        "seed": arguments.seed,
-        "num_frames": arguments.frames,
-    }
-    with LiveProgress("video", arguments.prompts, quiet=arguments.json) as progress:
-        model = score_model(
-            pipe,
-            **fixed,
-            **sampled,
-            first_block_candidates=arguments.candidates,
-            on_progress=progress.show,
-        )
-    with LiveProgress("true render", arguments.prompts, quiet=arguments.json) as progress:
+def model_report(
+    pipe: ARL2Pipeline,
+    *,
+    name: str,
+    count: int,
+    num_frames: int,
+    seed: int,
+    occlusion: int | None,
+    walls: Literal["standing", "moving"],
+    sampled: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Scores of a model over the fixed prompts of a seed, beside those of true renders of the same scenes.
+
+    Args:
+        pipe: The model, on its device.
+        name: What the person called it.
+        count, num_frames, seed: Prompts, length of their videos, and which prompts.
+        occlusion, walls: Of the memory test; None leaves it out.
+        sampled: Steps, candidates and window, as ``score_model`` takes them.
+        quiet: No live progress.
+    """
+    fixed: dict[str, Any] = {"prompts": count, "seed": seed, "num_frames": num_frames}
+    with LiveProgress("video", count, quiet=quiet) as progress:
+        model = score_model(pipe, **fixed, **sampled, on_progress=progress.show)
+    with LiveProgress("true render", count, quiet=quiet) as progress:
         truth = score_truth(**fixed, fps=pipe.settings.fps, on_progress=progress.show)
     scores = {"as asked": _plain(model.shares), "true renders": _plain(truth.shares)}
     if model.last_second is not None and truth.last_second is not None:
         scores["last second"] = _plain({"colour": model.last_second})
         scores["last second, true renders"] = _plain({"colour": truth.last_second})
-    if arguments.occlusion is not None:
-        length = clip_length(pipe, arguments.occlusion) if arguments.walls == "moving" else READ_FRAMES
-        with LiveProgress("occlusion", arguments.prompts, quiet=arguments.json) as progress:
+    if occlusion is not None:
+        with LiveProgress("occlusion", count, quiet=quiet) as progress:
             kept = score_occluded(
                 pipe,
-                clips=arguments.prompts,
-                seed=arguments.seed,
-                hidden=arguments.occlusion,
-                num_frames=length,
-                walls=arguments.walls,
-                **sampled,
+                clips=count,
+                seed=seed,
+                hidden=occlusion,
+                num_frames=clip_length(pipe, occlusion) if walls == "moving" else READ_FRAMES,
+                walls=walls,
+                steps=sampled["steps"],
+                window=sampled["window"],
                 on_progress=progress.show,
             )
-        name = f"kept through {arguments.occlusion} hidden"
-        scores[name], scores[f"{name}, true renders"] = _plain(kept.model), _plain(kept.truth)
-    codec = score_codec(pipe.codec, device=device)
-    true_figures = {f"{name}, true renders": value for name, value in truth.steadiness.to_mapping().items()}
+        kept_name = f"kept through {occlusion} hidden"
+        scores[kept_name], scores[f"{kept_name}, true renders"] = _plain(kept.model), _plain(kept.truth)
+    codec = score_codec(pipe.codec, device=str(pipe.device))
+    true_figures = {f"{figure}, true renders": value for figure, value in truth.steadiness.to_mapping().items()}
     return {
-        "of": arguments.model,
+        "of": name,
         **fixed,
-        "levels": list(pipe.settings.sampler(arguments.steps).levels_of(1)),
-        "first_block_candidates": arguments.candidates or pipe.settings.first_block_candidates,
-        "window": pipe.settings.window if arguments.window == "settings" else arguments.window,
+        "levels": list(pipe.settings.sampler(sampled["steps"]).levels_of(1)),
+        "first_block_candidates": sampled["first_block_candidates"] or pipe.settings.first_block_candidates,
+        "window": pipe.settings.window if sampled["window"] == "settings" else sampled["window"],
         "scores": scores,
         "figures": {
             "codec PSNR, dB": codec.psnr,

@@ -1,13 +1,16 @@
-"""``arl2 sensitivity MODEL``: rank the layers of a teacher by how much a rollout misses each softmax layer."""
+"""``arl2 sensitivity MODEL``: rank the layers of a teacher by how far a rollout moves without each softmax layer."""
 
-import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 
-from arl2.cli import words
+from arl2.cli.checks import exclusive, refuse_existing
+from arl2.cli.loading import use_threads
+from arl2.cli.options import Command
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,119 +19,158 @@ if TYPE_CHECKING:
     from arl2.training.conversion.students import Teacher
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "sensitivity",
-        help="rank the layers of a teacher, to choose which become hybrid",
-        description="Put aligned layers (of 'arl2 train align') into the teacher one at a time and measure how far its "
-        "rollouts move, noise and prompts being the same.",
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity(Command):
+    """Rank the layers of a teacher, to choose which become hybrid.
+
+    Puts aligned layers (of ``arl2 train align``) into the teacher one at a time and measures how far its rollouts
+    move, noise and prompts being the same.
+
+    Attributes:
+        model: The teacher: a name that ``arl2 models`` lists, or the folder of a pipeline.
+        aligned: Export of ``arl2 train align``.
+        output: Ranking and plans, a .json.
+        overwrite: Replace outputs that exist.
+        plot: Chart with a bar for each layer, a .png.
+        suggest: Number of hybrid layers in the suggested plan.
+        keep: Layers that stay softmax, such as 0,29.
+        prompts_file: Prompts, one a line (default: captions of the shapes world).
+        clips: Folder of clips whose prompts are used.
+        limit: Prompts to roll out.
+        latent_frames: Length of a rollout in latent frames (default: two blocks).
+        batch: Prompts sampled at once.
+        seed: Random seed of the noise.
+        device: Where to run: cpu, cuda, cuda:1 (default: cpu).
+        threads: CPU threads (default: all cores).
+        as_json: Print the ranking as JSON.
+    """
+
+    positional: ClassVar = ("model",)
+    examples: ClassVar = (
+        "arl2 sensitivity shapes-teacher --aligned runs/align/export -o runs/sensitivity.json --suggest 3",
+        "arl2 sensitivity mine --aligned runs/align/export --prompts-file prompts.txt -o ranking.json",
     )
-    parser.add_argument("model", metavar="MODEL", help="the teacher: shapes, or the folder of a pipeline")
-    parser.add_argument("--aligned", required=True, metavar="FOLDER", help="export of 'arl2 train align'")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help="ranking and plans")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a bar a layer")
-    parser.add_argument("--count", type=words.whole_from_one, metavar="K", help="suggest a plan of K hybrid layers")
-    parser.add_argument("--keep", metavar="LIST", help="layers that stay softmax, such as 0,29")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: captions of the shapes)")
-    where.add_argument("--clips", metavar="FOLDER", help="take the prompts of a folder of clips")
-    parser.add_argument("--limit", type=words.whole_from_one, default=64, help="prompts to roll out (default: 64)")
-    parser.add_argument("--frames", type=words.whole_from_one, metavar="N", help="latent frames (default: two blocks)")
-    parser.add_argument("--batch", type=words.whole_from_one, default=4, help="prompts at once (default: 4)")
-    parser.add_argument("--seed", type=words.whole_from_zero, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-    parser.set_defaults(run=run)
+    model: str
+    aligned: str
+    output: Path
+    overwrite: bool = False
+    plot: Path | None = None
+    suggest: int | None = None
+    keep: str | None = None
+    prompts_file: Path | None = None
+    clips: Path | None = None
+    limit: int = 64
+    latent_frames: int | None = None
+    batch: int = 4
+    seed: int = 0
+    device: str | None = None
+    threads: int | None = None
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        exclusive({"--prompts-file": self.prompts_file, "--clips": self.clips})
+
+    def run(self) -> int:
+        """Measure, write, report."""
+        refuse_existing([self.output, self.plot], overwrite=self.overwrite)
+
+        from arl2.checkpoints.describe import LATENT_STRIDE
+        from arl2.checkpoints.layer_choice import parse_layers
+        from arl2.pipeline.devices import checked_device
+        from arl2.training.conversion.pictures import RolloutSpec
+        from arl2.training.conversion.sensitivity import measure_sensitivity
+        from arl2.training.conversion.students import load_teacher
+
+        use_threads(self.threads)
+        console = Console(stderr=True, highlight=False)
+        teacher = load_teacher(self.model, device=checked_device(self.device or "cpu"))
+        depth = len(teacher.model.config.layer_plan)
+        keep = [] if self.keep is None else parse_layers(self.keep, depth)
+        text = self._text(teacher)
+        settings = teacher.settings
+        # One block beyond the first, which no memory touches. Later two rollouts differ by what chance made of the
+        # first difference, whichever layer it came from.
+        block = teacher.model.config.block_frames
+        frames = self.latent_frames or (settings.first_block_frames or block) + block
+        spec = RolloutSpec(
+            settings, settings.height // LATENT_STRIDE, settings.width // LATENT_STRIDE, frames, self.seed
+        )
+        found = measure_sensitivity(
+            teacher,
+            self.aligned,
+            text.to(teacher.model.patch_embedding.weight.device),
+            spec,
+            batch=self.batch,
+            tell=lambda layer, moved: console.print(f"layer {layer}: {moved:.4f}"),
+        )
+        result = {
+            "model": self.model,
+            "aligned": self.aligned,
+            "prompts": len(text),
+            "frames": frames,
+            "seed": self.seed,
+            "metric": "norm of the difference of rollout latents over the norm of the teacher's, mean over prompts",
+            **found.to_mapping(keep=keep, count=self.suggest),
+        }
+        _write(self.output, json.dumps(result, indent=1) + "\n")
+        if self.plot is not None:
+            chosen = [] if self.suggest is None else _letters_hybrid(result["suggested"])
+            _plot(self.plot, found.distances, chosen)
+        if self.as_json:
+            print(json.dumps(result))
+            return 0
+        print(f"least sensitive first: {', '.join(map(str, found.ranking))}")
+        if self.suggest is not None:
+            print(f"suggested plan with {self.suggest} hybrid layers: {result['suggested']}")
+        return 0
+
+    def _text(self, teacher: "Teacher") -> "Tensor":
+        """Prompt embeddings of what the options name."""
+        from arl2.pipeline.folder import load_text
+        from arl2.serving.prompts_file import read_prompts_file
+        from arl2.shapes.prompts.text import ShapesText
+        from arl2.shapes.training.clip_source import PromptedScenes
+        from arl2.training.clips.dataset import ClipSet
+        from arl2.training.clips.sources import embed
+
+        if self.clips is not None:
+            clips = ClipSet.open(self.clips)
+            return clips.batch(range(min(self.limit, len(clips))))[1]
+        text = load_text(teacher.folder)
+        if self.prompts_file is not None:
+            prompts = [request.prompt for request in read_prompts_file(self.prompts_file)][: self.limit]
+        elif isinstance(text, ShapesText):
+            # From a seed that no training uses.
+            prompts = [prompt.caption for prompt in PromptedScenes.sample(self.limit, seed=2**40 + 4).prompts]
+        else:
+            raise ConfigError("This model needs prompts of yours: give --prompts-file FILE or --clips FOLDER.")
+        return embed(text, prompts).float()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, write, report."""
-    import torch
+def _letters_hybrid(plan: str) -> list[int]:
+    """Indices of the hybrid layers of a plan."""
+    return [layer for layer, letter in enumerate(plan) if letter == "H"]
 
-    from arl2.checkpoints.describe import LATENT_STRIDE
-    from arl2.checkpoints.layer_choice import parse_layers
-    from arl2.pipeline.devices import checked_device
+
+def _plot(path: Path, distances: Mapping[int, float], chosen: list[int]) -> None:
     from arl2.training.conversion.bar_chart import bar_chart
-    from arl2.training.conversion.pictures import RolloutSpec
-    from arl2.training.conversion.sensitivity import measure_sensitivity
-    from arl2.training.conversion.students import load_teacher
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    console = Console(stderr=True, highlight=False)
-    teacher = load_teacher(arguments.model, device=checked_device(arguments.device or "cpu"))
-    depth = len(teacher.model.config.layer_plan)
-    keep = [] if arguments.keep is None else parse_layers(arguments.keep, depth)
-    text = _text(arguments, teacher)
-    settings = teacher.settings
-    # One block beyond the first, which no memory touches. Later two rollouts differ by what chance made of the first
-    # difference, whichever layer it came from.
-    block = teacher.model.config.block_frames
-    frames = arguments.frames or (settings.first_block_frames or block) + block
-    spec = RolloutSpec(
-        settings, settings.height // LATENT_STRIDE, settings.width // LATENT_STRIDE, frames, arguments.seed
-    )
-    found = measure_sensitivity(
-        teacher,
-        arguments.aligned,
-        text.to(teacher.model.patch_embedding.weight.device),
-        spec,
-        batch=arguments.batch,
-        tell=lambda layer, moved: console.print(f"layer {layer}: {moved:.4f}"),
-    )
-    facts = {"model": arguments.model, "aligned": arguments.aligned, "prompts": len(text), "frames": frames}
-    result = {
-        **facts,
-        "seed": arguments.seed,
-        "metric": "norm of the difference of rollout latents over the norm of the teacher's, mean over prompts",
-        **found.to_mapping(keep=keep, count=arguments.count),
-    }
-    _write(arguments.output, json.dumps(result, indent=1) + "\n")
-    if arguments.plot is not None:
-        chosen = [] if arguments.count is None else [i for i, x in enumerate(result["suggested"]) if x == "H"]
-        bars = [(str(layer), found.distances[layer]) for layer in sorted(found.distances)]
-        try:
-            bar_chart(
-                bars,
-                title="How far a rollout moves with this layer hybrid (of the teacher's norm)",
-                marked=[str(layer) for layer in chosen],
-                path=arguments.plot,
-            )
-        except OSError as error:
-            raise ConfigError(f"'{arguments.plot}' cannot be written ({error}); give another place.") from error
-    print(f"least sensitive first: {', '.join(map(str, found.ranking))}")
-    if arguments.count is not None:
-        print(f"suggested plan with {arguments.count} hybrid layers: {result['suggested']}")
-    return 0
-
-
-def _text(arguments: argparse.Namespace, teacher: "Teacher") -> "Tensor":
-    """Prompt embeddings of what the options name."""
-    from arl2.pipeline.folder import load_text
-    from arl2.serving.prompts_file import read_prompts_file
-    from arl2.shapes.prompts.text import ShapesText
-    from arl2.shapes.training.clip_source import PromptedScenes
-    from arl2.training.clips.dataset import ClipSet
-    from arl2.training.clips.sources import embed
-
-    if arguments.clips is not None:
-        clips = ClipSet.open(arguments.clips)
-        return clips.batch(range(min(arguments.limit, len(clips))))[1]
-    text = load_text(teacher.folder)
-    if arguments.prompts is not None:
-        prompts = [request.prompt for request in read_prompts_file(arguments.prompts)][: arguments.limit]
-    elif isinstance(text, ShapesText):
-        # From a seed that no training uses.
-        prompts = [prompt.caption for prompt in PromptedScenes.sample(arguments.limit, seed=2**40 + 4).prompts]
-    else:
-        raise ConfigError("This model needs prompts of yours: give --prompts FILE or --clips FOLDER.")
-    return embed(text, prompts).float()
+    try:
+        bar_chart(
+            [(str(layer), distances[layer]) for layer in sorted(distances)],
+            title="How far a rollout moves with this layer hybrid (of the teacher's norm)",
+            marked=[str(layer) for layer in chosen],
+            path=path,
+        )
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be written ({error}); give another place.") from error
 
 
 def _write(path: Path, content: str) -> None:
+    from arl2.files.atomic import write_atomically
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        write_atomically(path, content.encode())
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be written ({error}); give another place.") from error

@@ -1,156 +1,195 @@
 """``arl2 shapes sample | render | score``: look at the shapes world, and score videos of it."""
 
-import argparse
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from arl2.cli import words
+from arl2.cli.checks import exclusive, refuse_existing
+from arl2.cli.loading import load_pipeline, use_threads
+from arl2.cli.options import Command, Only
 from arl2.errors import ConfigError
+from arl2.pipeline.options import ModelSource, SamplingOptions
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command and its three verbs."""
-    parser = commands.add_parser(
-        "shapes",
-        help="look at the shapes world, and score videos of it",
-        description="The shapes world: scenes drawn from a few numbers, captions, and an oracle that reads videos.",
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (_add_sample, _add_render, _add_score):
-        added = verb(verbs)
-        added.add_argument("--seed", type=words.whole_from_zero, default=0, help="of scenes and noise (default: 0)")
-        added.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-    parser.set_defaults(run=run)
+@dataclass(frozen=True, kw_only=True)
+class Sample(Command):
+    """Print captions of random scenes.
 
+    Attributes:
+        count: Scenes.
+        sheet: Contact sheet of their true videos, a .png.
+        overwrite: Replace a contact sheet that exists.
+        seed: Random seed of the scenes.
+        threads: CPU threads (default: all cores).
+    """
 
-def _add_sample(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
-    parser = verbs.add_parser("sample", help="captions of random scenes", description="Print captions of a seed.")
-    parser.add_argument("--count", type=words.whole_from_one, default=8, help="scenes (default: 8)")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also a picture of moments of their true videos")
-    return parser
+    examples: ClassVar = ("arl2 shapes sample --count 20", "arl2 shapes sample --seed 3 --sheet scenes.png")
+    count: int = 8
+    sheet: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+    threads: int | None = None
 
+    def run(self) -> int:
+        """Print, a batch at a time, so that any count takes the same memory."""
+        from arl2.cli.outputs import check_file
+        from arl2.shapes.prompts.captions import captions_of
+        from arl2.shapes.world.renderer import render
+        from arl2.shapes.world.scene import sample_scenes
+        from arl2.video.pixels import to_bytes
+        from arl2.video.sheet import contact_sheet
 
-def _add_render(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        "render", help="true videos of the world", description="Draw videos by the renderer, without any model."
-    )
-    parser.add_argument("captions", nargs="*", metavar="CAPTION", help="what to draw, in free words")
-    parser.add_argument("--count", type=words.whole_from_one, metavar="N", help="instead: N random scenes")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a file for each goes here")
-    parser.add_argument("--frames", type=words.whole_from_one, default=81, help="video frames (default: 81)")
-    parser.add_argument("--format", choices=("mp4", "gif", "webp"), default="mp4", help="of the files (default: mp4)")
-    parser.add_argument("--scale", type=words.whole_from_one, default=4, help="enlarge every pixel (default: 4)")
-    return parser
-
-
-def _add_score(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        "score",
-        help="let the oracle score a folder of videos, or a model",
-        description="Print the share of videos that show what was asked, with 95 % intervals (Wilson). A folder's "
-        "prompts come from manifest.jsonl or the files' metadata; a model generates the fixed prompts of the seed.",
-    )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of .mp4, .gif, .webp or PNG folders")
-    parser.add_argument("--model", help="instead of a folder: shapes, or a pipeline's folder")
-    parser.add_argument("--prompts", type=words.whole_from_one, default=200, help="of the model (default: 200)")
-    parser.add_argument("--frames", type=words.whole_from_one, default=81, help="of each video (default: 81)")
-    parser.add_argument("--steps", type=words.steps, help="denoising steps instead of the model's own")
-    words.add_candidates(parser)
-    parser.add_argument("--window", type=words.window, default="settings", help="latent frames, or full")
-    parser.add_argument(
-        "--occlusion",
-        type=words.whole_from_one,
-        metavar="HIDDEN",
-        help="also the memory test: continue true clips from behind a wall that hides the object for HIDDEN video "
-        "frames or more, the colour not in the caption",
-    )
-    parser.add_argument(
-        "--walls",
-        choices=("standing", "moving"),
-        default="standing",
-        help="of the memory test: standing as in the world (up to about 10 video frames), or moving for any length",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line instead of tables")
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run one of the verbs."""
-    if arguments.threads:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-    return {"sample": _sample, "render": _render, "score": _score}[arguments.verb](arguments)
-
-
-def _sample(arguments: argparse.Namespace) -> int:
-    from arl2.cli.outputs import check_file
-    from arl2.shapes.prompts.captions import captions_of
-    from arl2.shapes.world.renderer import render
-    from arl2.shapes.world.scene import sample_scenes
-    from arl2.video.pixels import to_bytes
-    from arl2.video.sheet import contact_sheet
-
-    if arguments.sheet is not None:
-        check_file(arguments.sheet, ".png")
-    scenes = sample_scenes(arguments.count, seed=arguments.seed)
-    captions = captions_of(scenes)
-    for number, caption in enumerate(captions):
-        print(f"{number:3d}  {caption}")
-    if arguments.sheet is not None:
-        clips = [
-            (caption, to_bytes(render(scenes.select([number]), 81)[0, :, ::7]))
-            for number, caption in enumerate(captions)
-        ]
-        contact_sheet(clips, every=1, scale=2, path=arguments.sheet)
-        print(f"wrote {arguments.sheet}")
-    return 0
-
-
-def _render(arguments: argparse.Namespace) -> int:
-    from arl2.cli.outputs import file_name, write_manifest
-    from arl2.shapes.evaluation.render import scenes_of_prompts
-    from arl2.shapes.prompts.captions import captions_of
-    from arl2.shapes.world.renderer import render
-    from arl2.shapes.world.scene import sample_scenes
-    from arl2.video.formats import check_writable
-    from arl2.video.pixels import to_bytes
-    from arl2.video.writers import open_video
-
-    if bool(arguments.captions) == (arguments.count is not None):
-        raise ConfigError("Give either captions to render or --count N for random scenes.")
-    if arguments.count is None:
-        captions, scenes = arguments.captions, scenes_of_prompts(arguments.captions, seed=arguments.seed)
-    else:
-        scenes = sample_scenes(arguments.count, seed=arguments.seed)
+        if self.sheet is not None:
+            check_file(self.sheet, ".png")
+            refuse_existing([self.sheet], overwrite=self.overwrite)
+        use_threads(self.threads)
+        scenes = sample_scenes(self.count, seed=self.seed)
         captions = captions_of(scenes)
-    names = [file_name(number, caption, f".{arguments.format}") for number, caption in enumerate(captions)]
-    for name in names:
-        check_writable(arguments.output / name)
-    entries = []
-    for number, (name, caption) in enumerate(zip(names, captions, strict=True)):
-        facts = {"prompt": caption, "rendered": True, "seed": arguments.seed, "num_frames": arguments.frames}
-        with open_video(arguments.output / name, scale=arguments.scale, settings=facts) as writer:
-            # A second at a time, so that any length takes the same memory.
-            for start in range(0, arguments.frames, 16):
-                frames = min(16, arguments.frames - start)
-                writer.write(to_bytes(render(scenes.select([number]), frames, start=start)[0]))
-        entries.append({"file": name, **facts})
-        print(f"{name}  {caption}")
-    write_manifest(arguments.output, entries)
-    print(f"wrote {len(names)} videos and manifest.jsonl to {arguments.output}")
-    return 0
+        for number, caption in enumerate(captions):
+            print(f"{number:3d}  {caption}")
+        if self.sheet is not None:
+            clips = [
+                (caption, to_bytes(render(scenes.select([number]), 81)[0, :, ::7]))
+                for number, caption in enumerate(captions)
+            ]
+            contact_sheet(clips, every=1, scale=2, path=self.sheet)
+            print(f"wrote {self.sheet}")
+        return 0
 
 
-def _score(arguments: argparse.Namespace) -> int:
-    from arl2.cli.score_report import folder_report, model_report, print_report
+@dataclass(frozen=True, kw_only=True)
+class Render(Command):
+    """Draw true videos of the shapes world, without any model.
 
-    if (arguments.folder is None) == (arguments.model is None):
-        raise ConfigError("Give either a folder of videos or --model shapes, and not both.")
-    report = folder_report(arguments) if arguments.model is None else model_report(arguments)
-    if arguments.json:
-        print(json.dumps(report))
-    else:
-        print_report(report)
-    return 0
+    Attributes:
+        captions: What to draw, in free words.
+        count: Random scenes to draw, instead of captions.
+        output: Folder of the videos.
+        overwrite: Replace videos that exist.
+        num_frames: Video frames of each video.
+        format: Format of the files.
+        scale: Factor that enlarges every pixel.
+        seed: Random seed of what captions leave open, or of the scenes.
+        threads: CPU threads (default: all cores).
+    """
+
+    positional: ClassVar = ("captions",)
+    examples: ClassVar = (
+        'arl2 shapes render "a yellow square moves down behind a wall on beige" -o truth',
+        "arl2 shapes render --count 20 --frames 161 --format gif -o truth",
+    )
+    captions: tuple[str, ...] = ()
+    count: int | None = None
+    output: Path
+    overwrite: bool = False
+    num_frames: int = 81
+    format: Literal["mp4", "gif", "webp"] = "mp4"
+    scale: int = 4
+    seed: int = 0
+    threads: int | None = None
+
+    def run(self) -> int:
+        """Draw and write."""
+        from arl2.cli.outputs import file_name, write_manifest
+        from arl2.shapes.evaluation.render import scenes_of_prompts
+        from arl2.shapes.prompts.captions import captions_of
+        from arl2.shapes.world.renderer import render
+        from arl2.shapes.world.scene import sample_scenes
+        from arl2.video.formats import check_writable
+        from arl2.video.pixels import to_bytes
+        from arl2.video.writers import open_video
+
+        if bool(self.captions) == (self.count is not None):
+            raise ConfigError("Give either captions to render or --count N for random scenes.")
+        use_threads(self.threads)
+        if self.count is None:
+            captions, scenes = list(self.captions), scenes_of_prompts(self.captions, seed=self.seed)
+        else:
+            scenes = sample_scenes(self.count, seed=self.seed)
+            captions = captions_of(scenes)
+        names = [file_name(number, caption, f".{self.format}") for number, caption in enumerate(captions)]
+        for name in names:
+            check_writable(self.output / name)
+        refuse_existing((self.output / name for name in names), overwrite=self.overwrite)
+        entries = []
+        for number, (name, caption) in enumerate(zip(names, captions, strict=True)):
+            facts = {"prompt": caption, "rendered": True, "seed": self.seed, "num_frames": self.num_frames}
+            with open_video(self.output / name, scale=self.scale, settings=facts) as writer:
+                # A second at a time, so that any length takes the same memory.
+                for start in range(0, self.num_frames, 16):
+                    frames = min(16, self.num_frames - start)
+                    writer.write(to_bytes(render(scenes.select([number]), frames, start=start)[0]))
+            entries.append({"file": name, **facts})
+            print(f"{name}  {caption}")
+        write_manifest(self.output, entries)
+        print(f"wrote {len(names)} videos and manifest.jsonl to {self.output}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Command):
+    """Score a folder of videos, or a model: the share of videos that show what was asked, with 95 % intervals (Wilson).
+
+    A folder's prompts come from manifest.jsonl or the files' metadata; a model generates the fixed prompts of the seed.
+
+    Attributes:
+        folder: Folder of .mp4, .gif, .webp or of folders of PNGs.
+        count: Prompts that the model generates.
+        occlusion: Video frames of the memory test: true clips are continued from behind an occluder that hides the
+            object for so long or longer, with the colour left out of the caption.
+        walls: Occluders of the memory test: standing (up to about 10 video frames), or moving (any length).
+        threads: CPU threads (default: 1 for small models, else all cores).
+        as_json: Print one JSON line instead of tables.
+    """
+
+    positional: ClassVar = ("folder",)
+    examples: ClassVar = (
+        "arl2 shapes score truth --json",
+        "arl2 shapes score --model shapes-75 --count 200 --frames 81 --seed 0",
+    )
+    folder: Path | None = None
+    count: int = 200
+    occlusion: int | None = None
+    walls: Literal["standing", "moving"] = "standing"
+    threads: int | None = None
+    as_json: bool = False
+    sampling: Annotated[SamplingOptions, Only("num_frames", "seed", "steps", "first_block_candidates", "window")] = (
+        field(default_factory=SamplingOptions)
+    )
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "dtype", "device")] = (
+        field(default_factory=ModelSource)
+    )
+
+    def run(self) -> int:
+        """Score and print."""
+        from arl2.cli.score_report import folder_report, model_report, print_report
+
+        of_model = self.source.model is not None or self.source.weights is not None
+        if self.folder is None and not of_model:
+            raise ConfigError("Give either a folder of videos or --model NAME.")
+        exclusive({"a folder of videos": self.folder, "--model": of_model})
+        if self.folder is not None:
+            use_threads(self.threads)
+            report = folder_report(self.folder, quiet=self.as_json)
+        else:
+            report = model_report(
+                load_pipeline(self.source, self.sampling, threads=self.threads),
+                name=self.source.name,
+                count=self.count,
+                num_frames=self.sampling.num_frames or 81,
+                seed=int(self.sampling.seed or 0),  # type: ignore[arg-type]  # the command line gives one
+                occlusion=self.occlusion,
+                walls=self.walls,
+                sampled={
+                    "steps": self.sampling.steps,
+                    "first_block_candidates": self.sampling.first_block_candidates,
+                    "window": self.sampling.window,
+                },
+                quiet=self.as_json,
+            )
+        if self.as_json:
+            print(json.dumps(report))
+        else:
+            print_report(report)
+        return 0

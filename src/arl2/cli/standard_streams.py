@@ -1,10 +1,15 @@
 """Standard output and standard error that outlast their reader: a broken ssh or ``| head`` ends no work."""
 
+import io
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Protocol, TextIO, cast, runtime_checkable
+
+# Of Unicode: control characters, invisible ones that change the direction of text, and half characters.
+_CONTROLS = ("Cc", "Cf", "Cs")
 
 
 @runtime_checkable
@@ -73,6 +78,9 @@ class _Lasting:
 def lasting_streams() -> Iterator[None]:
     """Within, writing to ``sys.stdout`` and ``sys.stderr`` never raises ``OSError``."""
     with ExitStack() as stack:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # an ASCII terminal (LANG=C) shows what it can
         # Without a terminal Windows has None.
         if sys.stdout is not None:
             out = cast(TextIO, _Lasting(sys.stdout))
@@ -86,9 +94,17 @@ def lasting_streams() -> Iterator[None]:
 
 
 def say_error(line: str) -> None:
-    """A line on standard error, if anybody is there."""
+    """A line on standard error, if anybody is there; what it quotes cannot steer the terminal."""
     with lasting_streams():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with control characters, line breaks aside, written out: ``\\x1b`` for the escape character."""
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in _CONTROLS and one != "\n" else one
+        for one in text
+    )
 
 
 def _to_nowhere(stream: Text) -> None:

@@ -1,6 +1,5 @@
 """The work of ``arl2 stream``: from checked words to a stream that runs, and what is said about it."""
 
-import argparse
 import signal
 import sys
 import time
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 
 from arl2.cli.generation import shown_scale
-from arl2.cli.loading import load_model, model_name
-from arl2.cli.progress import BlockReport, Progress, Summary, progress_of, voice
+from arl2.cli.loading import load_pipeline
+from arl2.cli.progress import BlockReport, Progress, Summary
 from arl2.cli.standard_streams import lasting_streams
+from arl2.cli.stream_options import StreamOptions
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
 from arl2.interrupt import StopSignal
@@ -31,71 +31,73 @@ from arl2.version import __version__
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
 
 
-def run_stream(arguments: argparse.Namespace, script: tuple[Entry, ...]) -> int:
+def run_stream(asked: StreamOptions, script: tuple[Entry, ...]) -> int:
     """Load, stream, say what it took; the exit code."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     # Whoever reads the lines may go away; the stream goes on, and what ends it saves it.
     with lasting_streams():
-        pipe = load_model(arguments)
+        pipe = load_pipeline(asked.source, asked.sampling, threads=asked.threads, say=_voice(asked))
         changes = _planned(pipe, script)
-        with _begun(pipe, arguments) as stream, StopSignal() as stop, _hangup_too(stop):
-            return _run(pipe, stream, changes, arguments, stop)
+        with _begun(pipe, asked) as stream, StopSignal() as stop, _hangup_too(stop):
+            return _run(pipe, stream, changes, asked, stop)
 
 
 def _run(
-    pipe: ARL2Pipeline, stream: Stream, changes: tuple[Change, ...], arguments: argparse.Namespace, stop: StopSignal
+    pipe: ARL2Pipeline, stream: Stream, changes: tuple[Change, ...], asked: StreamOptions, stop: StopSignal
 ) -> int:
-    say, fps = voice(arguments), pipe.settings.fps
+    say, fps = _voice(asked), pipe.settings.fps
     pace = Pace(fps, stopped=lambda: stop.asked)
-    preview = _preview(arguments, pace, lambda: f"{work.video_frames / fps:.0f} s  {work.prompt}")
+    preview = _preview(asked, pace, lambda: f"{work.video_frames / fps:.0f} s  {work.prompt}")
     work: StreamRun = StreamRun(
         stream,
         times=_times(pipe),
-        frames=arguments.frames if arguments.seconds is None else max(1, round(arguments.seconds * fps)),
+        frames=asked.sampling.num_frames if asked.seconds is None else max(1, round(asked.seconds * fps)),
         changes=changes,
-        snapshots=_snapshots(arguments),
-        policy=arguments.policy,
+        snapshots=_snapshots(asked),
+        policy=asked.out.policy,
         # A preview that shows every frame in its time is clock enough.
-        pace=pace if arguments.live and preview is None else None,
+        pace=pace if asked.out.live and preview is None else None,
     )
-    if arguments.output is not None:
-        work.add_output(_file(pipe, arguments, stop))
+    if asked.out.output is not None:
+        work.add_output(_file(pipe, asked, stop))
     if preview is not None:
         work.add_output(preview)
     if work.note is not None:
         say(work.note)
-    made = _Made(work, fps, arguments.output or Path("the terminal"))
+    made = _Made(work, fps, asked.out.output or Path("the terminal"))
     try:
-        with progress_of(arguments, endless=work.until is None, hidden=preview is not None) as progress:
+        with asked.reporting.progress(endless=work.until is None, hidden=preview is not None) as progress:
             with closing(work.run(lambda: stop.asked)) as events:
                 for shown in events:
                     made.tell(shown, progress)
             progress.done(made.summary(interrupted=stop.asked))
     except ReaderGoneError as error:
         # Somebody who watches a stream without end, or a part of it, goes away at some time: no failure.
-        if not (stop.asked or arguments.forever):
-            raise ReaderGoneError(f"{error}{made.saved(arguments)}") from error
-        _say_error(f"{error}{made.saved(arguments)}", arguments)
+        if not (stop.asked or asked.forever):
+            raise ReaderGoneError(f"{error}{made.saved(asked)}") from error
+        _say_error(f"{error}{made.saved(asked)}", asked)
         return 130 if stop.asked else 0
     except VideoFileError as error:
-        raise VideoFileError(f"{error}{made.saved(arguments)}") from error
+        raise VideoFileError(f"{error}{made.saved(asked)}") from error
     except Exception:
-        if saved := made.saved(arguments).strip():
+        if saved := made.saved(asked).strip():
             print(f"arl2 stream: {saved}", file=sys.stderr)
         raise
     took = f"{made.took()}; peak memory {memory_words()}"
     if stop.asked:
-        print(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(arguments)}", file=sys.stderr)
+        print(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(asked)}", file=sys.stderr)
         return 130
-    say(f"wrote {made.where}" if arguments.output is not None else "shown")
-    say(f"{took}.{made.saved(arguments)}")
+    say(f"wrote {made.where}" if asked.out.output is not None else "shown")
+    say(f"{took}.{made.saved(asked)}")
     return 0
 
 
-def _say_error(words: str, arguments: argparse.Namespace) -> None:
+def _voice(asked: StreamOptions) -> Callable[[str], None]:
+    return asked.reporting.voice(asked.out.output)
+
+
+def _say_error(words: str, asked: StreamOptions) -> None:
     """A line for people on standard error, unless they are not wanted."""
-    if not arguments.quiet and not arguments.json_progress:
+    if not asked.reporting.quiet and not asked.reporting.json_progress:
         print(f"arl2 stream: {words}", file=sys.stderr)
 
 
@@ -144,38 +146,29 @@ class _Made:
         dropped = f", {self._dropped} more dropped" if self._dropped else ""
         return f"{frames} video frames in {seconds:.2f} s: {frames / seconds:.0f} a second{dropped}"
 
-    def saved(self, arguments: argparse.Namespace) -> str:
+    def saved(self, asked: StreamOptions) -> str:
         """Where the stream can go on, and what is not shown before."""
         at, missing = self._work.saved_at, self._work.missing
         if at is None:
             return ""
         gap = f"; video frames {missing.start} to {missing.stop - 1} have no pictures" if missing else ""
-        return f" The stream is saved after {at} blocks in {arguments.snapshot}{gap}."
+        return f" The stream is saved after {at} blocks in {asked.saving.file}{gap}."
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
 
 
-def _begun(pipe: ARL2Pipeline, arguments: argparse.Namespace) -> Stream:
+def _begun(pipe: ARL2Pipeline, asked: StreamOptions) -> Stream:
     """The stream, from its beginning or from a snapshot."""
-    if arguments.resume is not None:
-        stream = pipe.resume(arguments.resume)
-        if arguments.prompt is not None:
-            stream.change_prompt(arguments.prompt)
+    if asked.saving.resume is not None:
+        stream = pipe.resume(asked.saving.resume)
+        if asked.prompt is not None:
+            stream.change_prompt(asked.prompt)
         return stream
-    if arguments.window is None or (arguments.window == "settings" and pipe.settings.window is None):
-        voice(arguments)("softmax layers see the whole past: memory grows with the stream; --window N bounds it")
-    return pipe.stream(
-        arguments.prompt,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        first_block_candidates=arguments.candidates,
-        window=arguments.window,
-        sink=arguments.sink,
-        sink_positions=arguments.sink_positions,
-        # Nobody rewinds here.
-        rewind_blocks=0,
-    )
+    if asked.sampling.window is None or (asked.sampling.window == "settings" and pipe.settings.window is None):
+        _voice(asked)("softmax layers see the whole past: memory grows with the stream; --window N bounds it")
+    # Its length is the run's; nobody rewinds here.
+    return pipe.stream(asked.prompt, **{**vars(asked.sampling), "num_frames": None}, rewind_blocks=0)
 
 
 def _planned(pipe: ARL2Pipeline, script: tuple[Entry, ...]) -> tuple[Change, ...]:
@@ -200,41 +193,42 @@ def _times(pipe: ARL2Pipeline) -> BlockTimes:
     )
 
 
-def _snapshots(arguments: argparse.Namespace) -> Snapshots | None:
-    if arguments.snapshot is None:
+def _snapshots(asked: StreamOptions) -> Snapshots | None:
+    if asked.saving.file is None:
         return None
-    return Snapshots(path=arguments.snapshot, kind=arguments.snapshot_kind or "exact", every=arguments.save_every)
+    return Snapshots(path=asked.saving.file, kind=asked.saving.snapshot_kind or "exact", every=asked.saving.save_every)
 
 
-def _file(pipe: ARL2Pipeline, arguments: argparse.Namespace, stop: StopSignal) -> StreamOutput:
-    minutes = arguments.keep_minutes
-    facts: dict[str, Any] = {"prompt": arguments.prompt, "seed": arguments.seed or 0}
-    if arguments.resume is not None:
-        facts = {"resumed": str(arguments.resume)}
+def _file(pipe: ARL2Pipeline, asked: StreamOptions, stop: StopSignal) -> StreamOutput:
+    assert asked.out.output is not None
+    minutes = asked.out.keep_minutes
+    facts: dict[str, Any] = {"prompt": asked.prompt, "seed": asked.sampling.seed or 0}
+    if asked.saving.resume is not None:
+        facts = {"resumed": str(asked.saving.resume)}
     return open_output(
-        arguments.output,
+        asked.out.output,
         fps=pipe.settings.fps,
-        scale=arguments.scale or shown_scale(pipe),
-        settings={**facts, "model": model_name(arguments), "fps": pipe.settings.fps, "arl2": __version__},
+        scale=asked.out.scale or shown_scale(pipe),
+        settings={**facts, "model": asked.source.name, "fps": pipe.settings.fps, "arl2": __version__},
         keep_seconds=None if minutes is None or minutes == "all" else 60 * minutes,
-        going_on=arguments.resume is not None,
+        going_on=asked.saving.resume is not None,
         stopped=lambda: stop.asked,
     )
 
 
-def _preview(arguments: argparse.Namespace, pace: Pace, caption: Callable[[], str]) -> TerminalPreview | None:
+def _preview(asked: StreamOptions, pace: Pace, caption: Callable[[], str]) -> TerminalPreview | None:
     """None, and a line that says why, where nothing can be drawn but an output is there."""
-    if not arguments.preview:
+    if not asked.out.preview:
         return None
-    terminal = sys.stderr if arguments.output == STANDARD_OUTPUT else sys.stdout
+    terminal = sys.stderr if asked.out.output == STANDARD_OUTPUT else sys.stdout
     try:
         require_terminal(terminal)
     except VideoFileError as error:
-        if arguments.output is None:
+        if asked.out.output is None:
             raise VideoFileError(f"Nothing would be shown or kept: {error}; give --output.") from error
-        _say_error(str(error), arguments)
+        _say_error(str(error), asked)
         return None
-    in_time = arguments.live or arguments.output is None
+    in_time = asked.out.live or asked.out.output is None
     return TerminalPreview(terminal, pace=pace if in_time else None, caption=caption)
 
 

@@ -1,121 +1,156 @@
-"""``arl2 train PART``: train a part of a model, or go on with a run that was stopped."""
+"""``arl2 train PART``: train a part of a model, or resume a run that was stopped."""
 
-import argparse
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 
-from arl2.cli import words
+from arl2.cli.loading import use_threads
+from arl2.cli.options import Command
 from arl2.errors import ConfigError
 
-_PARTS = {
-    "codec": "pixels to latents and back, on rendered clips",
-    "teacher": "the transformer and its text part, on latents of a trained codec (give codec=FOLDER)",
-    "dmd": "a teacher to draw in few levels what it draws in many (give start_from=FOLDER)",
-    "verifier": "which first blocks fit their prompts, to choose among several (give drawn=FOLDER of a model's own)",
-    "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
-    "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
-}
+if TYPE_CHECKING:
+    from arl2.training.conversion.cluster import Cluster
 
 _OTHER_STAGE = {"align": "distill", "distill": "align"}
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command and its parts."""
-    parser = commands.add_parser(
-        "train",
-        help="train the shapes world's codec and teacher, or a converted model",
-        description="Train a part of a model. The same words again go on with a run that was stopped. Under torchrun "
-        "(torchrun -m arl2.cli.main train ...) several processes share the work.",
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run takes on GPUs, with --dry-run (align and distill).
+
+    Attributes:
+        gpus: GPUs that share the batches of a step.
+        gpu_memory: Memory of one GPU in GB (default: 80, an H100's).
+        gpu_tflops: Peak of one GPU in TFLOP/s, dense bfloat16 (default: 989, an H100's).
+        utilisation: Share of the peak that a run reaches (default: 0.4).
+        other_stage: Settings file of the other stage, whose GPU-hours are added.
+        teacher_clips: Number of the teacher's rollouts, whose GPU-hours are added.
+    """
+
+    gpus: int | None = None
+    gpu_memory: float | None = None
+    gpu_tflops: float | None = None
+    utilisation: float | None = None
+    other_stage: Path | None = None
+    teacher_clips: int | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+
+    def cluster(self) -> "Cluster":
+        """The GPUs."""
+        from arl2.training.conversion.cluster import Cluster
+
+        numbers = {"memory": self.gpu_memory, "tflops": self.gpu_tflops, "utilisation": self.utilisation}
+        assert self.gpus is not None
+        return Cluster(self.gpus, **{name: value for name, value in numbers.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train a part of a model. Re-run the command to resume a run that was stopped.
+
+    - codec: pixels to latents and back, on rendered clips
+    - teacher: the transformer and its text part, on latents of a trained codec (codec=FOLDER)
+    - dmd: a student that matches in few steps what a teacher samples in many (teacher=, start_from=, clips=[FOLDER])
+    - reward-model: the model that chooses among first blocks (drawn=FOLDER)
+    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=[FOLDER])
+    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=[FOLDER])
+
+    Under torchrun (torchrun -m arl2.cli.main train ...) several processes share the work.
+
+    Attributes:
+        part: What to train.
+        folder: Folder of the run: settings, log, checkpoints, export.
+        overrides: Settings as name=value, such as loop.seed=1.
+        settings: Settings file, .json or .toml.
+        max_minutes: Minutes of training, the same as loop.max_minutes=M.
+        device: Where to run: cpu, cuda, cuda:1 (default: cuda if there is one).
+        threads: CPU threads (default: all cores).
+        accept_changes: Resume although settings differ from the run's.
+        dry_run: Print every setting (of a conversion also what trains, memory and operations), and do nothing.
+        as_json: Print the result, or the dry run, as JSON.
+    """
+
+    positional: ClassVar = ("part", "folder", "overrides")
+    examples: ClassVar = (
+        "arl2 train align runs/align teacher=mine clips=[runs/clips] --settings recipes/shapes-align.json",
+        "arl2 train distill runs/distill --settings recipes/wan-distill-22.json --dry-run --gpus 64",
     )
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    for part, description in _PARTS.items():
-        one = parts.add_parser(part, help=description, description=f"Train {description}.")
-        one.add_argument("folder", type=Path, metavar="FOLDER", help="of the run: settings, log, checkpoints, export")
-        one.add_argument(
-            "overrides", nargs="*", metavar="name=value", help="settings, such as loop.seed=1; right after FOLDER"
-        )
-        one.add_argument("--settings", type=Path, metavar="FILE", help=".json or .toml file of settings")
-        one.add_argument("--max-minutes", type=float, metavar="M", help="the same as loop.max_minutes=M")
-        one.add_argument("--threads", type=words.whole_from_one, help="CPU threads")
-        one.add_argument("--accept-changes", action="store_true", help="go on although settings differ from the run's")
-        one.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="print every setting (of a conversion also what trains, memory and operations), and do nothing",
-        )
-        if part in _OTHER_STAGE:
-            _add_cluster(one.add_argument_group("with --dry-run: what the run takes on GPUs"))
-    parser.set_defaults(run=run)
+    part: str
+    folder: Path
+    overrides: tuple[str, ...] = ()
+    settings: Path | None = None
+    max_minutes: float | None = None
+    device: str | None = None
+    threads: int | None = None
+    accept_changes: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    estimate: Estimate = field(default_factory=Estimate)
 
-
-def _add_cluster(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--gpus", type=int, metavar="N", help="that share the batches of a step")
-    group.add_argument("--gpu-memory", type=float, metavar="GB", help="of one (default: 80, an H100's)")
-    group.add_argument(
-        "--gpu-tflops", type=float, metavar="T", help="peak of one, dense bfloat16 (default: 989, an H100's)"
-    )
-    group.add_argument(
-        "--utilisation", type=float, metavar="SHARE", help="of the peak that a run is taken to reach (default: 0.4)"
-    )
-    group.add_argument("--other-stage", type=Path, metavar="FILE", help="settings of the other stage: adds its time")
-    group.add_argument(
-        "--teacher-clips", type=words.whole_from_one, metavar="N", help="rollouts of the teacher: adds their time"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Train, and say where the result is; 130 if it was interrupted (the same words go on from there)."""
-    import torch
-
-    from arl2.training.engine.start import resolved_settings, start_run
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    overrides = list(arguments.overrides)
-    if arguments.max_minutes is not None:
-        overrides.append(f"loop.max_minutes={arguments.max_minutes}")
-    if arguments.dry_run:
-        config = resolved_settings(arguments.part, arguments.folder, settings=arguments.settings, overrides=overrides)
-        print(_dry_run(config, arguments))
-        return 0
-    if arguments.part in _OTHER_STAGE and _cluster_words(arguments):
-        raise ConfigError(f"{_cluster_words(arguments)[0]} goes with --dry-run; add it.")
-    result = start_run(
-        arguments.part,
-        arguments.folder,
-        settings=arguments.settings,
-        overrides=overrides,
-        accept_changes=arguments.accept_changes,
-        console=Console(stderr=True),
-    )
-    print(
-        f"{result.reason} after {result.step} steps, {result.minutes:.1f} minutes; "
-        f"checkpoint {result.checkpoint}, export {result.export}"
-    )
-    return 130 if result.reason == "interrupted" else 0
-
-
-def _dry_run(config: Any, arguments: argparse.Namespace) -> str:
-    from arl2.training.conversion.cluster import Cluster
-    from arl2.training.conversion.dry_run import dry_run
-    from arl2.training.engine.start import resolved_settings
-
-    if arguments.part not in _OTHER_STAGE:
-        return dry_run(config)
-    if arguments.gpus is None:
-        if given := _cluster_words(arguments):
+    def __post_init__(self) -> None:
+        given = self.estimate.given
+        if given and self.part not in _OTHER_STAGE:
+            raise ConfigError(f"{given[0]} goes with align and distill; leave it out.")
+        if given and not self.dry_run:
+            raise ConfigError(f"{given[0]} goes with --dry-run; add it.")
+        if given and self.estimate.gpus is None:
             raise ConfigError(f"{given[0]} goes with --gpus N; add it.")
-        return dry_run(config)
-    other = None
-    if arguments.other_stage is not None:
-        other = resolved_settings(_OTHER_STAGE[arguments.part], None, settings=arguments.other_stage)
-    numbers = {"memory": arguments.gpu_memory, "tflops": arguments.gpu_tflops, "utilisation": arguments.utilisation}
-    cluster = Cluster(arguments.gpus, **{name: value for name, value in numbers.items() if value is not None})
-    return dry_run(config, cluster, other_stage=other, teacher_clips=arguments.teacher_clips)
 
+    def run(self) -> int:
+        """Train, and say where the result is; 130 if it was interrupted."""
+        from arl2.pipeline.devices import checked_device
+        from arl2.training.engine.start import resolved_settings, start_run
 
-def _cluster_words(arguments: argparse.Namespace) -> list[str]:
-    names = ("gpus", "gpu_memory", "gpu_tflops", "utilisation", "other_stage", "teacher_clips")
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None]
+        use_threads(self.threads)
+        overrides = list(self.overrides)
+        if self.max_minutes is not None:
+            overrides.append(f"loop.max_minutes={self.max_minutes}")
+        if self.dry_run:
+            print(self._shown(resolved_settings(self.part, self.folder, settings=self.settings, overrides=overrides)))
+            return 0
+        result = start_run(
+            self.part,
+            self.folder,
+            settings=self.settings,
+            overrides=overrides,
+            accept_changes=self.accept_changes,
+            device=None if self.device is None else checked_device(self.device),
+            console=Console(stderr=True),
+        )
+        if self.as_json:
+            print(json.dumps(asdict(result), default=str))
+        else:
+            print(
+                f"{result.reason} after {result.step} steps, {result.minutes:.1f} minutes; "
+                f"checkpoint {result.checkpoint}, export {result.export}"
+            )
+        return 130 if result.reason == "interrupted" else 0
+
+    def _shown(self, config: Any) -> str:
+        """A dry run, for people or for programs."""
+        from arl2.files.records import record_to_mapping
+        from arl2.training.conversion.dry_run import Sketch, dry_run
+        from arl2.training.engine.start import resolved_settings
+
+        estimate, other = self.estimate, None
+        cluster = None if estimate.gpus is None else estimate.cluster()
+        if estimate.other_stage is not None:
+            other = resolved_settings(_OTHER_STAGE[self.part], None, settings=estimate.other_stage)
+        text = dry_run(config, cluster, other_stage=other, teacher_clips=estimate.teacher_clips)
+        if not self.as_json:
+            return text
+        facts: dict[str, Any] = {"settings": record_to_mapping(config)}
+        if self.part in _OTHER_STAGE:
+            sketch = Sketch.of(config)
+            facts |= {"plan": sketch.student.config.layer_plan, "batch": asdict(sketch.step())}
+            if cluster is not None:
+                costs = sketch.on(cluster)
+                facts["gpus"] = {**asdict(costs), "gpu_hours": costs.gpu_hours}
+        return json.dumps(facts, default=str)

@@ -1,0 +1,58 @@
+"""What commands check before any work: options that exclude each other, files that are there, files that are not."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arl2.errors import ConfigError
+from arl2.pipeline.options import ModelSource
+
+
+def exclusive(given: Mapping[str, Any], *, required: bool = False) -> None:
+    """Refuse two options of one choice; or none, where one is ``required``.
+
+    Raises:
+        ConfigError: As said.
+    """
+    names = [name for name, value in given.items() if value not in (None, False, ())]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} exclude each other; give one of them.")
+    if required and not names:
+        *others, last = given
+        raise ConfigError(f"Give {', '.join(others)} or {last}.")
+
+
+def require_model(model: str | None, command: str) -> str:
+    """The model of a command that has no default.
+
+    Raises:
+        ConfigError: None was given.
+    """
+    if model is None:
+        raise ConfigError(f"Give a model: arl2 {command} MODEL, a name that 'arl2 models' lists, a folder or a file.")
+    return model
+
+
+def check_source(source: ModelSource) -> None:
+    """Refuse files that are not there, by their own option.
+
+    Raises:
+        ConfigError: As said.
+    """
+    for name in ("weights", "base", "config"):
+        path: Path | None = getattr(source, name)
+        if path is not None and not path.exists():
+            raise ConfigError(f"There is no '{path}' (--{name}); check the path.")
+
+
+def refuse_existing(paths: Iterable[Path | None], *, overwrite: bool) -> None:
+    """Refuse to write over files, or into folders that hold something; pipes and devices are no files.
+
+    Raises:
+        ConfigError: One is there, and ``overwrite`` is not set.
+    """
+    for path in paths:
+        if path is None or overwrite:
+            continue
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise ConfigError(f"'{path}' is there already; choose another name, or add --overwrite.")
