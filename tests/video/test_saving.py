@@ -56,7 +56,7 @@ def test_an_output_saves_one_of_its_videos_at_its_own_rate(pixels: np.ndarray, t
         (torch.randn(16, 3, 8, 8), "Latents are not video frames: decode them"),
         (torch.full((2, 3, 8, 8), float("nan")), "Got values from nan"),
         (np.zeros((2, 5, 16, 24, 3), dtype=np.uint8), "one video is"),
-        ([], "Got frames of shape"),
+        ([], "Got shape"),
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 16))], "differ in size"),
     ],
 )

@@ -11,6 +11,9 @@ from torch import Tensor
 from arl2.errors import GeometryError
 from arl2.video.writers import DEFAULT_FPS, open_video
 
+_LAYOUTS = "an array [frames, height, width, 3] or a tensor [frames, 3, height, width]"
+_DECODE = 'Latents are not video frames: decode them with pipe.codec.decode, or use output_type "pil", "np" or "pt".'
+
 Frames = Sequence[Image.Image] | np.ndarray | Tensor
 
 
@@ -35,26 +38,19 @@ def save_video(frames: Frames, path: Path | str, *, fps: int = DEFAULT_FPS, scal
 
 def _as_bytes(frames: Frames) -> UInt8[np.ndarray, "frames height width 3"]:
     if isinstance(frames, Tensor):
-        layout = "[frames, 3, height, width]"
         array = frames.detach().float().cpu().numpy()
-        array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-    elif isinstance(frames, np.ndarray):
-        layout, array = "[frames, height, width, 3]", frames
+        array = np.moveaxis(array, 1, -1) if array.ndim == 4 else array
     else:
-        layout, array = "one size", _stacked(frames)
+        array = frames if isinstance(frames, np.ndarray) else _stacked(frames)
     if array.ndim != 4 or array.shape[-1] != 3 or not len(array):
         raise GeometryError(
-            f"Got frames of shape {list(np.shape(frames))}; one video is {layout}. Latents are not video frames: "
-            "decode them with pipe.codec, or leave output_type out."
+            f"Got shape {list(np.shape(array))}; one video is a list of PIL images, {_LAYOUTS}. {_DECODE}"
         )
     if array.dtype == np.uint8:
         return array
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):
-        raise GeometryError(
-            f"Got values from {low:.3g} to {high:.3g}; video frames are bytes or floats in [0, 1]. Latents are not "
-            "video frames: decode them with pipe.codec, or leave output_type out."
-        )
+        raise GeometryError(f"Got values from {low:.3g} to {high:.3g}; frames are bytes or floats in [0, 1]. {_DECODE}")
     return (array * 255).round().astype(np.uint8)
 
 
