@@ -1,36 +1,49 @@
 # Every target needs nothing but Python 3.11+ and pip: it makes .venv and installs the tested set of versions.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo recipe test lint types wheel check clean
 
-$(BIN)/.installed: pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
+	@echo "Installing PyTorch and what arl2 needs to run into .venv: a few minutes, mostly downloading; 1.2 GB of disk with"
+	@echo "a CPU build of PyTorch, several GB more with the CUDA build that pip takes on Linux. For the CPU build:"
+	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(MAKECMDGOALS)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e .
+	touch $@
+
+# Development tools beside it, and what training reads clips with.
+$(DEV): $(RUNTIME)
+	@echo "Adding development tools to .venv: about 0.5 GB"
+	$(INSTALL) -e ".[dev]"
 	touch $@
 
 # Four prompts through the embedded model: demo.mp4 and its contact sheet demo.png.
-demo: $(BIN)/.installed
+demo: $(RUNTIME)
+	@echo "Generating four videos of 81 video frames: less than a minute on two cores"
 	$(BIN)/arl2 generate "a red circle moves right on navy" "a green square moves up on white" \
 	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
-	  --seed 2 --output demo.mp4 --sheet demo.png
+	  --seed 2 --output demo.mp4 --sheet demo.png --overwrite
 
 # The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, export. Settings are
 # environment variables that recipes/shapes.sh names: make recipe MODELS=all PROCESSES=2
-recipe: $(BIN)/.installed
+recipe: $(DEV)
 	PYTHON=$(BIN)/python recipes/shapes.sh
 
-test: $(BIN)/.installed
+test: $(DEV)
 	$(BIN)/python -m pytest -q
 
-lint: $(BIN)/.installed
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(BIN)/.installed
+types: $(DEV)
 	$(BIN)/mypy
 
-wheel: $(BIN)/.installed
+wheel: $(DEV)
 	$(BIN)/python -m build --wheel --outdir dist .
 
 check: lint types test wheel

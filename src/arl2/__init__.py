@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline as ARL2Pipeline
     from arl2.rollout.generator import generate_blocks as generate_blocks
     from arl2.streams.stream import Stream as Stream
+    from arl2.video.saving import save_video as save_video
 
 _PUBLIC = {
     "ARL2Pipeline": "arl2.pipeline.pipeline",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "CausalWanTransformer3DModel": "arl2.model.transformer",
     "generate_blocks": "arl2.rollout.generator",
     "load_transformer": "arl2.checkpoints.load",
+    "save_video": "arl2.video.saving",
 }
 
 

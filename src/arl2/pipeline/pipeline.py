@@ -31,6 +31,8 @@ from arl2.streams.stream import Stream
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 from arl2.video.pixels import to_bytes
+from arl2.video.saving import save_video
+from arl2.video.writers import DEFAULT_FPS
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +53,16 @@ class ARL2PipelineOutput(BaseOutput):
         frames: videos: for "pil" a list of PIL images a prompt; for "np" ``[B, frames, height, width, 3]`` and for
             "pt" ``[B, frames, 3, height, width]``, both in [0, 1]; for "latent" ``[B, C, latent frames, h, w]``.
         notes: sentences about what differs from what was asked, such as a rounded number of frames.
+        fps: video frames per second.
     """
 
     frames: Any
     notes: tuple[str, ...] = ()
+    fps: int = DEFAULT_FPS
+
+    def save(self, path: str | Path, *, index: int = 0, scale: int = 1) -> None:
+        """Write the video of prompt number ``index``; see ``arl2.save_video``."""
+        save_video(self.frames[index], path, fps=self.fps, scale=scale)
 
 
 class ARL2Pipeline(DiffusionPipeline):
@@ -260,7 +268,8 @@ class ARL2Pipeline(DiffusionPipeline):
         frames = torch.cat(pieces, dim=2)
         result = frames if output_type == "latent" else _as_output(frames, output_type)
         notes = () if plan.note is None else (plan.note,)
-        return ARL2PipelineOutput(frames=result, notes=notes) if return_dict else (result,)
+        output = ARL2PipelineOutput(frames=result, notes=notes, fps=self.settings.fps)
+        return output if return_dict else (result,)
 
     def stream(
         self,

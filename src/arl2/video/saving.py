@@ -1,0 +1,60 @@
+"""A finished video to a file, whichever of diffusers' output types it is in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from arl2.errors import GeometryError
+from arl2.video.writers import DEFAULT_FPS, open_video
+
+_LAYOUTS = "an array [frames, height, width, 3] or a tensor [frames, 3, height, width]"
+_DECODE = 'Latents are not video frames: decode them with pipe.codec.decode, or use output_type "pil", "np" or "pt".'
+
+Frames = Sequence[Image.Image] | np.ndarray | Tensor
+
+
+def save_video(frames: Frames, path: Path | str, *, fps: int = DEFAULT_FPS, scale: int = 1) -> None:
+    """Write one video. The file name gives the format: .mp4, .gif, .webp, .y4m, or a new folder of PNGs.
+
+    Args:
+        frames: PIL images; an array ``[frames, height, width, 3]``, bytes or floats in [0, 1]; or a tensor
+            ``[frames, 3, height, width]`` in [0, 1]. These are one entry of ``pipe(...).frames``.
+        path: Where to write. An existing file is replaced.
+        fps: Video frames per second.
+        scale: Enlarges each pixel to a square of this many.
+
+    Raises:
+        GeometryError: frames of another shape or range, such as latents.
+        VideoFileError: an unknown extension, or a place that cannot be written.
+    """
+    pixels = _as_bytes(frames)
+    with open_video(path, fps=fps, scale=scale) as writer:
+        writer.write(pixels)
+
+
+def _as_bytes(frames: Frames) -> UInt8[np.ndarray, "frames height width 3"]:
+    if isinstance(frames, Tensor):
+        array = frames.detach().float().cpu().numpy()
+        array = np.moveaxis(array, 1, -1) if array.ndim == 4 else array
+    else:
+        array = frames if isinstance(frames, np.ndarray) else _stacked(frames)
+    if array.ndim != 4 or array.shape[-1] != 3 or not len(array):
+        raise GeometryError(
+            f"Got shape {list(np.shape(array))}; one video is a list of PIL images, {_LAYOUTS}. {_DECODE}"
+        )
+    if array.dtype == np.uint8:
+        return array
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise GeometryError(f"Got values from {low:.3g} to {high:.3g}; frames are bytes or floats in [0, 1]. {_DECODE}")
+    return (array * 255).round().astype(np.uint8)
+
+
+def _stacked(images: Sequence[Image.Image]) -> np.ndarray:
+    if len({image.size for image in images}) > 1:
+        raise GeometryError("The images differ in size; all frames of a video have one size.")
+    return np.stack([np.asarray(image.convert("RGB")) for image in images]) if images else np.empty((0, 0, 0, 3))
