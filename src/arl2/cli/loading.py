@@ -63,8 +63,8 @@ def load_model(arguments: argparse.Namespace) -> "ARL2Pipeline":
 
     from arl2.pipeline.devices import checked_device
     from arl2.pipeline.folder import GENERATION
-    from arl2.pipeline.registry import EMBEDDED
     from arl2.pipeline.pipeline import ARL2Pipeline
+    from arl2.pipeline.registry import EMBEDDED
 
     device = checked_device(arguments.device or "cpu")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
