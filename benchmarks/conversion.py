@@ -28,11 +28,8 @@ from typing import Any
 import torch
 
 from arl2 import ARL2Pipeline
-from arl2.evaluation.measured import Measurements
 from arl2.files.atomic import write_atomically
 from arl2.files.records import record_from_mapping
-from arl2.shapes.evaluation.conversion import measure_memory, measure_prompts, measure_stream, plain_score
-from arl2.shapes.evaluation.line_chart import line_chart
 from arl2.shapes.evaluation.score import score_truth
 from arl2.shapes.evaluator.scoring import Share
 from arl2.streams.model_hash import parts_hash
@@ -41,6 +38,9 @@ from arl2.training.conversion.distill import DistillConfig
 from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
 from arl2.training.conversion.trainable import part_of
 from arl2.training.engine.progress import read_metrics
+from conversion_measures import measure_memory, measure_prompts, measure_stream, plain_score
+from line_chart import line_chart
+from measured import Measurements
 
 VIDEO_FRAMES, SHORT, LONG = 81, 81, 921
 CELLS = ("prompts", "occlusion", "stream")

@@ -9,9 +9,9 @@ import torch
 from arl2.cli.main import main
 from arl2.shapes.evaluation.folder import score_folder
 from arl2.shapes.evaluation.occlusion import moving_occlusions, standing_occlusions
-from arl2.shapes.evaluation.render import scenes_of_prompts
 from arl2.shapes.evaluation.score import score_codec, score_truth
 from arl2.shapes.prompts.captions import captions_of
+from arl2.shapes.prompts.parser import scenes_of_prompts
 from arl2.shapes.world.renderer import visible_share
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info

@@ -12,11 +12,11 @@ from PIL import Image
 from tests.training.conversion import distill_config, teacher_folder
 
 from arl2.errors import ConfigError
-from arl2.evaluation.measured import Measurements
 from arl2.files.records import record_to_mapping
-from arl2.shapes.evaluation.line_chart import line_chart
 from arl2.shapes.evaluator.scoring import Share
 from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
+from line_chart import line_chart
+from measured import Measurements
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"title": "kept", "across": "hidden"}

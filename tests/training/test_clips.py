@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arl2.errors import CheckpointError, ConfigError, GeometryError, NonFiniteError
 from arl2.training.clips.dataset import COLUMNS, Clip, ClipSet
-from arl2.training.clips.folder import ClipIndex, seal_file, shard_file
+from arl2.training.clips.folder import ClipIndex, marker_file, shard_file
 from arl2.training.clips.writing import ClipWriter
 from support import randn
 
@@ -99,12 +99,14 @@ def test_what_a_stopped_shard_leaves(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         writer.write(0, until_interrupted())
     assert list((tmp_path / "shards").iterdir()) == []
-    killed = shard_file(tmp_path, 0).with_name("00000.arrow.1.partial")
-    killed.write_bytes(b"half")
+    killed, own = (shard_file(tmp_path, 0).with_name(name) for name in (".00000.arrow.01234567.part", "a.partial"))
+    for left in (killed, own):
+        left.write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"lacks 3 of 3 shards \(0, 1, 2\)"):
         ClipSet.open(tmp_path)
     write(tmp_path, index_of())
     assert not killed.exists()
+    assert own.read_bytes() == b"half"
     assert len(ClipSet.open(tmp_path)) == 5
 
 
@@ -116,7 +118,7 @@ def test_a_full_disk_is_said_and_whole_shards_are_kept(tmp_path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a full disk: the system refuses to write on
     try:
-        with pytest.raises(CheckpointError, match=r"00001\.arrow cannot be written .* whole shards are kept"):
+        with pytest.raises(CheckpointError, match=r"00001\.arrow cannot be written .* complete shards are kept"):
             writer.write(1, large[2:])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -133,20 +135,20 @@ def test_damage_is_named(tmp_path) -> None:
         shard_file(tmp_path, 1).write_bytes(whole[:cut])
         with pytest.raises(CheckpointError, match=rf"00001\.arrow has {cut} of {len(whole)} bytes"):
             ClipSet.open(tmp_path)
-    with pytest.raises(CheckpointError, match="to make that shard anew"):
+    with pytest.raises(CheckpointError, match="to make that shard"):
         ClipWriter(tmp_path, index_of()).missing()
     shard_file(tmp_path, 1).write_bytes(b"\xff" * len(whole))
     with pytest.raises(CheckpointError, match="no whole Arrow file"):
         ClipSet.open(tmp_path)
     other = shard_file(tmp_path, 2).read_bytes()  # one clip where two belong
     shard_file(tmp_path, 1).write_bytes(other)
-    seal_file(tmp_path, 1).write_text(json.dumps({"bytes": len(other)}))
+    marker_file(tmp_path, 1).write_text(json.dumps({"bytes": len(other)}))
     with pytest.raises(CheckpointError, match="holds 1 rows"):
         ClipSet.open(tmp_path)
-    seal_file(tmp_path, 1).write_text("{")
+    marker_file(tmp_path, 1).write_text("{")
     with pytest.raises(CheckpointError, match=r"00001\.json is damaged"):
         ClipSet.open(tmp_path)
-    seal_file(tmp_path, 1).unlink()
+    marker_file(tmp_path, 1).unlink()
     with pytest.raises(CheckpointError, match=r"lacks 1 of 3 shards \(1\)"):
         ClipSet.open(tmp_path)
 

@@ -206,13 +206,13 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint_whole(tmp_path: Path, m
         if len(saved) == 2:
             raise Killed
 
-    monkeypatch.setattr("arl2.training.engine.checkpoint._flush", lambda path: crash(path) if path.is_dir() else None)
+    monkeypatch.setattr("arl2.files.atomic._flush", lambda path: crash(path) if path.is_dir() else None)
     with pytest.raises(Killed):
         run(ToyTask(), tmp_path / "cut")
     monkeypatch.undo()
     resumed = run(ToyTask(), tmp_path / "cut")
     assert all(torch.equal(x, state_of(whole)[name]) for name, x in state_of(resumed).items())
-    assert not list((tmp_path / "cut" / "checkpoints").glob("*.partial"))
+    assert not list((tmp_path / "cut" / "checkpoints").glob(".*"))
 
 
 def test_plain_lines_and_the_live_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from arl2.errors import ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.training.codec import CodecConfig
-from arl2.shapes.training.dmd import DmdConfig
+from arl2.shapes.training.dmd import SceneDmdConfig
 from arl2.shapes.training.reward_model import RewardModelConfig
 from arl2.shapes.training.teacher import TeacherConfig
 from arl2.training.conversion.align import AlignConfig
@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "codec": CodecConfig,
     "teacher": TeacherConfig,
-    "dmd": DmdConfig,
+    "dmd": SceneDmdConfig,
     "verifier": RewardModelConfig,
     "align": AlignConfig,
     "distill": DistillConfig,

@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused(config: RewardModelConfig, tmp_path: Path)
         RewardModelTask(replace(config, drawn=str(tmp_path / "other")))
     words = [*words[:3], "--latent-frames", "6", *words[5:], "--candidates", "1", "--shapes-prompts", "1"]
     assert main([*words, "--seed", "2", "-o", str(tmp_path / "long")]) == 0
-    with pytest.raises(ConfigError, match=r"draw them with 'arl2 rollouts --latent-frames 3'"):
+    with pytest.raises(ConfigError, match=r"sample them with 'arl2 rollouts --latent-frames 3'"):
         RewardModelTask(replace(config, drawn=str(tmp_path / "long")))
 
 

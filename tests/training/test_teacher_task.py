@@ -8,11 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.rollout.settings import read_json, settings_from_mapping
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
-from arl2.shapes.world.scene import BOUNCE
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.task import Batch
 
@@ -53,21 +52,6 @@ def test_opening_clips_are_other_scenes_than_the_long_ones(latents):
     assert not torch.equal(task.clips.openings.latents, task.clips.longer.latents[:, :, :3])
     plain = TeacherTask(config(latents))
     assert plain.clips.openings is plain.clips.longer
-
-
-def test_level_share_one_trains_at_the_samplers_levels_alone(latents, monkeypatch):
-    task = TeacherTask(replace(config(latents), level_share=1.0))
-    seen: set[float] = set()
-    forward = task.model.forward
-
-    def watch(noisy, timestep, text, **options):
-        seen.update(timestep.flatten().tolist())
-        return forward(noisy, timestep, text, **options)
-
-    monkeypatch.setattr(task.model, "forward", watch)
-    for step in range(12):
-        task.loss(Batch.keyed(0, step, 0, 1))
-    assert seen == {1000.0, 900.0, 750.0, 500.0}  # 1000 750 500 250 under shift 3
 
 
 @pytest.mark.filterwarnings("ignore:There are modules")
@@ -143,46 +127,20 @@ def test_below_push_above_the_flow_is_the_datas_own(latents, tmp_path):
     assert loss(without) == loss(replace(without, push_above=1.0))
 
 
-def test_hiding_clips_take_their_share_of_the_longest_batches(latents):
+def test_occluded_clips_take_their_share_of_the_longest_batches(latents):
     task = TeacherTask(replace(config(latents), hiding_clips=16, hiding_share=1.0))
     clips = task.clips
-    assert clips.hiding is not None
+    assert clips.occluded is not None
     draw = torch.Generator().manual_seed(0)
-    assert clips.source(6, draw) is clips.hiding
+    assert clips.source(6, draw) is clips.occluded
     assert clips.source(3, draw) is clips.openings
-    assert not torch.equal(clips.hiding.latents, clips.longer.latents)
-    assert bool(clips.hiding.scenes.hides_colour.all())
-
-
-def test_what_bounces_is_drawn_more_often(latents):
-    """32 of the scenes; which of them bounce is counted."""
-    shares = {}
-    for weight in (1.0, 4.0):
-        clips = TeacherTask(replace(config(latents), bounce_weight=weight)).clips
-        batch = clips.draw(2000, 3, torch.Generator().manual_seed(0))
-        shares[weight] = float((batch.scenes.motion == BOUNCE).float().mean())
-        there = float((clips.openings.scenes.motion == BOUNCE).float().mean())
-        assert shares[weight] == pytest.approx(weight * there / (weight * there + 1 - there), abs=0.04)
-    assert 0 < shares[1.0] < shares[4.0] < 1
-
-
-@pytest.mark.parametrize("shows", [0.0, 0.1])
-def test_chosen_openings_are_taught_by_single_blocks_alone(latents, shows, monkeypatch):
-    """A model that is right but for the opening of a longer clip has nothing to learn there."""
-    task = TeacherTask(replace(config(latents), opening_shows=shows, lengths=(6,)))
-
-    def right_but_for_the_opening(noisy, timestep, text, *, run):
-        flow = (noisy - run.clean) / (timestep / 1000)[:, None, :, None, None]
-        return torch.cat([flow[:, :, :3] + 1, flow[:, :, 3:]], 2).requires_grad_()
-
-    monkeypatch.setattr(task.model, "forward", right_but_for_the_opening)
-    taught = task.loss(Batch.keyed(0, 0, 0, 1)).value.item() > 0.01
-    assert taught == (shows == 0)
+    assert not torch.equal(clips.occluded.latents, clips.longer.latents)
+    assert bool(clips.occluded.scenes.hides_colour.all())
 
 
 def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):
     task = TeacherTask(replace(config(latents), own_context_share=1.0, lengths=(6,)))
-    clips = task.clips.draw(2, 6, torch.Generator().manual_seed(0))
+    clips = task.clips.sample(2, 6, torch.Generator().manual_seed(0))
     clean, text = clips.clean, task.text.encode_captions(clips.captions)
     made = task._context(clean, text, torch.Generator().manual_seed(1))
     # The head of a fresh model is silent: its estimate is the noisy copy itself, noisier than the clip.
@@ -193,10 +151,10 @@ def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):
 
 
 def test_settings_that_cannot_be(latents):
+    with pytest.raises(CheckpointError, match="There is no folder 'nowhere'"):
+        TeacherTask(replace(config(latents), codec="nowhere"))
     with pytest.raises(ConfigError, match="multiple of 8"):
         replace(config(latents), hiding_clips=9)
-    with pytest.raises(ConfigError, match="level_share is 2"):
-        replace(config(latents), level_share=2.0)
     with pytest.raises(ConfigError, match="push_above is -1"):
         replace(config(latents), push_above=-1.0)
     with pytest.raises(ConfigError, match="whole blocks of 3"):

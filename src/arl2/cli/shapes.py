@@ -92,8 +92,8 @@ class Render(Command):
     def run(self) -> int:
         """Draw and write."""
         from arl2.cli.outputs import file_name, write_manifest
-        from arl2.shapes.evaluation.render import scenes_of_prompts
         from arl2.shapes.prompts.captions import captions_of
+        from arl2.shapes.prompts.parser import scenes_of_prompts
         from arl2.shapes.world.renderer import render
         from arl2.shapes.world.scene import sample_scenes
         from arl2.video.formats import check_writable

@@ -51,6 +51,9 @@ def _convert(kind: Any, value: Any, name: str, where: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         if isinstance(value, Mapping):
             return record_from_mapping(kind, value, where=where, inside=f"{name}.")
+    elif origin in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return {str(key): _convert(arguments[1], one, f"{name}.{key}", where) for key, one in value.items()}
     elif origin is Literal:
         if value in arguments:
             return value
@@ -88,7 +91,7 @@ def describe(kind: Any) -> str:
         return "one of " + ", ".join(json.dumps(choice) for choice in arguments)
     if origin is tuple:
         return "a list of " + " and ".join(sorted({describe(x) for x in arguments if x is not Ellipsis}))
-    if is_dataclass(kind):
+    if is_dataclass(kind) or origin in (dict, Mapping):
         return "named values"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return names.get(kind, str(kind))

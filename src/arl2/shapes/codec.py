@@ -204,7 +204,5 @@ def load_group_codec(folder: str | Path) -> GroupCodec:
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The codec in '{folder}' cannot be read: {first_line(error)}."
-        ) from error
+        raise CheckpointError(f"The codec in '{folder}' cannot be read: {first_line(error)}.") from error
     return codec.eval()

@@ -1,10 +1,16 @@
 """Free words to the meaning of the grammar: synonyms are understood, unknown words are passed over."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from arl2.errors import Arl2Error
 from arl2.shapes.prompts.captions import caption
 from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
+from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from arl2.shapes.world.scene import Scenes, sample_scenes
 
 EXAMPLES = ("a red circle moves right behind a wall on navy", "a yellow ball bounces on black")
 
@@ -121,3 +127,26 @@ def canonical(prompt: str) -> str:
 
 def _short(prompt: str) -> str:
     return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
+
+
+def scenes_of_prompts(prompts: Sequence[str], *, seed: int) -> Scenes:
+    """A scene for each prompt: what it names as named, what a caption must name with its plain value, sizes and places
+    sampled from the seed, and so is a colour that is left open; the caption then hides it.
+
+    Raises:
+        PromptError: a prompt that names nothing of this world, or contradicts itself.
+    """
+    requests = [complete(parse_prompt(prompt)) for prompt in prompts]
+    scenes = sample_scenes(len(requests), seed=seed)
+    chosen = {
+        "shape": [SHAPES.index(str(request.shape)) for request in requests],
+        "motion": [MOTIONS.index(str(request.motion)) for request in requests],
+        "background": [tuple(BACKGROUNDS).index(str(request.background)) for request in requests],
+        "wall": [bool(request.wall) for request in requests],
+        "hides_colour": [request.colour is None for request in requests],
+        "colour": [
+            sampled if request.colour is None else tuple(COLOURS).index(request.colour)
+            for request, sampled in zip(requests, scenes.colour.tolist(), strict=True)
+        ],
+    }
+    return replace(scenes, **{name: torch.tensor(values) for name, values in chosen.items()})

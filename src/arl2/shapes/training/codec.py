@@ -23,7 +23,15 @@ _STATISTICS_SEED = 2**40 + 1
 
 @dataclass(frozen=True, kw_only=True)
 class CodecModelConfig:
-    """Sizes of the codec: see ``GroupCodec``."""
+    """Sizes of the codec, as of ``GroupCodec``.
+
+    Attributes:
+        group_frames: video frames of a latent frame.
+        latent_channels: channels of a latent.
+        width: channels of the convolutions at a quarter of the resolution.
+        deep_width: channels at an eighth.
+        depth: residual blocks at each resolution.
+    """
 
     group_frames: int = 4
     latent_channels: int = 16
@@ -37,17 +45,22 @@ class CodecConfig:
     """Settings of a codec run.
 
     Attributes:
-        start_from: folder of a codec to go on from; its sizes then replace ``model``.
-        train_encoder: false trains the decoder alone; latents and their statistics stay as they are.
-        clips, latent_frames, crop: of a batch; crops of ``crop`` pixels a side lie at random places.
+        model: sizes of a fresh codec.
+        start_from: folder of a codec to continue from; its sizes then replace ``model``.
+        train_encoder: false trains the decoder alone, which keeps latents and their statistics.
+        clips: rendered clips in a batch.
+        latent_frames: of each of them.
+        crop: side of the random square crops, in pixels.
         starts: share of batches that begin where a stream begins, with a latent frame of a single video frame.
-        speed_range: of the objects, world pixels a video frame; far faster than in the world, on purpose: a codec
-            that repeats one picture four times scores well on slow clips.
-        still_clips: share of clips in which nothing moves.
-        latent_noise: standard deviation of what is added to raw latents, reached after ``noise_warmup`` steps.
-        difference_weight: of the loss on differences of neighbouring video frames, relative to the pictures' own.
-        latent_weight: of the mean square of raw latents.
-        evaluation_clips, evaluation_video_frames: of the held-out clips.
+        speed_range: of the objects, in pixels a video frame; far faster than in the world, as a codec that repeats one
+            frame four times scores well on slow clips.
+        still_clips: share of clips without motion.
+        latent_noise: standard deviation of the noise on raw latents, reached after ``noise_warmup`` steps.
+        noise_warmup: steps over which it grows from 0.
+        difference_weight: of the loss on differences of neighbouring video frames, relative to that on the frames.
+        latent_weight: weight of the mean square of raw latents in the loss.
+        evaluation_clips: held-out clips.
+        evaluation_video_frames: video frames of each of them.
     """
 
     loop: LoopConfig

@@ -1,4 +1,4 @@
-"""Clips of the shapes world as latents, encoded once and kept on disk: training then never waits for the codec."""
+"""Clips of the shapes world as latents, encoded once and cached on disk."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arl2.errors import CheckpointError
+from arl2.files.atomic import atomic_file
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import Scenes, sample_scenes
@@ -22,7 +23,7 @@ _AT_ONCE = 8
 
 @runtime_checkable
 class SceneSource(Protocol):
-    """Draws scenes ``first`` to ``first + count - 1`` of a seed's endless sequence, as ``sample_scenes`` does."""
+    """Scenes ``first`` to ``first + count - 1`` of a seed's endless sequence, as ``sample_scenes`` gives them."""
 
     def __call__(self, count: int, *, seed: int, first: int = 0) -> Scenes: ...
 
@@ -39,14 +40,14 @@ def encoded_clips(
     scenes: SceneSource = sample_scenes,
     kind: str = "",
 ) -> Float[Tensor, "clips channels frames height width"]:
-    """Normalised latents (half precision) of scenes ``0 .. clips - 1`` of ``seed``; encodes what the folder lacks.
+    """Normalised latents (half precision) of scenes ``0 .. clips - 1`` of ``seed``, from the cache or encoded.
 
     Args:
         codec: of the latents; another encoder gets a folder of its own.
-        folder: where shards are kept; interrupted work goes on at the first missing shard.
+        folder: of the cache; interrupted work resumes at the first missing shard.
         clips: rounded up to whole shards.
         frames: latent frames a clip.
-        say: told after every shard that was encoded.
+        say: called with a line of text after every shard.
         scenes: where the scenes come from; ``kind`` names them in the folder, if not those of ``sample_scenes``.
 
     Raises:
@@ -65,9 +66,8 @@ def encoded_clips(
                 for first in range(i * SHARD, (i + 1) * SHARD, _AT_ONCE)
             ]
             shard = torch.cat(latents).half()
-            partial = path.with_suffix(".partial")
-            save_file({"latents": shard}, partial)
-            partial.replace(path)  # an interrupted run leaves no half shard
+            with atomic_file(path) as partial:
+                save_file({"latents": shard}, partial)
             say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips.")
         try:
             parts.append(load_file(path)["latents"])

@@ -1,4 +1,4 @@
-"""The verifier task: true first blocks and the captions of their scenes find each other, drawn blocks find nobody."""
+"""Trains the reward model: true first blocks match the captions of their scenes, sampled blocks match none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,13 @@ _HELD_OUT_SEED = 2**40 + 4
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelSizes:
-    """Sizes of the verifier: see ``RewardModel``."""
+    """Sizes of the reward model, as of ``RewardModel``.
+
+    Attributes:
+        features: channels of the convolutions, a multiple of 8.
+        depth: residual pairs of them.
+        space: dimensions of the space that blocks and prompts share.
+    """
 
     features: int = 64
     depth: int = 2
@@ -40,21 +46,23 @@ class RewardModelSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelConfig:
-    """Settings of a verifier run.
+    """Settings of a reward-model run.
 
     Attributes:
-        teacher: embedded model or pipeline's folder whose codec and text part the verifier is to read.
-        model: sizes of the verifier.
-        latents: folder in which encoded openings are kept, shared by runs.
+        teacher: embedded model, or folder of a pipeline, whose codec and text part the reward model reads.
+        model: sizes of the reward model.
+        latents: folder in which encoded first blocks are cached, shared by runs.
         openings: true first blocks to learn from.
         data_seed: of their scenes.
-        shows: share of its object that an opening must show in its first or its last video frame to fit its caption;
-            the others fit none.
-        drawn: folder of first blocks that the teacher drew for captions of the world (``arl2 rollouts``), which fit
-            none either: whatever gives a drawn block away counts against it. None: true blocks alone.
-        batch, hidden_batch, drawn_batch: openings of a batch that fit, and those beside them that do not.
+        shows: share of its object that a true block must show in its first or last video frame to match its caption;
+            the others match none.
+        drawn: folder of first blocks that the teacher sampled for captions of the world (``arl2 rollouts``), which
+            match none either: what tells a sampled block from a true one counts against it. null: true blocks alone.
+        batch: true blocks in a batch that match their captions.
+        hidden_batch: true blocks beside them that do not show their object.
+        drawn_batch: sampled blocks beside them.
         weight_decay: of all matrices.
-        evaluation_openings: held out.
+        evaluation_openings: true blocks held out.
     """
 
     loop: LoopConfig
@@ -79,7 +87,7 @@ class RewardModelConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a whole number from {smallest}.")
         if self.drawn is not None and self.drawn_batch > self.batch:
             raise ConfigError(
-                f"drawn_batch is {self.drawn_batch}, but each drawn block comes with a true one of its caption, and "
+                f"drawn_batch is {self.drawn_batch}, but each sampled block comes with a true one of its caption, and "
                 f"batch is {self.batch}; give at most as many."
             )
 
@@ -95,8 +103,8 @@ class RewardModelTask:
         device: of the training.
 
     Raises:
-        ConfigError: a teacher without the codec of the shapes world, or drawn blocks that do not fit it.
-        CheckpointError: codec, text part, latents or drawn blocks that cannot be read.
+        ConfigError: a teacher without the codec of the shapes world, or sampled blocks that do not fit it.
+        CheckpointError: codec, text part, latents or sampled blocks that cannot be read.
     """
 
     def __init__(self, config: RewardModelConfig, *, device: torch.device | str = "cpu") -> None:
@@ -125,7 +133,7 @@ class RewardModelTask:
         self._by_caption = torch.argsort(self.true_of, stable=True)
         self._count = torch.bincount(self.true_of, minlength=len(self.captions))
         if len(self.drawn) and not bool(self._count[self.drawn_of].all()):
-            raise ConfigError("Some drawn blocks have captions that no true opening has; give more openings.")
+            raise ConfigError("Some sampled blocks have captions that no true block has; give more openings.")
         self._first = self._count.cumsum(0) - self._count
 
         _, channels, _, height, width = openings.latents.shape
@@ -141,7 +149,7 @@ class RewardModelTask:
         ).to(self.device)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """All of the verifier; matrices decay, the rest does not."""
+        """All parameters; matrices decay, the rest does not."""
         named = dict(self.model.named_parameters())
         matrices = {name: p for name, p in named.items() if p.dim() > 1}
         rest = {name: p for name, p in named.items() if p.dim() < 2}
@@ -152,7 +160,7 @@ class RewardModelTask:
         config, draw = self.config, batch.generator
         drawn = _some(self.drawn, config.drawn_batch if len(self.drawn) else 0, draw)
         hidden = _some(self.hidden, config.hidden_batch if len(self.hidden) else 0, draw)
-        # Each drawn block stands beside a true one of its caption: to be told apart from it.
+        # Each sampled block is paired with a true one of its caption, to be told apart from it.
         paired = self._true_with(self.drawn_of[drawn], draw)
         chosen = torch.cat((paired, _some(self.true, config.batch - len(paired), draw)))
         blocks = torch.cat((self.true[chosen], self.hidden[hidden], self.drawn[drawn])).float().to(self.device)
@@ -168,7 +176,7 @@ class RewardModelTask:
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """Share of held-out openings whose own caption fits best of all, and of drawn blocks that a true one beats."""
+        """Share of held-out blocks whose own caption scores best, and of sampled blocks that a true one beats."""
         self.model.eval()
         prompts = self.model.embed_prompts(self.text)
         found = {}
@@ -186,7 +194,7 @@ class RewardModelTask:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """A half precision ``from_pretrained`` folder: the ``verifier`` of a pipeline's folder."""
+        """In half precision, as the ``verifier`` folder of a pipeline."""
         half = RewardModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
         half.half().save_pretrained(folder)
@@ -212,7 +220,7 @@ def _some(blocks: Tensor, count: int, draw: torch.Generator) -> Int64[Tensor, " 
 def _openings(
     config: RewardModelConfig, codec: GroupCodec, frames: int, count: int, seed: int
 ) -> tuple[EncodedScenes, Bool[Tensor, " openings"]]:
-    """True first blocks of a seed, and which of them show enough to fit their captions."""
+    """True first blocks of a seed, and which of them show enough to match their captions."""
     console = Console(stderr=True)
     latents = encoded_clips(
         codec,
@@ -229,7 +237,7 @@ def _openings(
 def _drawn(
     config: RewardModelConfig, like: Tensor, number: Mapping[str, int]
 ) -> tuple[Tensor, Int64[Tensor, " blocks"]]:
-    """Drawn blocks and the numbers of their captions; none if there are none."""
+    """Sampled blocks and the numbers of their captions."""
     if config.drawn is None:
         return like[:0], torch.zeros(0, dtype=torch.long)
     clips = ClipSet.open(config.drawn)
@@ -238,12 +246,12 @@ def _drawn(
     if latents.shape[1:] != like.shape[1:]:
         raise ConfigError(
             f"The blocks in '{config.drawn}' are {list(latents.shape[1:])} (channels, frames, height, width), and true "
-            f"ones {list(like.shape[1:])}; draw them with 'arl2 rollouts --latent-frames {like.shape[2]}'."
+            f"ones {list(like.shape[1:])}; sample them with 'arl2 rollouts --latent-frames {like.shape[2]}'."
         )
     unknown = next((caption for caption in captions if caption not in number), None)
     if unknown is not None:
         raise ConfigError(
-            f"'{config.drawn}' has the caption '{unknown}', which no true opening has; draw blocks for captions of the "
+            f"'{config.drawn}' has the caption '{unknown}', which no true block has; sample blocks for captions of the "
             "world ('arl2 rollouts --shapes-prompts N'), or give more openings."
         )
     return latents.to(like.dtype), torch.tensor([number[caption] for caption in captions])

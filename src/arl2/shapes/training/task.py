@@ -49,8 +49,11 @@ class ShapesConfig(SceneClipsConfig):
         shift: of the noise schedule, in training and in sampling.
         own_context_share: share of the longer batches whose context is not the clips but the model's own blocks, as in
             a rollout.
-        steps, first_block_steps, first_block_fresh_below: of the sampler, exported with the model.
-        evaluation_clips, evaluation_frames: rollouts that the ground-truth evaluator scores, and their latent frames.
+        steps: denoising timesteps of a block, exported with the model.
+        first_block_steps: those of the first block, where they differ.
+        first_block_fresh_below: sigma below which the first block gets fresh noise between steps.
+        evaluation_clips: rollouts that the ground-truth evaluator scores.
+        evaluation_frames: latent frames of each of them.
     """
 
     loop: LoopConfig

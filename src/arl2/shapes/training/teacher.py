@@ -27,7 +27,17 @@ _OWN_CONTEXT_SIGMAS = (0.3, 0.85)
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherModelConfig:
-    """Sizes of the transformer: see ``CausalWanTransformer3DModel``. The defaults have 1.3 M parameters."""
+    """Sizes of the transformer, as of ``CausalWanTransformer3DModel``. The defaults have 1.3 M parameters.
+
+    Attributes:
+        layer_plan: one letter a layer.
+        num_attention_heads, attention_head_dim: of every layer.
+        ffn_dim: width of the feed-forward layers.
+        freq_dim: width of the timestep embedding.
+        text_dim, text_len: width and number of the prompt embeddings.
+        block_frames: latent frames of a block.
+        window: latent frames that softmax layers attend to; null for the whole past.
+    """
 
     layer_plan: str = "SSSS"
     num_attention_heads: int = 4
@@ -50,8 +60,9 @@ class TeacherConfig(ShapesConfig):
         model: sizes of a fresh model.
         start_from: folder of an earlier run's export, or an embedded model's name, to continue from; its sizes then
             replace ``model``.
-        guide: folder of a weaker model's export: opening blocks then learn the guided flow of ``start_from`` and it
-            (see ``arl2.shapes.training.guidance``) in place of the data's; ``guide_weight`` is how strongly.
+        guide: folder of a weaker model's export: first blocks then learn the guided flow of ``start_from`` and it
+            (see ``arl2.shapes.training.guidance``) in place of the data's.
+        guide_weight: strength of the guide.
         guide_data: the data's flow plus the push of the guide in place of the guided flow, so that the model still
             learns from the data.
         guide_longer: push the later blocks of longer clips as well (the data's flow and the push).

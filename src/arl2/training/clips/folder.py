@@ -1,10 +1,10 @@
-"""How a folder of clips lies on disk: one index, and shards that are whole or not there.
+"""How a folder of clips lies on disk: one index, and shards that are complete or absent.
 
 ::
 
     clips.json            what all clips share, and how many there are
     shards/00000.arrow    clips 0 to K - 1, a plain Arrow stream that any Arrow reader opens
-    shards/00000.json     its length; written last, so a shard with this file is whole
+    shards/00000.json     its length; written last, so a shard with this file is complete
 
 Of the well-kept libraries for shards the choice is Hugging Face ``datasets`` over Arrow files: they are memory-mapped,
 any clip is read by its number without reading others (a resumed run must see the clips that its key names), nothing in
@@ -21,6 +21,7 @@ from typing import Any
 
 from arl2.errors import CheckpointError, ConfigError, GeometryError
 from arl2.files.atomic import write_atomically
+from arl2.files.records import record_from_mapping
 
 INDEX = "clips.json"
 FORMAT = "arl2 clips 1"
@@ -32,12 +33,12 @@ class ClipIndex:
     """What all clips of a folder share.
 
     Attributes:
-        clips: how many the folder holds once it is whole.
+        clips: how many the folder holds once it is complete.
         shard_clips: of one shard; the last shard holds the rest.
         latents: channels, latent frames, height and width of every clip's latents.
         text_width: numbers for each word of the prompt embeddings.
-        facts: where the clips come from (model hash, codec, seed, block_frames, ...), as JSON values; a folder is
-            gone on with only if all are the same.
+        facts: metadata of where the clips come from (model hash, codec, seed, block_frames, ...), as JSON values; a
+            folder is continued only if all are the same.
         about: words for people, not compared.
     """
 
@@ -82,7 +83,7 @@ def read_index(folder: Path) -> ClipIndex:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
-        return ClipIndex(**{**values, "latents": tuple(values["latents"])})
+        return record_from_mapping(ClipIndex, values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); make the clips again in another folder.") from error
 
@@ -92,41 +93,41 @@ def shard_file(folder: Path, shard: int) -> Path:
     return folder / _SHARDS / f"{shard:05d}.arrow"
 
 
-def seal_file(folder: Path, shard: int) -> Path:
-    """The file that says a shard is whole."""
+def marker_file(folder: Path, shard: int) -> Path:
+    """The file that says a shard is complete."""
     return folder / _SHARDS / f"{shard:05d}.json"
 
 
 def shard_is_whole(folder: Path, shard: int) -> bool:
-    """Whether a shard was sealed and still has its length; a stat, no reading of clips.
+    """Whether a shard was completed and still has its length, by its size alone.
 
     Raises:
-        CheckpointError: a sealed shard that is shorter or longer than when it was written, or a damaged seal.
+        CheckpointError: a completed shard that is shorter or longer than when it was written, or a damaged marker.
     """
-    seal, file = seal_file(folder, shard), shard_file(folder, shard)
-    if not seal.is_file():
+    marker, file = marker_file(folder, shard), shard_file(folder, shard)
+    if not marker.is_file():
         return False
     try:
-        expected = int(json.loads(seal.read_text(encoding="utf-8"))["bytes"])
+        expected = int(json.loads(marker.read_text(encoding="utf-8"))["bytes"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{seal} is damaged ({error}); delete it and run 'arl2 rollouts' again.") from error
+        raise CheckpointError(f"{marker} is damaged ({error}); delete it and run 'arl2 rollouts' again.") from error
     found = file.stat().st_size if file.is_file() else 0
     if found != expected:
         raise CheckpointError(
-            f"{file} has {found} of {expected} bytes: it was cut or changed; delete {seal} and run 'arl2 rollouts' "
-            "again to make that shard anew."
+            f"{file} has {found} of {expected} bytes: it was truncated or changed; delete {marker} and run "
+            "'arl2 rollouts' again to make that shard."
         )
     return True
 
 
 def require_datasets() -> None:
-    """Refuse in one sentence where the library of the shards is not installed."""
+    """Raises ``ConfigError`` where the library of the shards is not installed."""
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError("Clips are kept with the package datasets, which is missing: pip install 'arl2[train]'.")
 
 
 def write_small(path: Path, text: str) -> None:
-    """Write a small file of a folder of clips, whole or not at all; folders above it are made.
+    """Write a small file of a folder of clips atomically; folders above it are made.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -142,5 +143,5 @@ def not_written(path: Path, error: OSError) -> CheckpointError:
     """The error of a file that could not be written, such as on a full disk."""
     return CheckpointError(
         f"{path} cannot be written ({error.strerror or error}); make room or give another folder, and run the same "
-        "command again: whole shards are kept."
+        "command again: complete shards are kept."
     )

@@ -1,7 +1,6 @@
-"""Writing clips: shard by shard, each whole or not there, so that a stopped run goes on where it was."""
+"""Writing clips shard by shard, each complete or absent, so that a stopped run resumes where it was."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ import torch
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.files.atomic import atomic_file
 from arl2.training.clips.dataset import COLUMNS, Clip
 from arl2.training.clips.folder import (
     INDEX,
     ClipIndex,
+    marker_file,
     not_written,
     read_index,
     require_datasets,
-    seal_file,
     shard_file,
     shard_is_whole,
     write_small,
@@ -30,7 +30,7 @@ class ClipWriter:
     """Fills a folder with the shards of an index. Several processes may write different shards of one folder.
 
     Args:
-        folder: made if it is not there; one that was begun with the same index is gone on with.
+        folder: created if needed; one that was begun with the same index is continued.
         index: of the clips to be.
 
     Raises:
@@ -46,10 +46,10 @@ class ClipWriter:
         self._check_same()
 
     def missing(self) -> list[int]:
-        """Shards that are not whole yet.
+        """Shards that are not complete yet.
 
         Raises:
-            CheckpointError: one that was whole and was cut or changed.
+            CheckpointError: one that was complete and was truncated or changed.
         """
         return [shard for shard in range(self.index.shards) if not shard_is_whole(self.folder, shard)]
 
@@ -67,29 +67,23 @@ class ClipWriter:
         features = Features(dict(zip(COLUMNS, (half, half, Value("string"), Value("int64")), strict=True)))
         file, expected = shard_file(self.folder, shard), len(self.index.clips_of(shard))
         _make_folder(file.parent)
-        for left in file.parent.glob(f"{file.name}.*.partial"):  # of a run that was killed
-            left.unlink(missing_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        written = 0
         try:
-            written = 0
-            with (
-                partial.open("xb") as stream,
-                ArrowWriter(stream=stream, features=features, writer_batch_size=1) as writer,
-            ):
-                for clip in clips:
-                    writer.write(self._row(clip, self.index.clips_of(shard).start + written))
-                    written += 1
-                writer.finalize(close_stream=False)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if written != expected:
-                raise CheckpointError(f"Shard {shard} takes {expected} clips, but {written} came; nothing was kept.")
-            partial.replace(file)
-            write_small(seal_file(self.folder, shard), json.dumps({"bytes": file.stat().st_size, "clips": expected}))
+            with atomic_file(file, flush=True) as partial:
+                with (
+                    partial.open("wb") as stream,
+                    ArrowWriter(stream=stream, features=features, writer_batch_size=1) as writer,
+                ):
+                    for clip in clips:
+                        writer.write(self._row(clip, self.index.clips_of(shard).start + written))
+                        written += 1
+                    writer.finalize(close_stream=False)
+                if written != expected:
+                    raise CheckpointError(f"Shard {shard} takes {expected} clips; got {written}, and kept none.")
         except OSError as error:
             raise not_written(file, error) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        marker = {"bytes": file.stat().st_size, "clips": expected}
+        write_small(marker_file(self.folder, shard), json.dumps(marker))
 
     def _row(self, clip: Clip, number: int) -> dict[str, Any]:
         if tuple(clip.latents.shape) != self.index.latents or clip.text.shape[1] != self.index.text_width:
@@ -114,8 +108,8 @@ class ClipWriter:
         if other:
             name = other[0]
             raise ConfigError(
-                f"{self.folder} holds clips made otherwise: {name} was {flat[0].get(name)} and is {flat[1].get(name)} "
-                f"({len(other)} such settings); run the command as it was, or give another folder."
+                f"{self.folder} holds clips made with other settings: {name} was {flat[0].get(name)} and is "
+                f"{flat[1].get(name)} ({len(other)} such settings); run the command as it was, or give another folder."
             )
 
 

@@ -32,20 +32,23 @@ class DistillConfig(ConversionConfig):
 
     Attributes:
         aligned: folder of an export of stage 1 that has aligned these layers; None: they begin at their start values.
-        state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: low-rank changes; alpha None is twice the rank.
+        state_rank: LoRA rank of the state branch's queries, keys and values.
+        ffn_rank: LoRA rank of the feed-forward layers.
+        low_rank_alpha: LoRA alpha; null: twice the rank.
+        ffn_rank_layers: which feed-forward layers have a LoRA adapter.
         student_window: latent frames that the student's softmax layers see: a number, ``"model"`` or ``"all"``.
-        level_buckets, level_decay: of the running means that the loss of each level is divided by.
-        on_policy_share: share of the steps whose context the student has rolled out itself; whole steps, as all
-            processes wait for one that rolls out.
-        on_policy_known: how many first blocks of such a rollout are given; each step draws one of these.
-        hidden_weight, hidden_every: of matching hidden states after every so many layers; weight 0 is none.
-        data_weight: of the plain flow-matching loss on the clips (where they are true clips and more is known of them
-            than the teacher says); 0 is none.
-        memory_weight: more weight on the errors where memory is needed: where the teacher itself, with no more than the
-            student's window, is another. A difference as large as the flow weighs ``1 + memory_weight``. One more pass
-            of the teacher; 0 is none.
-        evaluation_rollouts: of the clips held out, how many prompts are also rolled out and compared with the teacher's
-            rollouts.
+        level_buckets: parts of the sigma range that have a running mean of the loss each, which it is divided by.
+        level_decay: decay of these means.
+        on_policy_share: share of the steps whose context is the student's own rollout; whole steps, as all processes
+            wait for one that rolls out.
+        on_policy_known: numbers of conditioning blocks of such a rollout; each step samples one of these.
+        hidden_weight: weight of matching the teacher's hidden states; 0: none.
+        hidden_every: layers from one matched hidden state to the next.
+        data_weight: weight of the plain flow-matching loss on the clips, for true clips; 0: none.
+        memory_weight: extra weight of errors where memory is needed: where the teacher with the student's window
+            predicts something else. A difference as large as the flow weighs ``1 + memory_weight``. Costs one more pass
+            of the teacher; 0: none.
+        evaluation_rollouts: prompts of held-out clips whose rollouts are compared with the teacher's.
     """
 
     stage: ClassVar[Stage] = 2

@@ -165,8 +165,9 @@ class DmdConfig(TeacherStudentConfig):
         start_from: what the student begins as: the folder of an export, or an embedded model.
         critic_rate: learning rate of the critic, as a multiple of the student's.
         own_context_share: share of the longer batches conditioned on the student's own rollout instead of the clips.
-        steps, first_block_steps: denoising timesteps of the student; None: its own.
-        shift: of its noise schedule; None: its own.
+        steps: denoising timesteps of the student; null: its own.
+        first_block_steps: those of its first block; null: its own, or ``steps``.
+        shift: of its noise schedule; null: its own.
     """
 
     start_from: str

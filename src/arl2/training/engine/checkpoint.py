@@ -1,12 +1,11 @@
-"""Checkpoints of a run: safetensors and JSON in a folder each, written so that a crash leaves the last one whole.
+"""Checkpoints of a run: safetensors and JSON in a folder each, written so that a crash leaves the last one intact.
 
-A run in shards writes the same files: all processes gather what trains, and the first saves it. Few weights train, so
-that takes seconds; and a run goes on with any number of processes, sharded or not, from files that hold no pickle
-(``torch.distributed.checkpoint`` keeps its table of contents as one).
+A sharded run writes the same files: all processes gather what trains, and the first saves it. Few weights train, so
+that takes seconds; and a run resumes with any number of processes, sharded or not, from files without pickle
+(``torch.distributed.checkpoint`` pickles its table of contents).
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,20 +19,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from arl2.errors import CheckpointError
+from arl2.files.atomic import atomic_folder
 from arl2.files.plain import first_line
+from arl2.files.records import record_from_mapping
 from arl2.training.engine.ema import WeightAverage
 from arl2.training.engine.optimizer import Optimizers
 from arl2.training.engine.processes import full_tensor, part_like
 
 _NAME = re.compile(r"step-(\d{9})")
-_TENSORS, _FACTS = "state.safetensors", "run.json"
+_TENSORS, _METADATA = "state.safetensors", "run.json"
 
 
 @dataclass(frozen=True)
 class RunState:
     """Where a run stands: ``step`` optimizer steps done in ``minutes`` of training, under ``config``.
 
-    ``unlogged`` are the sums of what is logged since ``logged_step``, so that log lines too go on as if never cut.
+    ``unlogged`` are the sums of what is logged since ``logged_step``, so that a resumed run logs the same lines.
     """
 
     step: int
@@ -50,7 +51,7 @@ def checkpoint_tensors(
     optimizer: Optimizers,
     task_state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, whole and on the CPU, by name; where they lie in shards, all processes must ask."""
+    """All tensors of a checkpoint, gathered and on the CPU, by name; of a sharded run all processes must call it."""
     tensors: dict[str, Tensor] = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
     tensors |= {f"task/{name}": tensor for name, tensor in task_state.items()}
@@ -61,35 +62,24 @@ def checkpoint_tensors(
 
 
 def save_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor], *, keep: int) -> Path:
-    """Write ``folder/step-NNNNNNNNN`` and delete all but the newest ``keep``.
-
-    The files are written and flushed under a temporary name, and the folder is renamed as the last act.
+    """Write ``folder/step-NNNNNNNNN`` atomically and delete all but the newest ``keep``.
 
     Raises:
         CheckpointError: it cannot be written (disk full, no permission); earlier checkpoints are untouched.
     """
     final = folder / checkpoint_name(state.step)
-    partial = folder / f"{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        save_file(dict(tensors), partial / _TENSORS)
-        (partial / _FACTS).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        for path in (partial / _TENSORS, partial / _FACTS, partial):
-            _flush(path)
+        with atomic_folder(final, replace=True, flush=True) as partial:
+            save_file(dict(tensors), partial / _TENSORS)
+            (partial / _METADATA).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         size = sum(x.numel() * x.element_size() for x in tensors.values()) / 1e6
         before = checkpoints_in(folder)
-        kept = f"the last whole one is '{before[-1]}'" if before else "none was saved before"
+        kept = f"the last complete one is '{before[-1]}'" if before else "none was saved before"
         raise CheckpointError(
             f"The checkpoint '{final}' could not be written ({first_line(error)}); it needs {size:.1f} MB: make room "
             f"and start the run again; {kept}."
         ) from error
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _flush(folder)
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -101,25 +91,17 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Whole checkpoints of a run, oldest first."""
+    """Complete checkpoints of a run, oldest first."""
     return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
 def read_state(checkpoint: Path) -> RunState:
     """What a checkpoint says about its run; raises ``CheckpointError`` when it cannot be read."""
     try:
-        facts = json.loads((checkpoint / _FACTS).read_text(encoding="utf-8"))
-        return RunState(
-            int(facts["step"]),
-            float(facts["minutes"]),
-            dict(facts["config"]),
-            int(facts["logged_step"]),
-            {str(name): float(value) for name, value in facts["unlogged"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"The checkpoint '{checkpoint}' cannot be read ({error}); delete it to go on from the one before."
-        ) from error
+        facts = json.loads((checkpoint / _METADATA).read_text(encoding="utf-8"))
+        return record_from_mapping(RunState, facts)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(checkpoint, error) from error
 
 
 @torch.no_grad()
@@ -140,9 +122,7 @@ def load_checkpoint(
     try:
         tensors = load_file(checkpoint / _TENSORS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The checkpoint '{checkpoint}' cannot be read ({error}); delete it to go on from the one before."
-        ) from error
+        raise _unreadable(checkpoint, error) from error
     taken = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     taken |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
     taken |= {f"task/{name}": tensor for name, tensor in (task_state or {}).items()}
@@ -165,9 +145,7 @@ def load_checkpoint(
     return state
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _unreadable(checkpoint: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint '{checkpoint}' cannot be read ({first_line(error)}); delete it to resume from the one before."
+    )

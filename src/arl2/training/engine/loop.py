@@ -44,24 +44,28 @@ class LoopConfig:
     """Settings of the loop. The run's length is ``steps``, or ``max_minutes`` of training when ``steps`` is None.
 
     Attributes:
-        seed: of every batch.
+        seed: random seed of every batch.
         steps: length in optimizer steps; the learning rate then follows steps, and a run that is killed and resumed
             gives the same bits as one that was not.
-        max_minutes: with ``steps``: stop this time after so long, to be resumed. Without: the length of the whole
-            run, resumed parts included; the learning rate follows the clock.
-        learning_rate: peak, after ``warmup_steps``; it falls along a cosine to ``final_learning_rate`` times it.
+        max_minutes: with ``steps``: minutes after which this call stops, to be resumed. Without: the length of the
+            whole run, resumed parts included; the learning rate then follows the clock.
+        learning_rate: its peak, after the warm-up; it falls along a cosine.
+        final_learning_rate: learning rate at the end, as a share of the peak.
+        warmup_steps: steps over which the learning rate grows linearly.
         optimizer: "adamw", or "muon" for matrices between hidden layers and AdamW for the rest.
-        adam_betas: of AdamW.
+        adam_betas: decay rates of AdamW's moments.
         sharding: "none": every process holds all weights; "full": each holds a part of every weight, gradient and
-            moment, and layers are gathered when they run. That changes where things lie, not what is computed.
-        compute: "bfloat16": what is frozen is kept and computed in it; what trains stays float32.
-        batches_per_step: batches whose gradients are averaged in a step, shared out over all processes.
+            moment, and layers are gathered when they run (FSDP). The results are the same.
+        compute: dtype of frozen weights and of computation; what trains stays float32.
+        batches_per_step: batches whose gradients are averaged in a step, divided among all processes.
         gradient_clip: largest norm of all gradients together.
-        average_decay: of the running average of the weights that is evaluated and exported.
-        checkpoint_every, evaluate_every, log_every: in steps.
+        average_decay: decay of the running average of the weights (EMA) that is evaluated and exported.
+        checkpoint_every: steps between checkpoints.
+        evaluate_every: steps between evaluations and exports.
+        log_every: steps between log lines.
         evaluate_first: also evaluate before the first step.
-        pictures_every: steps between pictures of what was learnt, in ``pictures/`` (and one at the end); None: none.
-        keep_checkpoints: how many of the newest checkpoints stay.
+        pictures_every: steps between contact sheets in ``pictures/`` (and one at the end); null: none.
+        keep_checkpoints: number of the newest checkpoints to keep.
         tensorboard: also write a TensorBoard log.
     """
 
