@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--ranking goes with --fraction, which says how many layers of it; add that.")
     check_new_folder(arguments.output)
     source = source_of(arguments)
-    model = source.transformer()
+    model = source.weights.exact_transformer()
     layers = _layers(arguments, model)
     # A model that has hybrid layers already gives the others what its own have.
     own = "H" in model.config.layer_plan

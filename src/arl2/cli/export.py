@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif output.exists():
         raise ConfigError(f"'{output}' is there already; choose another name.")
     source = source_of(arguments, alone=to_file)
-    model = source.transformer()
+    model = source.weights.exact_transformer()
     said = []
     if arguments.merge_lora:
         result = merge_lora(model)

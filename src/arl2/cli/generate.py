@@ -11,8 +11,8 @@ from arl2.cli.loading import add_model_options
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from arl2.pipeline.conditioning import VideoPrefix
     from arl2.pipeline.pipeline import ARL2Pipeline
+    from arl2.streams.conditioning import VideoPrefix
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -111,7 +111,7 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
     from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
     from arl2.interrupt import StopSignal
-    from arl2.pipeline.conditioning import check_not_source, frames_in_all
+    from arl2.streams.conditioning import check_not_source, frames_in_all
 
     for output in plan.outputs:
         check_not_source(output.path, arguments.image or arguments.extend)
@@ -169,7 +169,7 @@ def _run_prompts(arguments: argparse.Namespace) -> int:
 
 
 def _known(pipe: "ARL2Pipeline", arguments: argparse.Namespace) -> "VideoPrefix | None":
-    from arl2.pipeline.conditioning import image_prefix, video_prefix
+    from arl2.streams.conditioning import image_prefix, video_prefix
 
     if arguments.image is not None:
         return image_prefix(pipe, arguments.image)

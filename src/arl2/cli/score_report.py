@@ -73,7 +73,7 @@ def model_report(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "of": arguments.model,
         **fixed,
-        "levels": list(pipe.settings.sampler(arguments.steps).levels_of(1)),
+        "levels": list(pipe.settings.sampler(arguments.steps).timesteps_of(1)),
         "first_block_candidates": arguments.candidates or pipe.settings.first_block_candidates,
         "window": pipe.settings.window if arguments.window == "settings" else arguments.window,
         "scores": scores,

@@ -8,7 +8,7 @@ from arl2.cli import words
 from arl2.cli.loading import BRANCHES
 
 if TYPE_CHECKING:
-    from arl2.pipeline.rewriting import StoredModel
+    from arl2.pipeline.resolve import ResolvedSource
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +24,16 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--heads", type=words.whole_from_one, help="of attention, if the file does not tell")
 
 
-def source_of(arguments: argparse.Namespace, *, alone: bool = False) -> "StoredModel":
-    """What the words mean; errors as for ``find_source``."""
-    from arl2.pipeline.rewriting import find_source
+def source_of(arguments: argparse.Namespace, *, alone: bool = False) -> "ResolvedSource":
+    """What the words mean; errors as for ``resolve_source``."""
+    from arl2.pipeline.options import ModelSource
+    from arl2.pipeline.resolve import resolve_source
 
-    return find_source(
-        arguments.model,
+    source = ModelSource(
+        model=arguments.model,
         weights=arguments.weights,
         base=arguments.base,
         config=arguments.config,
-        branch=arguments.weights_branch,
-        heads=arguments.heads,
-        alone=alone,
+        weights_branch=arguments.weights_branch,
     )
+    return resolve_source(source, heads=arguments.heads, transformer_alone=alone)

@@ -23,3 +23,7 @@ class TextPart(Protocol):
     def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of the prompts, [prompts, length, width]; rows past a prompt's end are zero."""
         ...
+
+    def encode_empty(self) -> Float[Tensor, "1 words width"]:
+        """Embeddings of the empty prompt, which classifier-free guidance steers away from by default."""
+        ...

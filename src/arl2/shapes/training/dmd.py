@@ -111,7 +111,7 @@ class DmdTask(ShapesTask[DmdConfig]):
             )
         sampler = self.generation().sampler()
         self.compared = LevelsBetween(*_COMPARED, shift=config.shift)
-        self.levels = [tuple(level / 1000 for level in sampler.levels_of(block)) for block in (0, 1)]
+        self.levels = [tuple(level / 1000 for level in sampler.timesteps_of(block)) for block in (0, 1)]
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """The student's, and the critic's at its own rate; both move in one step, each by its own loss."""
