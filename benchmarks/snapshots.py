@@ -29,10 +29,10 @@ from arl2.geometry import FrameRange
 from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
-from arl2.rollout.denoise import Prompted, Rollout, RolloutSettings
+from arl2.rollout.denoise import Prompted, Rollout
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.samplers import FewStep
-from arl2.rollout.settings import GenerationSettings
+from arl2.rollout.settings import GenerationSettings, RolloutSettings
 from arl2.shapes.prompts.text import ShapesText
 from arl2.streams.components import Components
 from arl2.streams.model_hash import parts_hash

@@ -38,6 +38,10 @@ class RandomText:
         """``[prompts, length, width]``."""
         return torch.randn(len(prompts), self.length, self.width, generator=torch.Generator().manual_seed(0))
 
+    def encode_empty(self) -> torch.Tensor:
+        """Zeros."""
+        return torch.zeros(1, self.length, self.width)
+
 
 def peak_bytes() -> int:
     """The most memory this process ever held."""

@@ -48,7 +48,7 @@ def test_few_step_renoises_with_its_own_draws():
 
     schedule = NoiseSchedule()
     levels = schedule.warp([1000, 750, 500, 250])
-    found = sample_few_step(predict, noise, levels=levels, schedule=schedule)
+    found = sample_few_step(predict, noise, timesteps=levels, schedule=schedule)
     torch.testing.assert_close(found, TARGET, rtol=1e-5, atol=1e-5)
     assert tuple(t for t, _ in seen) == levels
     for j, (timestep, x) in enumerate(seen):
@@ -64,7 +64,7 @@ def test_keeping_the_predicted_noise_is_an_euler_step():
     def predict(x, timestep):
         return torch.sin(3 * x) + timestep / 1000
 
-    kept = sample_few_step(predict, lambda j: start, levels=levels, schedule=schedule, fresh_below=0.0)
+    kept = sample_few_step(predict, lambda j: start, timesteps=levels, schedule=schedule, fresh_below=0.0)
     sigmas = (*(schedule.sigma(t) for t in levels), 0.0)
     euler = sample_euler(predict, lambda j: start, sigmas=sigmas, train_steps=1000)
     torch.testing.assert_close(kept, euler, atol=2e-6, rtol=2e-6)
@@ -79,5 +79,5 @@ def test_noise_is_fresh_from_the_level_on_that_was_asked():
         return noise(j)
 
     levels = (1000.0, 900.0, 750.0, 500.0)
-    sample_few_step(lambda x, t: x, draw, levels=levels, schedule=schedule, fresh_below=0.8)
+    sample_few_step(lambda x, t: x, draw, timesteps=levels, schedule=schedule, fresh_below=0.8)
     assert drawn == [0, 3]  # from 0.75 down, and only where a level follows

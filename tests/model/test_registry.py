@@ -40,11 +40,10 @@ def test_a_card_is_whole(name):
     assert (card.weights_file is not None) == (card.kind == "ar student")
     # Few steps, or a solver with guidance; never both.
     multi_step = card.kind == "multi-step"
-    assert (card.steps is None) == multi_step
-    assert (card.solver_steps is not None) == (card.guidance_scale is not None) == multi_step
-    assert bool(card.negative_prompt) == multi_step
+    assert (card.settings.solver != "few-step") == (card.settings.guidance_scale != 1) == multi_step
+    assert bool(card.settings.negative_prompt) == multi_step
     assert card.needs_base_transformer == multi_step
-    assert card.sink == 0 or card.window is not None
+    assert card.sink == 0 or card.settings.window is not None
     assert all(result.source for result in card.results)
 
 
@@ -77,6 +76,6 @@ def test_a_name_that_is_not_there():
 
 def test_cards_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        find_card("shapes").steps = (1,)
+        find_card("shapes").settings = None
     with pytest.raises(TypeError):
         CARDS["other"] = find_card("shapes")

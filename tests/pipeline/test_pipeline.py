@@ -100,7 +100,7 @@ def test_another_picture_size(pipe: ARL2Pipeline) -> None:
 
 def test_steps_and_window(pipe: ARL2Pipeline) -> None:
     def levels(steps: int | tuple[int, ...] | None) -> tuple[float, ...]:
-        return SETTINGS.sampler(steps).plan.levels
+        return SETTINGS.sampler(steps).plan.timesteps
 
     assert levels(4) == levels((1000, 750, 500, 250))
     assert levels(None) == levels((1000, 500)) == levels(2)
@@ -146,14 +146,14 @@ def test_mistakes_are_refused_at_once(pipe: ARL2Pipeline) -> None:
             pipe.stream(prompt)
     with pytest.raises(ConfigError, match="list of prompts is empty"):
         pipe.stream([])
-    with pytest.raises(GeometryError, match="0 video frames"):
+    with pytest.raises(ConfigError, match="Got num_frames 0; give a whole number from 1"):
         pipe.stream("red", num_frames=0)
     with pytest.raises(MemoryMismatchError, match="use at least 3"):
         pipe.stream("red", window=2)
     for arguments in ({"steps": (500, 1000)}, {"steps": 0}, {"steps": 2, "num_inference_steps": 2}, {"seed": -1}):
         with pytest.raises(ConfigError):
             pipe.stream("red", **arguments)
-    with pytest.raises(ConfigError, match="2 seeds came for 1 prompts"):
+    with pytest.raises(ConfigError, match="Got 2 seeds for 1 prompts"):
         pipe.stream("red", seed=[1, 2])
     with pytest.raises(ConfigError, match="one of them"):
         pipe.stream("red", seed=1, generator=torch.Generator())
@@ -187,7 +187,7 @@ def test_diffusers_knows_its_components(pipe: ARL2Pipeline) -> None:
         ("transformer/diffusion_pytorch_model.safetensors", r"no transformer/\*\.safetensors"),
         ("codec/config.json", r"no codec/config\.json"),
         ("generation.json", r"no generation\.json"),
-        ("text/tokenizer/tokenizer.json", "damaged codec, text part or verifier"),
+        ("text/tokenizer/tokenizer.json", "damaged codec, text part or reward model"),
     ],
 )
 def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:
@@ -203,18 +203,18 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged codec"):
         ARL2Pipeline.from_pretrained(folder)
-    for name, said in [("os:system", "not known; known are GroupCodec"), ("TinyCodec", "damaged|not exactly one")]:
+    for name, said in [("os:system", "not known. Accepted: GroupCodec"), ("TinyCodec", "damaged|not exactly one")]:
         facts = json.loads((folder / "codec" / "config.json").read_text())
         (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": name}))
         with pytest.raises(CheckpointError, match=said):
             ARL2Pipeline.from_pretrained(folder)
     (folder / "generation.json").write_text('{"text": "shapes", "stepps": [1000]}')
-    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+    with pytest.raises(ConfigError, match="Did you mean 'steps'"):
         ARL2Pipeline.from_pretrained(folder)
     (folder / "generation.json").write_text('{"steps": [1000]}')
-    with pytest.raises(CheckpointError, match="known are words, shapes"):
+    with pytest.raises(CheckpointError, match="Accepted: words, shapes"):
         ARL2Pipeline.from_pretrained(folder)
-    with pytest.raises(CheckpointError, match="There is no model 'nothing'; known are shapes"):
+    with pytest.raises(CheckpointError, match=r"There is no model 'nothing'\. Accepted: shapes"):
         ARL2Pipeline.from_pretrained("nothing")
 
 
@@ -229,8 +229,8 @@ def test_settings_are_strict(values: dict) -> None:
 def test_settings_round_trip() -> None:
     settings = GenerationSettings(steps=(1000, 500), first_block_steps=(1000, 750, 500), shift=3, window=21)
     assert settings_from_mapping(settings.to_mapping(), where="test") == settings
-    assert len(settings.sampler().levels_of(0)) == 3
-    assert len(settings.sampler().levels_of(1)) == 2
+    assert len(settings.sampler().timesteps_of(0)) == 3
+    assert len(settings.sampler().timesteps_of(1)) == 2
 
 
 @pytest.mark.parametrize("name", ["enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload"])

@@ -76,9 +76,13 @@ def student_file(path: Path, *, ema: bool = False, wrapped: bool = False) -> Pat
     return path
 
 
-def hybrid_file(path: Path) -> Path:
-    """An ARL2 ``.pt``: the first layer hybrid."""
+def hybrid_file(path: Path, *, trained: bool = True) -> Path:
+    """An ARL2 ``.pt``: the first layer hybrid, as if trained or as converted."""
     hybrid = convert(student(), "H" + "S" * (LAYERS - 1), state_rank=2, ffn_rank=2).model
+    if trained:  # training moves the adapters, whose B starts at zero
+        for name, parameter in hybrid.named_parameters():
+            if name.endswith(".B"):
+                parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     named = to_original(hybrid.state_dict(), LAYERS)
     torch.save({"generator": {f"model.{name}": tensor.clone() for name, tensor in named.items()}}, path)
     return path

@@ -3,15 +3,19 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from arl2.checkpoints.hub import Located
 from arl2.errors import CheckpointError, ConfigError
-from arl2.pipeline.assemble import UntrainedConversionWarning, assemble_pipeline, find_recipe
+from arl2.pipeline.assemble import UntrainedConversionWarning
+from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.pipeline.planning import plan_recipe
+from arl2.pipeline.planning import plan_source
+from arl2.pipeline.resolve import resolve_source
+from arl2.pipeline.source import open_pipeline
 from arl2.video.tiny_codec import TinyCodec
 from rollout.published_folders import OWN, diffusers_base, hybrid_file, original_base, student_file
 from support import randn, tiny_model
@@ -30,41 +34,49 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def source(model: Path | str, **parts: Any) -> ModelSource:
+    return ModelSource(model=str(model), **parts)
+
+
+def assembled(model: Path | str, **parts: Any) -> ARL2Pipeline:
+    return open_pipeline(source(model, **parts))
+
+
 def latents(pipe: ARL2Pipeline, prompt: str = "a cat runs") -> torch.Tensor:
     return pipe(prompt, **SIZE).frames
 
 
 def test_both_bases_and_every_file_of_one_student_give_the_same_video(disk):
-    expected = latents(assemble_pipeline(disk / "student.pt", base=disk / "diffusers"))
+    expected = latents(assembled(disk / "student.pt", base=disk / "diffusers"))
     assert expected.shape == (1, 16, 3, 4, 6)
     for model, base in (("student.pt", "original"), ("ema.pt", "diffusers")):
-        assert torch.equal(latents(assemble_pipeline(disk / model, base=disk / base)), expected)
+        assert torch.equal(latents(assembled(disk / model, base=disk / base)), expected)
     # The original folder holds the same student as its own transformer.
-    assert torch.equal(latents(assemble_pipeline(disk / "original")), expected)
-    plain = assemble_pipeline(disk / "ema.pt", base=disk / "diffusers", weights_branch="plain")
+    assert torch.equal(latents(assembled(disk / "original")), expected)
+    plain = assembled(disk / "ema.pt", base=disk / "diffusers", weights_branch="plain")
     assert not torch.allclose(latents(plain), expected)
 
 
 def test_the_base_alone_has_its_own_transformer(disk):
-    pipe = assemble_pipeline(disk / "diffusers")
+    pipe = assembled(disk / "diffusers")
     assert pipe.transformer.config.layer_plan == "SS"
     assert latents(pipe).isfinite().all()
 
 
 def test_an_arl2_file_tells_its_plan(disk):
-    pipe = assemble_pipeline(disk / "diffusers", weights=disk / "arl2.pt")
+    pipe = assembled(disk / "diffusers", weights=disk / "arl2.pt")
     assert (pipe.transformer.config.layer_plan, pipe.transformer.config.state_rank) == ("HS", 2)
 
 
 def test_a_conversion_without_training_is_said_loudly_and_keeps_the_first_block(disk):
-    softmax = assemble_pipeline(disk / "student.pt", base=disk / "diffusers")
+    softmax = assembled(disk / "student.pt", base=disk / "diffusers")
     with pytest.warns(UntrainedConversionWarning, match=r"Layers \[1\] were made hybrid without training") as caught:
-        hybrid = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", hybrid_layers=[1])
+        hybrid = assembled(disk / "student.pt", base=disk / "diffusers", hybrid_layers=(1,))
     assert "arl2 train" in str(caught[0].message)
     assert hybrid.transformer.config.layer_plan == "SH"
     torch.testing.assert_close(latents(hybrid), latents(softmax), atol=1e-4, rtol=1e-4)
     # A file that is hybrid there already is taken as it is: no warning.
-    same = assemble_pipeline(disk / "arl2.pt", base=disk / "diffusers", hybrid_layers=[0])
+    same = assembled(disk / "arl2.pt", base=disk / "diffusers", hybrid_layers=(0,))
     assert same.transformer.config.layer_plan == "HS"
 
 
@@ -73,24 +85,24 @@ def test_a_config_says_blocks_window_and_steps(disk, tmp_path):
         "denoising_step_list: [1000, 500]\nwarp_denoising_step: true\nnum_frame_per_block: 1\n"
         "model_kwargs: {timestep_shift: 5.0, local_attn_size: 7, sink_size: 1}\n"
     )
-    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", config=tmp_path / "x.yaml")
+    pipe = assembled(disk / "student.pt", base=disk / "diffusers", config=tmp_path / "x.yaml")
     assert (pipe.block_frames, pipe.transformer.config.window, pipe.transformer.config.sink) == (1, 7, 1)
     assert pipe.settings.steps == (1000, 500)
 
 
 def test_a_whole_pipeline_is_saved_and_comes_back(disk, tmp_path):
-    pipe = assemble_pipeline(disk / "arl2.pt", base=disk / "original")
+    pipe = assembled(disk / "arl2.pt", base=disk / "original")
     pipe.save_pretrained(tmp_path / "whole")
-    again = assemble_pipeline(tmp_path / "whole")
+    again = assembled(tmp_path / "whole")
     assert torch.equal(latents(again), latents(pipe))
-    with pytest.raises(ConfigError, match="is a whole pipeline"):
-        assemble_pipeline(tmp_path / "whole", base=disk / "original")
+    with pytest.raises(ConfigError, match="is a saved pipeline"):
+        assembled(tmp_path / "whole", base=disk / "original")
 
 
 def test_other_weights_over_a_saved_pipeline(disk, tmp_path):
-    assemble_pipeline(disk / "arl2.pt", base=disk / "diffusers").save_pretrained(tmp_path / "whole")
-    pipe = assemble_pipeline(tmp_path / "whole", weights=disk / "student.pt")
-    assert torch.equal(latents(pipe), latents(assemble_pipeline(disk / "student.pt", base=disk / "diffusers")))
+    assembled(disk / "arl2.pt", base=disk / "diffusers").save_pretrained(tmp_path / "whole")
+    pipe = assembled(tmp_path / "whole", weights=disk / "student.pt")
+    assert torch.equal(latents(pipe), latents(assembled(disk / "student.pt", base=disk / "diffusers")))
 
 
 @pytest.mark.parametrize(
@@ -98,22 +110,22 @@ def test_other_weights_over_a_saved_pipeline(disk, tmp_path):
     [
         ("student.pt", {}, "holds a transformer alone; give --base"),
         ("nowhere", {}, "There is no model"),
-        ("student.pt", {"weights": "ema.pt"}, "Two checkpoints came"),
-        ("causal-forcin", {}, "did you mean 'causal-forcing'"),
+        ("student.pt", {"weights": "ema.pt"}, "Got two checkpoints"),
+        ("causal-forcin", {}, "Did you mean 'causal-forcing'"),
     ],
 )
 def test_what_is_missing_is_named(disk, model, options, words):
     place = model if model == "causal-forcin" else disk / model
     with pytest.raises((CheckpointError, ConfigError), match=words):
-        find_recipe(place, **{name: disk / value for name, value in options.items()})
+        resolve_source(source(place, **{name: disk / value for name, value in options.items()}))
 
 
 def test_a_model_that_is_not_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="arl2 download causal-forcing"):
-        find_recipe("causal-forcing")
+        resolve_source(source("causal-forcing"))
     with pytest.raises(CheckpointError, match="not on the Hub; give their file with --weights"):
-        find_recipe("arl2")
+        resolve_source(source("arl2"))
 
 
 @pytest.mark.parametrize(("gone", "words"), [("vae", "has no VAE"), ("text_encoder", "has no text encoder")])
@@ -121,13 +133,13 @@ def test_a_base_that_lacks_a_part(disk, tmp_path, gone, words):
     base = shutil.copytree(disk / "diffusers", tmp_path / "base")
     shutil.rmtree(base / gone)
     with pytest.raises(CheckpointError, match=words):
-        assemble_pipeline(disk / "student.pt", base=base)
+        assembled(disk / "student.pt", base=base)
 
 
 def test_the_tiny_decoder_moves_encodes_and_goes_on_with_a_video(disk, tmp_path):
     tiny = TinyCodec(encoder_widths=(4, 4, 4, 4), decoder_widths=(8, 4, 4, 4))
     torch.save(tiny.state_dict(), tmp_path / "taew2_1.pth")
-    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers", decoder=tmp_path / "taew2_1.pth").to("cpu")
+    pipe = assembled(disk / "student.pt", base=disk / "diffusers", decoder=str(tmp_path / "taew2_1.pth")).to("cpu")
     assert pipe.device == torch.device("cpu")
     known = pipe.codec.encode(randn(1, 3, 9, 32, 48).clamp(-1, 1))
     whole = pipe("a dog", known=known, **{**SIZE, "num_frames": 21, "output_type": "pt"}).frames
@@ -135,7 +147,7 @@ def test_the_tiny_decoder_moves_encodes_and_goes_on_with_a_video(disk, tmp_path)
 
 
 def test_guidance_keeps_one_window_for_both_prompts(disk):
-    pipe = assemble_pipeline(disk / "student.pt", base=disk / "diffusers")
+    pipe = assembled(disk / "student.pt", base=disk / "diffusers")
     pipe.settings = replace(
         pipe.settings, solver="euler", solver_steps=2, guidance_scale=3.0, negative_prompt="a dog", height=32, width=48
     )
@@ -145,19 +157,37 @@ def test_guidance_keeps_one_window_for_both_prompts(disk):
     # With one block in the window and no past, later blocks are first blocks but for their noise and their place.
     asked = {"num_frames": 9, "window": 3, "seed": 1, "output_type": "latent"}
     torch.testing.assert_close(pipe("a cat", **asked).frames, narrow[:, :, :3])
-    with pytest.raises(ConfigError, match="it is empty; give"):
-        pipe("a cat", negative_prompt=" ", num_frames=9)
+
+
+def test_guidance_and_its_negative_prompt_are_options(disk):
+    pipe = assembled(disk / "student.pt", base=disk / "diffusers")
+    pipe.settings = replace(pipe.settings, solver="euler", solver_steps=2, height=32, width=48)
+    sampled = SamplingOptions(num_frames=9, seed=1, guidance_scale=3.0)
+
+    def latents_of(**changes: Any) -> torch.Tensor:
+        return pipe("a cat", options=replace(sampled, **changes), output_type="latent").frames
+
+    # As in diffusers, the empty prompt is the default of what guidance steers away from.
+    assert torch.equal(latents_of(), latents_of(negative_prompt=""))
+    assert torch.equal(latents_of(), pipe("a cat", num_frames=9, seed=1, guidance_scale=3, output_type="latent").frames)
+    others = [latents_of(negative_prompt="a dog"), latents_of(guidance_scale=2.0), latents_of(guidance_scale=1.0)]
+    assert not any(torch.allclose(latents_of(), other) for other in others)
+    with pytest.raises(ConfigError, match="guidance is off"):
+        pipe.stream("a cat", negative_prompt="a dog")
+    for scale in (float("nan"), float("inf"), "3"):
+        with pytest.raises(ConfigError, match="Got guidance_scale .*; give a finite number"):
+            replace(sampled, guidance_scale=scale)
 
 
 def test_a_native_file_keeps_its_own_blocks_and_window(disk, tmp_path):
     own = tiny_model("SS", **{**OWN, "block_frames": 1, "window": 7, "sink": 1})
     own.save_pretrained(tmp_path / "own")
-    recipe = find_recipe(disk / "diffusers", weights=tmp_path / "own")
-    pipe = assemble_pipeline(disk / "diffusers", weights=tmp_path / "own")
+    found = resolve_source(source(disk / "diffusers", weights=tmp_path / "own"))
+    pipe = assembled(disk / "diffusers", weights=tmp_path / "own")
     assert (pipe.block_frames, pipe.transformer.config.sink, pipe.settings.window) == (1, 7 - 6, 7)
-    plan = plan_recipe(recipe, num_frames=81)
+    plan = plan_source(found, SamplingOptions(num_frames=81))
     assert plan.work.window == 7
-    converted = plan_recipe(recipe, num_frames=81, hybrid_layers=[0, 1])
+    converted = plan_source(replace(found, hybrid_layers=(0, 1)), SamplingOptions(num_frames=81))
     assert converted.cache == 0 < converted.states
 
 
@@ -168,7 +198,7 @@ def test_weights_of_ones_own_over_a_named_model_need_its_base_alone(monkeypatch,
         asked.append((card.weights_repo, card.weights_file))
         return Located(tmp_path, None)
 
-    monkeypatch.setattr("arl2.pipeline.assemble.located", base_alone)
-    recipe = find_recipe("causal-forcing", weights=tmp_path / "mine.pt")
+    monkeypatch.setattr("arl2.pipeline.resolve.located", base_alone)
+    found = resolve_source(source("causal-forcing", weights=tmp_path / "mine.pt"))
     assert asked == [(None, None)]
-    assert (recipe.base, recipe.weights) == (tmp_path, tmp_path / "mine.pt")
+    assert (found.base, found.weights.path) == (tmp_path, tmp_path / "mine.pt")

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.reward_model import RewardModel
+from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.pipeline.rewriting import find_source, write_pipeline
+from arl2.pipeline.resolve import resolve_source
+from arl2.pipeline.rewriting import write_pipeline
 from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import GivenNoise, SeededNoise
@@ -128,9 +130,9 @@ def test_a_picture_that_the_verifier_does_not_read_is_drawn_once(caplog: pytest.
 def test_candidates_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="this model has none; leave first_block_candidates at 1"):
         small_pipeline("HS").stream(PROMPT, first_block_candidates=2)
-    with pytest.raises(ConfigError, match="0 candidates of the first block were asked; give 1 or more"):
+    with pytest.raises(ConfigError, match="Got first_block_candidates 0; give a whole number from 1"):
         choosing().stream(PROMPT, first_block_candidates=0)
-    with pytest.raises(ConfigError, match="first_block_candidates is 0"):
+    with pytest.raises(ConfigError, match="Got first_block_candidates 0"):
         replace(SMALL, first_block_candidates=0)
 
 
@@ -149,11 +151,11 @@ def test_the_generator_chooses_too() -> None:
 
 def test_candidates_have_noise_of_their_own() -> None:
     source, shape = SeededNoise([1, 2]), (2, 3, 3, 4, 4)
-    draws = [source.candidate(number).draw(0, index, shape) for number in range(3) for index in range(3)]
-    assert torch.equal(draws[0], source.draw(0, 0, shape))
+    draws = [source.candidate(number).sample(0, index, shape) for number in range(3) for index in range(3)]
+    assert torch.equal(draws[0], source.sample(0, 0, shape))
     assert len({draw.numpy().tobytes() for draw in draws}) == len(draws)
     both = SideBySide([source, source.candidate(1)])
-    assert torch.equal(both.draw(0, 2, (4, *shape[1:])), torch.cat((draws[2], draws[5])))
+    assert torch.equal(both.sample(0, 2, (4, *shape[1:])), torch.cat((draws[2], draws[5])))
     with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):
         both.check(2)
 
@@ -161,7 +163,7 @@ def test_candidates_have_noise_of_their_own() -> None:
 def test_a_model_written_anew_keeps_its_verifier(tmp_path: Path) -> None:
     pipe = choosing()
     pipe.save_pretrained(tmp_path / "own")
-    source = find_source(tmp_path / "own")
-    write_pipeline(source, source.transformer(), tmp_path / "again")
+    source = resolve_source(ModelSource(model=str(tmp_path / "own")))
+    write_pipeline(source, source.weights.exact_transformer(), tmp_path / "again")
     again = ARL2Pipeline.from_pretrained(tmp_path / "again")
     assert same_bits(next(again.stream(PROMPT, seed=3)), next(pipe.stream(PROMPT, seed=3)))

@@ -28,18 +28,18 @@ def rollout(model, seeds=(1,), frames=6, sampler=FEW, text=TEXT, **more):
 @given(seed=st.integers(0, 2**64 - 1), block=st.integers(0, 10**9), draw=st.integers(0, 50), other=st.integers(0, 99))
 def test_noise_is_a_function_of_seed_block_and_draw(seed, block, draw, other):
     shape = (1, 2, 1, 2, 3)
-    alone = SeededNoise([seed]).draw(block, draw, shape)
-    together = SeededNoise([other, seed]).draw(block, draw, (2, *shape[1:]))
+    alone = SeededNoise([seed]).sample(block, draw, shape)
+    together = SeededNoise([other, seed]).sample(block, draw, (2, *shape[1:]))
     assert torch.equal(alone[0], together[1])
     for neighbour in (
-        SeededNoise([seed]).draw(block + 1, draw, shape),
-        SeededNoise([seed]).draw(block, draw + 1, shape),
+        SeededNoise([seed]).sample(block + 1, draw, shape),
+        SeededNoise([seed]).sample(block, draw + 1, shape),
     ):
         assert not torch.equal(alone, neighbour)
 
 
 def test_noise_is_standard_normal():
-    sample = SeededNoise([7]).draw(0, 0, (1, 16, 3, 60, 104))
+    sample = SeededNoise([7]).sample(0, 0, (1, 16, 3, 60, 104))
     assert abs(float(sample.mean())) < 0.01
     assert abs(float(sample.std()) - 1) < 0.01
 
@@ -128,7 +128,7 @@ def test_guidance_follows_its_formula():
     from arl2.model.passes import Stream
 
     model, scale, negative = tiny_model("S"), 3.0, randn(1, 5, 10, seed=33)
-    noise = SeededNoise([4]).draw(0, 0, (1, 3, 2, 4, 6))
+    noise = SeededNoise([4]).sample(0, 0, (1, 3, 2, 4, 6))
 
     def flow(text):
         memory = model.allocate_memory(batch=1, height=4, width=6)
@@ -153,7 +153,7 @@ def test_refusals_come_before_the_first_block():
     with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):
         generate_blocks(model, TEXT, noise=SeededNoise([1, 2]), sampler=FEW, height=4, width=6)
     given_noise = GivenNoise(randn(2, 3, 2, 4, 6), {}, 2)
-    with pytest.raises(ConfigError, match="noise given is for 2 samples, but the batch has 1"):
+    with pytest.raises(ConfigError, match="Got noise for 2 samples and a batch of 1"):
         generate_blocks(model, TEXT, noise=given_noise, sampler=FEW, height=4, width=6)
 
 
@@ -188,13 +188,13 @@ def test_what_it_refuses():
     guided = MultiStep(steps=1)
     with pytest.raises(MemoryMismatchError, match="at frame 2 but the negative prompt's at 0"):
         rollout(model, sampler=guided, negative_text=TEXT, memory=memory)
-    with pytest.raises(ConfigError, match="whole numbers from 0"):
+    with pytest.raises(ConfigError, match="Got seed -1; give a whole number from 0"):
         SeededNoise([-1])
     with pytest.raises(ConfigError, match="2 seeds for a batch of 1"):
-        SeededNoise([1, 2]).draw(0, 0, (1, 3, 2, 4, 6))
+        SeededNoise([1, 2]).sample(0, 0, (1, 3, 2, 4, 6))
     with pytest.raises(GeometryError, match="No noise was given for re-noising 0 of block 3"):
-        GivenNoise(randn(1, 3, 2, 4, 6), {}, 2).draw(3, 1, (1, 3, 2, 4, 6))
+        GivenNoise(randn(1, 3, 2, 4, 6), {}, 2).sample(3, 1, (1, 3, 2, 4, 6))
     with pytest.raises(GeometryError, match=r"\[1, 3, 0, 4, 6\], but the block is"):
-        GivenNoise(randn(1, 3, 2, 4, 6), {}, 2).draw(1, 0, (1, 3, 2, 4, 6))
+        GivenNoise(randn(1, 3, 2, 4, 6), {}, 2).sample(1, 0, (1, 3, 2, 4, 6))
     with pytest.raises(ConfigError, match="steps >= 1"):
         MultiStep(steps=0)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from arl2.errors import Arl2Error, GeometryError
-from arl2.pipeline.conditioning import (
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.conditioning import (
     fit_picture,
     image_latents,
     image_prefix,
@@ -21,7 +22,6 @@ from arl2.pipeline.conditioning import (
     video_prefix,
     whole_blocks,
 )
-from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.video.clips import clip_frames, count_clip_frames
 from arl2.video.formats import VideoFileError
 from arl2.video.pixels import from_bytes, to_bytes
@@ -116,7 +116,7 @@ def test_what_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(Arl2Error, match="There is no image"):
             read_image(tmp_path / missing)
     Image.new("L", (64, 8)).save(tmp_path / "wide.png")
-    monkeypatch.setattr("arl2.pipeline.conditioning.MAX_SIDE", 32)
+    monkeypatch.setattr("arl2.streams.conditioning.MAX_SIDE", 32)
     with pytest.raises(Arl2Error, match="at most 32 pixels a side"):
         read_image(tmp_path / "wide.png")
 

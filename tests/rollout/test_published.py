@@ -10,7 +10,7 @@ from arl2.diffusion.schedule import StepPlan
 from arl2.errors import ConfigError
 from arl2.model.registry import CARDS, WAN_NEGATIVE_PROMPT, find_card
 from arl2.pipeline.folder import load_settings, pipeline_folder
-from arl2.pipeline.published import model_settings_of, read_published_config, settings_of
+from arl2.pipeline.published import read_published_config
 from arl2.rollout.samplers import FewStep, MultiStep
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 
@@ -53,8 +53,8 @@ def write(folder: Path, text: str, name: str = "config.yaml") -> Path:
 @pytest.mark.parametrize("name", PLANS)
 def test_step_plans_of_named_models(name):
     card = find_card(name)
-    assert same(plan_of(settings_of(card)), PLANS[name])
-    assert model_settings_of(card) == {"block_frames": card.block_frames, "window": None, "sink": 0}
+    assert same(plan_of(card.settings), PLANS[name])
+    assert card.model_settings == {"block_frames": card.block_frames, "window": None, "sink": 0}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -63,8 +63,8 @@ def test_step_plans_of_published_configs(name):
     assert same(plan_of(published.settings), PLANS[name])
     # What a config says and what the card of that model says must be one thing.
     card = find_card(name)
-    assert published.settings == settings_of(card)
-    assert published.model_settings == model_settings_of(card)
+    assert published.settings == card.settings
+    assert published.model_settings == card.model_settings
 
 
 def test_the_first_block_is_the_exception():
@@ -75,23 +75,23 @@ def test_the_first_block_is_the_exception():
 
 @pytest.mark.parametrize("name", CARDS)
 def test_every_card_gives_settings_that_survive_being_saved(name):
-    settings = settings_of(find_card(name))
+    settings = find_card(name).settings
     assert settings_from_mapping(settings.to_mapping(), where="test") == settings
 
 
 def test_the_multi_step_card():
-    sampler = settings_of(find_card("wan2.1-1.3b")).sampler()
+    sampler = find_card("wan2.1-1.3b").settings.sampler()
     assert isinstance(sampler, MultiStep)
     assert (sampler.steps, sampler.guidance_scale, sampler.solver, sampler.schedule.shift) == (50, 3.0, "unipc", 5.0)
-    assert settings_of(find_card("wan2.1-1.3b")).negative_prompt == WAN_NEGATIVE_PROMPT
+    assert find_card("wan2.1-1.3b").settings.negative_prompt == WAN_NEGATIVE_PROMPT
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.kind == "embedded"])
 def test_the_card_of_an_embedded_model_is_what_ships(name):
     folder, card = pipeline_folder(name), find_card(name)
-    assert settings_of(card) == load_settings(folder)
+    assert card.settings == load_settings(folder)
     config = json.loads((folder.transformer / "config.json").read_text())
-    assert model_settings_of(card) == {key: config[key] for key in ("block_frames", "window", "sink")}
+    assert card.model_settings == {key: config[key] for key in ("block_frames", "window", "sink")}
 
 
 def test_everything_a_config_says():
@@ -136,7 +136,7 @@ def test_defaults_beside_a_config(tmp_path):
     path = write(tmp_path, text)
     alone = read_published_config(path)
     # Published defaults do not warp: the steps are timesteps as they stand.
-    assert plan_of(alone.settings).levels == (1000.0, 500.0)
+    assert plan_of(alone.settings).timesteps == (1000.0, 500.0)
     assert alone.model_settings == {"block_frames": 1, "window": None, "sink": 0}
     write(
         tmp_path,
@@ -146,7 +146,7 @@ def test_defaults_beside_a_config(tmp_path):
     )
     beside = read_published_config(path)
     assert beside.model_settings == {"block_frames": 2, "window": 6, "sink": 1}  # merged name by name, the config wins
-    assert plan_of(beside.settings).levels == pytest.approx((1000.0, 750.0))
+    assert plan_of(beside.settings).timesteps == pytest.approx((1000.0, 750.0))
     assert read_published_config(tmp_path / "default_config.yaml").settings.steps == (9,)
 
 

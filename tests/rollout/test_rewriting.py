@@ -11,9 +11,10 @@ import torch
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.pipeline import rewriting
-from arl2.pipeline.assemble import assemble_pipeline
+from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.pipeline.rewriting import find_source, write_pipeline
+from arl2.pipeline.resolve import ResolvedSource, resolve_source
+from arl2.pipeline.rewriting import write_pipeline
 from pipeline.stand_in import stand_in_folder
 from rollout.published_folders import diffusers_base, original_base, student_file
 
@@ -29,6 +30,10 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def found(model: Path | str, *, base: Path | None = None, alone: bool = False) -> ResolvedSource:
+    return resolve_source(ModelSource(model=str(model), base=base), transformer_alone=alone)
+
+
 def latents(pipe: ARL2Pipeline) -> torch.Tensor:
     return pipe("a cat runs", **SIZE).frames
 
@@ -36,10 +41,10 @@ def latents(pipe: ARL2Pipeline) -> torch.Tensor:
 @pytest.mark.parametrize("base", ["diffusers", "original"])
 def test_published_parts_become_one_folder(disk, tmp_path, base, monkeypatch) -> None:
     monkeypatch.setattr(rewriting, "LINKED_FROM", 1000)
-    source = find_source(disk / "student.pt", base=disk / base)
-    write_pipeline(source, source.transformer(), tmp_path / "whole")
+    source = found(disk / "student.pt", base=disk / base)
+    write_pipeline(source, source.weights.exact_transformer(), tmp_path / "whole")
     whole = ARL2Pipeline.from_pretrained(tmp_path / "whole")
-    parts = assemble_pipeline(disk / "student.pt", base=disk / base)
+    parts = ARL2Pipeline.from_pretrained(disk / "student.pt", base=disk / base)
     assert torch.equal(latents(whole), latents(parts))
     assert whole.settings == parts.settings
     if base == "diffusers":  # large files are there once, under two names
@@ -55,16 +60,16 @@ def test_links_of_a_cache_become_files(disk, tmp_path) -> None:
             link = cache / file.relative_to(disk / "diffusers")
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
-    source = find_source(cache)
-    write_pipeline(source, source.transformer(), tmp_path / "whole")
+    source = found(cache)
+    write_pipeline(source, source.weights.exact_transformer(), tmp_path / "whole")
     assert not any(file.is_symlink() for file in (tmp_path / "whole").rglob("*"))
     assert latents(ARL2Pipeline.from_pretrained(tmp_path / "whole")).isfinite().all()
 
 
 def test_a_converted_transformer_over_the_parts_of_a_pipeline(tmp_path) -> None:
     folder = stand_in_folder(tmp_path / "model")
-    source = find_source(folder)
-    made = convert(source.transformer(), "HH", state_rank=2, ffn_rank=2)
+    source = found(folder)
+    made = convert(source.weights.exact_transformer(), "HH", state_rank=2, ffn_rank=2)
     write_pipeline(source, made.model, tmp_path / "new")
     assert json.loads((tmp_path / "new/generation.json").read_text()) == json.loads(
         (folder / "generation.json").read_text()
@@ -74,17 +79,17 @@ def test_a_converted_transformer_over_the_parts_of_a_pipeline(tmp_path) -> None:
 
 def test_what_cannot_be_written(disk, tmp_path) -> None:
     folder = stand_in_folder(tmp_path / "model")
-    source = find_source(folder)
+    source = found(folder)
     with pytest.raises(CheckpointError, match="is there already"):
-        write_pipeline(source, source.transformer(), folder)
-    alone = find_source(disk / "student.pt", alone=True)
+        write_pipeline(source, source.weights.exact_transformer(), folder)
+    alone = found(disk / "student.pt", alone=True)
     with pytest.raises(CheckpointError, match="give --base"):
-        write_pipeline(alone, alone.transformer(), tmp_path / "new")
+        write_pipeline(alone, alone.weights.exact_transformer(), tmp_path / "new")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # as a full disk: the system refuses to write on
     try:
         with pytest.raises(CheckpointError, match="could not be written"):
-            write_pipeline(source, source.transformer(), tmp_path / "new")
+            write_pipeline(source, source.weights.exact_transformer(), tmp_path / "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["model"]
@@ -92,12 +97,12 @@ def test_what_cannot_be_written(disk, tmp_path) -> None:
 
 def test_sources_that_cannot_be(disk, tmp_path) -> None:
     folder = stand_in_folder(tmp_path / "model")
-    with pytest.raises(ConfigError, match="is a whole pipeline"):
-        find_source(folder, base=disk / "diffusers")
+    with pytest.raises(ConfigError, match="is a saved pipeline"):
+        found(folder, base=disk / "diffusers")
     with pytest.raises(CheckpointError, match="give --base"):
-        find_source(disk / "student.pt")
+        found(disk / "student.pt")
     with pytest.raises(CheckpointError, match="There is no model"):
-        find_source("nothing")
+        found("nothing")
 
 
 @pytest.fixture(autouse=True)

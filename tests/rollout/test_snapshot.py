@@ -103,10 +103,10 @@ def test_a_newer_version_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not a snapshot, or was cut short"),
-        (b"\xff" * 64, "not a snapshot, or was cut short"),
+        (b"", "not a snapshot, or is truncated"),
+        (b"\xff" * 64, "not a snapshot, or is truncated"),
         (b"\x02\0\0\0\0\0\0\0{}", "not a snapshot of a stream"),
-        (b"\x02\0\0\0\0\0\0\0[]", "header without names"),
+        (b"\x02\0\0\0\0\0\0\0[]", "damaged header"),
         (b"\x08\0\0\0\0\0\0\0[[[[[[[[", "damaged header"),
     ],
 )
@@ -181,7 +181,7 @@ def test_facts_that_make_no_sense_are_refused(snapshot: Path, tmp_path: Path, na
     with pytest.raises(SnapshotError):
         small_pipeline("HS").resume(tmp_path / "x")
     write_snapshot(tmp_path / "x", {key: x for key, x in facts.items() if key != name}, tensors)
-    with pytest.raises(SnapshotError, match=f"does not say its {name}"):
+    with pytest.raises(SnapshotError, match=f"lacks its {name}"):
         small_pipeline("HS").resume(tmp_path / "x")
 
 

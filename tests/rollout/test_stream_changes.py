@@ -218,11 +218,11 @@ def test_frames_that_do_not_fit_are_refused() -> None:
         stream.extend_with(video)
     with pytest.raises(GeometryError, match=r"give 12\.$"):
         stream.extend_with(video[:, :, :4])
-    with pytest.raises(GeometryError, match="longer than the 33 asked"):
+    with pytest.raises(GeometryError, match="longer than the 33 requested"):
         stream.extend_with(video[:, :, :1].expand(-1, -1, 36, -1, -1))
     with pytest.raises(GeometryError, match="64 x 32 pixels, but this stream is 32 x 32"):
         stream.extend_with(np.zeros((12, 32, 64, 3), dtype=np.uint8))
-    with pytest.raises(GeometryError, match="2 videos came for 1"):
+    with pytest.raises(GeometryError, match="Got 2 videos for 1"):
         stream.extend_with(torch.zeros(2, 3, 12, 32, 32))
     with pytest.raises(NonFiniteError):
         stream.extend_with(torch.full((1, 3, 12, 32, 32), torch.nan))

@@ -82,7 +82,7 @@ def test_a_stream_whose_commit_failed_can_be_rewound(
         with pytest.raises(KeyboardInterrupt):
             next(stream)
     for action in (lambda: next(stream), lambda: stream.save(tmp_path / "x"), stream.fork):
-        with pytest.raises(StreamError, match="broke off half-way"):
+        with pytest.raises(StreamError, match="failed half-way"):
             action()
     stream.rewind(1)
     expected = uninterrupted("HS", guided, 9)

@@ -159,7 +159,7 @@ def test_batches_with_prompts_and_seeds_of_their_own(tmp_path: Path) -> None:
     assert same_bits(next(resumed), next(stream))
     stream.prompt = PROMPT
     assert stream.prompt == PROMPT
-    with pytest.raises(StreamError, match="1 prompts came for 2"):
+    with pytest.raises(StreamError, match="Got 1 prompts for 2"):
         stream.prompt = [PROMPT]
 
 

@@ -33,6 +33,9 @@ class Counting:
         self.encoded += prompts
         return self.inner.encode(prompts)
 
+    def encode_empty(self) -> Tensor:
+        return self.inner.encode_empty()
+
 
 @pytest.fixture
 def pipe() -> ARL2Pipeline:

@@ -15,7 +15,8 @@ from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.folder import load_parts, pipeline_folder
+from arl2.pipeline.assemble import load_components
+from arl2.pipeline.options import ModelSource
 from arl2.training.conversion.align import AlignTask
 from arl2.training.conversion.batches import ClipBatch
 from arl2.training.conversion.students import StudentSpec, load_teacher, make_student
@@ -133,7 +134,7 @@ def test_a_run_lowers_every_ratio_and_its_export_is_the_teacher_with_hybrid_laye
     pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
     assert pictures == ["step-000000005.png", "step-000000008.png"]
 
-    parts = load_parts(pipeline_folder(result.export), dtype=torch.float32)
+    parts = load_components(ModelSource(model=str(result.export)))
     assert parts.transformer.config.layer_plan == "HH"
     assert parts.transformer.config.state_rank == parts.transformer.config.ffn_rank == 0
     assert parts.settings == task.teacher.settings

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error, ConfigError, GeometryError
-from arl2.pipeline.conditioning import video_latents
 from arl2.shapes.training.clip_source import PromptedScenes, SceneClips, SceneOpenings
 from arl2.shapes.world.palette import COLOURS
 from arl2.shapes.world.renderer import render
+from arl2.streams.conditioning import video_latents
 from arl2.training.clips.dataset import ClipSet
 from arl2.training.clips.folder import ClipIndex
 from arl2.training.clips.sources import Prompt, TeacherClips, fingerprint, write_clips

@@ -15,7 +15,8 @@ from arl2.errors import ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
 from arl2.model.passes import Stream, TeacherForcing
-from arl2.pipeline.folder import load_parts, pipeline_folder
+from arl2.pipeline.assemble import load_components
+from arl2.pipeline.options import ModelSource
 from arl2.training.conversion.batches import ClipBatch
 from arl2.training.conversion.cluster import Cluster
 from arl2.training.conversion.distill import DistillTask
@@ -270,7 +271,7 @@ def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):
     assert records[-1]["held_out_error"] < 0.9 * records[0]["held_out_error"]
     assert {"rollout_distance", "held_out_error"} <= result.scores.keys()
     assert (tmp_path / "pictures" / "step-000000008.png").exists()
-    parts = load_parts(pipeline_folder(result.export), dtype=torch.float32)
+    parts = load_components(ModelSource(model=str(result.export)))
     assert parts.transformer.config.layer_plan == "HS"
     assert (parts.transformer.config.state_rank, parts.transformer.config.low_rank_alpha) == (2, None)
     assert parts.settings.window == 3

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import read_json
 from arl2.files.records import record_to_mapping
 from arl2.model.passes import DiffusionForcing
 from arl2.model.reward_model import RewardModel
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.rollout.settings import read_json, settings_from_mapping
+from arl2.rollout.settings import settings_from_mapping
 from arl2.shapes.training.captioned import load_export
 from arl2.shapes.training.dmd import SceneDmdConfig, SceneDmdTask
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import read_json
 from arl2.files.records import record_to_mapping
-from arl2.rollout.settings import read_json, settings_from_mapping
+from arl2.rollout.settings import settings_from_mapping
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.task import Batch

@@ -47,7 +47,7 @@ def load_transformer(
 def transformer_config(path: str | Path, *, weights: str = "auto", **settings: Any) -> dict[str, Any]:
     """The configuration that ``load_transformer`` would build; reads names and shapes alone. Errors as there."""
     file = read_weights(path, branch=weights)
-    return _config_of(file, translate(file.tensors, str(file.path)), settings)
+    return config_of(file, translate(file.tensors, str(file.path)), settings)
 
 
 def build_transformer(
@@ -61,14 +61,15 @@ def build_transformer(
     """As :func:`load_transformer`, from weights already read and renamed."""
     where = str(file.path)
     with torch.device("meta"):
-        model = CausalWanTransformer3DModel(**_config_of(file, translated, settings))
+        model = CausalWanTransformer3DModel(**config_of(file, translated, settings))
     require_exact(shapes_of(model), translated.tensors, where=where, what="model")
     compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
     fill(model, translated.tensors, dtype=compute_dtype, dtype_of=parameter_dtype, device=device)
     return model.eval()
 
 
-def _config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any]) -> dict[str, Any]:
+def config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any]) -> dict[str, Any]:
+    """As :func:`transformer_config`, of weights already read and renamed."""
     where = str(file.path)
     if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
         return _native_config(file.config, settings, where)

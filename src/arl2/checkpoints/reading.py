@@ -52,6 +52,11 @@ def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
     return file
 
 
+def config_beside(path: Path) -> dict[str, Any]:
+    """The ``config.json`` beside weights, without opening them; empty if there is none."""
+    return _read_config(_weights_folder(path) if path.is_dir() else path.parent)
+
+
 def _read(path: Path, branch: str) -> WeightsFile:
     if path.is_dir():
         return _read_folder(path)
@@ -66,12 +71,17 @@ def _read(path: Path, branch: str) -> WeightsFile:
 
 
 def _read_folder(folder: Path) -> WeightsFile:
-    if not any(folder.glob("*.safetensors")) and (folder / "transformer").is_dir():
-        folder = folder / "transformer"
+    folder = _weights_folder(folder)
     tensors: dict[str, Tensor] = {}
     for file in safetensors_of(folder):
         tensors |= read_safetensors(file)
     return WeightsFile(folder, tensors, config=_read_config(folder))
+
+
+def _weights_folder(folder: Path) -> Path:
+    """Of a folder of weights itself, of a whole pipeline its transformer's."""
+    is_pipeline = not any(folder.glob("*.safetensors")) and (folder / "transformer").is_dir()
+    return folder / "transformer" if is_pipeline else folder
 
 
 def _read_pt(path: Path, branch: str) -> WeightsFile:

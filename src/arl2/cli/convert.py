@@ -80,7 +80,7 @@ class Convert(Command):
         from arl2.training.conversion.report import report_conversion
 
         source = stored_model(self.source, "convert", heads=self.heads)
-        model = source.transformer()
+        model = source.weights.exact_transformer()
         layers = self._hybrid_layers(model)
         # A model that has hybrid layers already gives the others what its own have.
         own = bool(_letters_hybrid(model.config.layer_plan))

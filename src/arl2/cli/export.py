@@ -58,7 +58,7 @@ class Export(Command):
         from arl2.checkpoints.merging import merge_lora
 
         source = stored_model(self.source, "export", heads=self.heads, alone=to_file)
-        model = source.transformer()
+        model = source.weights.exact_transformer()
         said = []
         if self.merge_lora:
             result = merge_lora(model)

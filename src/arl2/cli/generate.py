@@ -17,9 +17,9 @@ from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
     from arl2.cli.outputs import OutputPlan
-    from arl2.pipeline.conditioning import VideoPrefix
     from arl2.pipeline.pipeline import ARL2Pipeline
     from arl2.serving.prompts_file import VideoRequest
+    from arl2.streams.conditioning import VideoPrefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def _run_prompts(asked: Generate) -> int:
 
     from arl2.cli.generation import PROMPTS_AT_ONCE, Generation
     from arl2.interrupt import StopSignal
-    from arl2.pipeline.conditioning import check_not_source, frames_in_all
+    from arl2.streams.conditioning import check_not_source, frames_in_all
 
     for output in plan.outputs:
         check_not_source(output.path, asked.image or asked.extend)
@@ -183,7 +183,7 @@ def _with_seeds(plan: "OutputPlan", seed: int, *, named: bool) -> "OutputPlan":
 
 
 def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
-    from arl2.pipeline.conditioning import image_prefix, video_prefix
+    from arl2.streams.conditioning import image_prefix, video_prefix
 
     if asked.image is not None:
         return image_prefix(pipe, asked.image)

@@ -16,9 +16,9 @@ from arl2.cli.outputs import Output, OutputPlan, Pictures, side_by_side, write_m
 from arl2.cli.progress import BlockReport, Progress
 from arl2.geometry import split_blocks
 from arl2.interrupt import StopSignal
-from arl2.pipeline.conditioning import VideoPrefix
 from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.serving.encoded import EncodedPrompts
+from arl2.streams.conditioning import VideoPrefix
 from arl2.streams.request import Window
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
@@ -209,7 +209,7 @@ class Generation:
             "model": self.model,
             "seed": self.seed,
             "num_frames": self.num_frames,
-            "levels": settings.sampler(self.steps).levels_of(1),
+            "levels": settings.sampler(self.steps).timesteps_of(1),
             "first_block_candidates": self.first_block_candidates or settings.first_block_candidates,
             "window": settings.window if self.window == "settings" else self.window,
             "height": settings.height,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -55,7 +55,7 @@ class Inspect(Command):
     def _described(self) -> "Description":
         from arl2.checkpoints.describe import describe
         from arl2.pipeline.folder import is_saved_pipeline
-        from arl2.pipeline.rewriting import find_source
+        from arl2.pipeline.resolve import resolve_source
 
         weights, base, config = self.source.weights, self.source.base, self.source.config
         named = self.source.model or weights or base
@@ -65,12 +65,8 @@ class Inspect(Command):
         alone = weights in (None, Path(model)) and config is None
         if alone and Path(model).exists() and not is_saved_pipeline(model):
             return describe(model, branch=branch, height=self.height, width=self.width, **told)
-        source = find_source(
-            model, weights=weights, base=base, config=config, branch=branch, heads=self.heads, alone=True
-        )
-        return describe(
-            source.weights, branch=source.branch, height=self.height, width=self.width, **{**source.told, **told}
-        )
+        found = resolve_source(replace(self.source, model=model), heads=self.heads, transformer_alone=True).weights
+        return describe(found.path, branch=found.branch, height=self.height, width=self.width, **found.settings)
 
 
 def _facts(found: "Description") -> dict[str, Any]:

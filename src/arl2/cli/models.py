@@ -64,6 +64,7 @@ def _on_disk(found: "Presence | None") -> str:
 
 def _facts(card: ModelCard, found: "Presence | None") -> dict[str, Any]:
     facts: dict[str, Any] = {**asdict(card), "on_disk": _on_disk(found)}
+    facts |= facts.pop("settings")
     if found is not None:
         facts["missing"] = list(found.missing)
         facts["base_folder"] = str(found.located.base) if found.located else None
@@ -93,6 +94,7 @@ def _list(cards: list[ModelCard], found: dict[str, "Presence | None"]) -> Group:
 
 
 def _card(card: ModelCard, found: "Presence | None") -> Table:
+    sampled = card.settings
     table = Table(title=escape(card.name), show_header=False, title_justify="left", box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -105,7 +107,9 @@ def _card(card: ModelCard, found: "Presence | None") -> Table:
         table.add_row("weights", f"{card.weights_repo}: {card.weights_file or 'announced, not out'}")
     table.add_row("blocks", _blocks(card))
     table.add_row("denoising steps", _steps(card))
-    table.add_row("picture", f"{card.height} x {card.width}, {card.num_frames} video frames, {card.fps} a second")
+    table.add_row(
+        "video", f"{sampled.height} x {sampled.width}, {sampled.num_frames} video frames, {sampled.fps} per second"
+    )
     table.add_row("starts from", "a prompt, or a prompt and an image" if card.image_to_video else "a prompt")
     table.add_row("to fetch", _size(card))
     table.add_row("memory", f"about {card.device_bytes / 1e9:.1f} GB at the settings above; {card.memory_note}")
@@ -120,16 +124,18 @@ def _card(card: ModelCard, found: "Presence | None") -> Table:
 
 
 def _blocks(card: ModelCard) -> str:
-    first = "" if card.first_block_frames is None else f", the first of {card.first_block_frames}"
-    window = "the whole past" if card.window is None else f"a window of {card.window}, {card.sink} of them sinks"
+    sampled = card.settings
+    first = "" if sampled.first_block_frames is None else f", the first of {sampled.first_block_frames}"
+    window = "the whole past" if sampled.window is None else f"a window of {sampled.window}, {card.sink} of them sinks"
     return f"of {card.block_frames} latent frames{first}; softmax layers see {window}"
 
 
 def _steps(card: ModelCard) -> str:
-    if card.steps is None:
-        return f"{card.solver_steps} steps of a solver, guidance {card.guidance_scale}, shift {card.shift}"
-    first = "" if card.first_block_steps is None else f", first block {_words(card.first_block_steps)}"
-    return f"{_words(card.steps)}{first} (before warping with shift {card.shift})"
+    sampled = card.settings
+    if sampled.solver != "few-step":
+        return f"{sampled.solver_steps} steps of a solver, guidance {sampled.guidance_scale}, shift {sampled.shift}"
+    first = "" if sampled.first_block_steps is None else f", first block {_words(sampled.first_block_steps)}"
+    return f"{_words(sampled.steps)}{first} (before warping with shift {sampled.shift})"
 
 
 def _where(card: ModelCard, found: "Presence | None") -> str:

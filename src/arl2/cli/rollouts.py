@@ -219,10 +219,10 @@ def _latent_frames(pipe: "ARL2Pipeline", asked: Rollouts) -> tuple[int, str | No
         split_blocks(asked.latent_frames, pipe.block_frames, pipe.settings.first_block_frames)
         return asked.latent_frames, None
     plan = pipe.plan_frames(asked.sampling.num_frames or pipe.settings.num_frames)
-    if plan.asked == plan.video_frames:
+    if plan.requested == plan.video_frames:
         return plan.latent_frames, None
     return plan.latent_frames, (
-        f"{plan.asked} video frames do not fill whole blocks; clips have {plan.video_frames} ({plan.latent_frames} "
+        f"{plan.requested} video frames do not fill whole blocks; clips have {plan.video_frames} ({plan.latent_frames} "
         "latent frames)."
     )
 

@@ -77,7 +77,7 @@ def model_report(
     return {
         "of": name,
         **fixed,
-        "levels": list(pipe.settings.sampler(sampled["steps"]).levels_of(1)),
+        "levels": list(pipe.settings.sampler(sampled["steps"]).timesteps_of(1)),
         "first_block_candidates": sampled["first_block_candidates"] or pipe.settings.first_block_candidates,
         "window": pipe.settings.window if sampled["window"] == "settings" else sampled["window"],
         "scores": scores,

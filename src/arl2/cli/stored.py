@@ -1,5 +1,6 @@
 """What ``convert`` and ``export`` share: a model's files, found without loading them, and a folder written anew."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,26 +9,21 @@ from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
     from arl2.model.transformer import CausalWanTransformer3DModel
-    from arl2.pipeline.rewriting import StoredModel
+    from arl2.pipeline.resolve import ResolvedSource
 
 
-def stored_model(source: ModelSource, command: str, *, heads: int | None, alone: bool = False) -> "StoredModel":
-    """Which files the options mean; errors as for ``find_source``."""
-    from arl2.pipeline.rewriting import find_source
+def stored_model(source: ModelSource, command: str, *, heads: int | None, alone: bool = False) -> "ResolvedSource":
+    """Which files the options mean; errors as for ``resolve_source``."""
+    from arl2.pipeline.resolve import resolve_source
 
     check_source(source)
-    return find_source(
-        require_model(source.model, command),
-        weights=source.weights,
-        base=source.base,
-        config=source.config,
-        branch=source.weights_branch or "auto",
-        heads=heads,
-        alone=alone,
-    )
+    model = require_model(source.model, command)
+    return resolve_source(replace(source, model=model), heads=heads, transformer_alone=alone)
 
 
-def write_folder(source: "StoredModel", model: "CausalWanTransformer3DModel", folder: Path, *, overwrite: bool) -> None:
+def write_folder(
+    source: "ResolvedSource", model: "CausalWanTransformer3DModel", folder: Path, *, overwrite: bool
+) -> None:
     """The folder of a whole model; one that is there gives way once the new one is complete."""
     from arl2.files.atomic import atomic_folder
     from arl2.pipeline.rewriting import write_pipeline

@@ -1,1 +1,1 @@
-"""Flow matching as pure functions: noise levels, velocity and clean sample, samplers. No model, no state."""
+"""Flow matching as pure functions: noise schedule, velocity and clean sample, samplers. No model, no state."""

@@ -8,7 +8,7 @@ from torch import Tensor
 def add_noise(
     clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: float | Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
-    """The sample at noise level ``sigma`` (a number, or a tensor that broadcasts over ``clean``)."""
+    """The noisy sample at ``sigma`` (a number, or a tensor that broadcasts over ``clean``)."""
     sigma = _like(sigma, clean)
     return ((1 - sigma) * clean.double() + sigma * noise.double()).to(clean.dtype)
 

@@ -1,4 +1,4 @@
-"""Noise levels: the shifted schedule a model was trained on, and the step lists that sample from it."""
+"""The shifted noise schedule a model was trained on, and the step lists that sample from it."""
 
 import functools
 import itertools
@@ -14,17 +14,17 @@ from arl2.errors import ConfigError
 
 
 def shift_sigma(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
-    """``shift u / (1 + (shift - 1) u)``: more of the levels go where there is more noise."""
+    """``shift u / (1 + (shift - 1) u)``: more timesteps where there is more noise."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Flow-matching levels ``t_j = train_steps * sigma_j``, descending from full noise.
+    """Flow-matching timesteps ``t_j = train_steps * sigma_j``, descending from full noise.
 
     Attributes:
         shift: of the schedule (5 for the published AR students).
-        train_steps: number of levels, and the timestep of full noise (1000).
+        train_steps: number of timesteps, and the timestep of full noise (1000).
     """
 
     shift: float = 5.0
@@ -33,26 +33,26 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         if not 0 < self.shift < math.inf or self.train_steps < 1:
             raise ConfigError(
-                f"A noise schedule needs shift > 0 and train_steps >= 1; got {self.shift} and {self.train_steps}."
+                f"Got shift {self.shift} and train_steps {self.train_steps}; give a finite shift > 0, train_steps >= 1."
             )
 
-    def sigmas(self) -> Float[Tensor, " levels"]:
+    def sigmas(self) -> Float[Tensor, " timesteps"]:
         """All ``sigma_j``, float64, from 1 downwards (0 is not among them). The caller's own copy."""
         return _sigmas(self.shift, self.train_steps).clone()
 
-    def timesteps(self) -> Float[Tensor, " levels"]:
+    def timesteps(self) -> Float[Tensor, " timesteps"]:
         """All ``t_j = train_steps * sigma_j``, float64."""
         return self.train_steps * self.sigmas()
 
     def sigma(self, timestep: float) -> float:
-        """The sigma of the level nearest to ``timestep``."""
+        """Of the schedule's timestep nearest to ``timestep``."""
         return float(self.sigmas_at(torch.tensor([timestep], dtype=torch.float64))[0])
 
     def sigmas_at(self, timesteps: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The sigma of the level nearest to each timestep, float64, on the timesteps' device."""
-        levels = self.timesteps().to(timesteps.device)
-        nearest = (levels - timesteps.double()[..., None]).abs().argmin(-1)
-        return levels[nearest] / self.train_steps
+        """Of the schedule's timestep nearest to each, float64, on the device of ``timesteps``."""
+        scheduled = self.timesteps().to(timesteps.device)
+        nearest = (scheduled - timesteps.double()[..., None]).abs().argmin(-1)
+        return scheduled[nearest] / self.train_steps
 
     def warp(self, steps: Sequence[float]) -> tuple[float, ...]:
         """A published step list (``1000 750 500 250``) as timesteps of this schedule.
@@ -70,8 +70,8 @@ class NoiseSchedule:
                 )
         return tuple(entries[self.train_steps - int(step)] for step in steps)
 
-    def training_weights(self) -> Float[Tensor, " levels"]:
-        """Loss weight of each level: ``exp(-2 ((t - 500) / 1000)^2)``, less its minimum, summing to 1000."""
+    def training_weights(self) -> Float[Tensor, " timesteps"]:
+        """Loss weight of each timestep: ``exp(-2 ((t - 500) / 1000)^2)``, less its minimum, summing to 1000."""
         t = self.timesteps()
         bump = torch.exp(-2 * ((t - self.train_steps / 2) / self.train_steps) ** 2)
         bump = bump - bump.min()
@@ -89,19 +89,20 @@ class StepPlan:
     """Timesteps of the denoising passes of a block, already warped.
 
     Attributes:
-        levels: for every block, or for every block but the first.
+        timesteps: for every block, or for every block but the first.
         first_block: for the first block of a stream, where it differs (Causal Forcing++).
     """
 
-    levels: tuple[float, ...]
+    timesteps: tuple[float, ...]
     first_block: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for levels in (self.levels, self.first_block or self.levels):
-            falls = all(a > b for a, b in itertools.pairwise(levels))  # false for NaN, too
-            if not levels or not falls or not levels[-1] > 0 or levels[0] == math.inf:
+        for timesteps in (self.timesteps, self.first_block or self.timesteps):
+            falls = all(a > b for a, b in itertools.pairwise(timesteps))  # false for NaN, too
+            if not timesteps or not falls or not timesteps[-1] > 0 or timesteps[0] == math.inf:
                 raise ConfigError(
-                    f"Denoising levels must fall strictly and stay above 0, as in 1000 750 500 250; got {list(levels)}."
+                    f"Got denoising steps {list(timesteps)}; give numbers that fall strictly and stay above 0, such as "
+                    "1000 750 500 250."
                 )
 
     @staticmethod
@@ -114,14 +115,14 @@ class StepPlan:
     ) -> "StepPlan":
         """From the step lists of a published config; ``warp`` is its ``warp_denoising_step``."""
 
-        def levels(given: Sequence[float]) -> tuple[float, ...]:
+        def warped(given: Sequence[float]) -> tuple[float, ...]:
             # Published lists may end in 0, which only marks the clean sample.
             noisy = [float(s) for s in given if s != 0]
             return schedule.warp(noisy) if warp else tuple(noisy)
 
-        first = None if first_block_steps is None else levels(first_block_steps)
-        return StepPlan(levels(steps), first)
+        first = None if first_block_steps is None else warped(first_block_steps)
+        return StepPlan(warped(steps), first)
 
     def of_block(self, index: int) -> tuple[float, ...]:
-        """The levels of block ``index`` (0 is the first block of the stream)."""
-        return self.first_block if index == 0 and self.first_block is not None else self.levels
+        """The timesteps of block ``index`` (0 is the first block of the stream)."""
+        return self.first_block if index == 0 and self.first_block is not None else self.timesteps

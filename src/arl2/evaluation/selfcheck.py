@@ -123,7 +123,7 @@ def _check_rollout(golden: RolloutGolden, model: CausalWanTransformer3DModel) ->
     limits = LIMITS[model.compute_dtype]
     schedule = NoiseSchedule(shift=golden.timestep_shift)
     plan = StepPlan.from_steps(golden.denoising_steps, schedule=schedule)
-    levels = torch.tensor(plan.levels, dtype=torch.float64)
+    levels = torch.tensor(plan.timesteps, dtype=torch.float64)
     yield Check(f"{golden.name}/timesteps", relative_error(levels, golden.tensors["timesteps"]), SCHEDULE_LIMIT)
 
     noise, text = golden.clip("noise"), golden.tensors["prompt_embeds"].to(model.device)
@@ -133,7 +133,7 @@ def _check_rollout(golden: RolloutGolden, model: CausalWanTransformer3DModel) ->
 
     def first_pass(block: int) -> Tensor:
         x = noise[:, :, block * size : (block + 1) * size].to(model.device)
-        timestep = torch.full((x.shape[0], size), plan.levels[0], dtype=torch.float64, device=x.device)
+        timestep = torch.full((x.shape[0], size), plan.timesteps[0], dtype=torch.float64, device=x.device)
         flow = model(x, timestep, text, run=Stream(memory, Access.READ))
         return flow.transpose(1, 2)
 

@@ -1,12 +1,13 @@
-"""The models that have names: where their weights lie, how they are sampled, what they cost. Plain values, no torch.
+"""Named models: where their weights are, how they are sampled, what they cost. Plain values; importing loads no torch.
 
-A card says what its model's authors published. Sizes in bytes are approximate: they are there to be planned with.
+A card says what its model's authors published. Sizes in bytes are approximate, for planning.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from arl2.extensions import Registry
+from arl2.model.settings import GenerationSettings
 
 Kind = Literal["ar student", "multi-step", "embedded", "hybrid by path"]
 
@@ -20,7 +21,8 @@ _BASE_BYTES = _TEXT_ENCODER_BYTES + _CODEC_BYTES + _TOKENIZER_BYTES
 # 1,418,996,800 parameters in float32. A file that holds EMA and plain weights takes this twice.
 _TRANSFORMER_BYTES = 5_680_000_000
 
-FOUR_STEPS = (1000, 750, 500, 250)
+_CHUNKWISE_SETTINGS = GenerationSettings()
+FOUR_STEPS = _CHUNKWISE_SETTINGS.steps
 
 # The setting that Wan 2.1 and every model made from it was published with; another text is another model.
 WAN_NEGATIVE_PROMPT = (
@@ -58,19 +60,10 @@ class ModelCard:
         weights_repo, weights_file: Hub repository and file of the transformer; None where the base's own is meant, or
             where there is none to fetch.
         preset: size of the transformer, a name of :data:`arl2.model.presets.PRESETS`; None if it is none of them.
-        steps: denoising steps of a block, from 1000 down; None for a multi-step model.
-        first_block_steps: for the first block of a stream, where it differs.
-        first_block_fresh_below, first_block_candidates: see ``arl2.rollout.settings.GenerationSettings``.
-        solver_steps: steps of a multi-step model's solver.
-        guidance_scale, negative_prompt: of a multi-step model.
-        shift: of the noise schedule.
+        settings: how it is sampled; the number of video frames is what it was trained on.
         block_frames: latent frames denoised together.
-        first_block_frames: size of the first block, where it differs.
+        sink: first latent frames that the window of softmax layers never evicts.
         image_to_video: whether an image may be the first frame.
-        window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
-        height, width: of the picture, in pixels.
-        num_frames: video frames that it was trained for.
-        fps: video frames a second.
         licence: of the weights.
         disk_bytes: of everything that is fetched, approximately; 0 if nothing is.
         device_bytes: of the device's memory at the published settings, in bfloat16, the text encoder gone once the
@@ -87,23 +80,10 @@ class ModelCard:
     weights_repo: str | None = None
     weights_file: str | None = None
     preset: str | None = "wan2.1-t2v-1.3b"
-    steps: tuple[int, ...] | None = FOUR_STEPS
-    first_block_steps: tuple[int, ...] | None = None
-    first_block_fresh_below: float = 1.0
-    first_block_candidates: int = 1
-    solver_steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str | None = None
-    shift: float = 5.0
+    settings: GenerationSettings = _CHUNKWISE_SETTINGS
     block_frames: int = 3
-    first_block_frames: int | None = None
-    image_to_video: bool = False
-    window: int | None = None
     sink: int = 0
-    height: int = 480
-    width: int = 832
-    num_frames: int = 81
-    fps: int = 16
+    image_to_video: bool = False
     licence: str
     disk_bytes: int
     device_bytes: int
@@ -115,6 +95,11 @@ class ModelCard:
     def needs_base_transformer(self) -> bool:
         """Whether the transformer is the base repository's own."""
         return self.kind == "multi-step" and self.weights_file is None
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What no weights file holds: arguments for ``load_transformer``."""
+        return {"block_frames": self.block_frames, "window": self.settings.window, "sink": self.sink}
 
 
 _MEMORY_NOTE = (
@@ -168,8 +153,7 @@ _CARDS = (
         name="causal-forcing-2step",
         summary="Causal Forcing++, frame by frame, 2 steps after a first frame of 4.",
         weights_file="causal-forcing++/framewise-2step.pt",
-        steps=(1000, 500),
-        first_block_steps=FOUR_STEPS,
+        settings=GenerationSettings(steps=(1000, 500), first_block_steps=FOUR_STEPS),
         results=(
             PublishedResult("VBench total", "84.14", "Causal Forcing++, arXiv 2605.15141"),
             PublishedResult("video frames a second", "14.1", "Causal Forcing++, arXiv 2605.15141"),
@@ -181,8 +165,7 @@ _CARDS = (
         name="causal-forcing-1step",
         summary="Causal Forcing++, frame by frame, 1 step after a first frame of 4: the quickest.",
         weights_file="causal-forcing++/framewise-1step.pt",
-        steps=(1000,),
-        first_block_steps=FOUR_STEPS,
+        settings=GenerationSettings(steps=(1000,), first_block_steps=FOUR_STEPS),
     ),
     replace(
         _CHUNKWISE,
@@ -212,10 +195,7 @@ _CARDS = (
         summary="Wan 2.1 text-to-video 1.3B, the bidirectional model that the students were made from.",
         kind="multi-step",
         base=WAN_BASE,
-        steps=None,
-        solver_steps=50,
-        guidance_scale=3.0,
-        negative_prompt=WAN_NEGATIVE_PROMPT,
+        settings=GenerationSettings(solver="unipc", guidance_scale=3.0, negative_prompt=WAN_NEGATIVE_PROMPT),
         licence="Apache-2.0",
         disk_bytes=_BASE_BYTES + _TRANSFORMER_BYTES,
         device_bytes=21_000_000_000,

@@ -1,194 +1,117 @@
-"""A pipeline from published parts: a base folder (text encoder, VAE), an AR checkpoint over it, and a config.
+"""From a source to the loaded components of a pipeline: resolved, memory planned and checked, then loaded."""
 
-What each part is, its files say. What no file says (step list, block size, window) comes from the registry or from a
-published config.
-"""
-
-import difflib
-import logging
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from arl2.attention.lora import LoRA
 from arl2.attention.plan import HybridSpec
 from arl2.checkpoints.conversion import convert
-from arl2.checkpoints.hub import located
-from arl2.checkpoints.load import load_transformer
-from arl2.checkpoints.reading import read_weights
-from arl2.errors import CheckpointError, ConfigError
-from arl2.model.registry import CARDS, find_card
+from arl2.errors import CheckpointError
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.folder import is_saved_pipeline, load_parts, pipeline_folder
-from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.pipeline.published import model_settings_of, read_published_config, settings_of
-from arl2.rollout.settings import GenerationSettings
+from arl2.pipeline import folder as saved
+from arl2.pipeline.budget import available_bytes, check_fits
+from arl2.pipeline.options import ModelSource, SamplingOptions
+from arl2.pipeline.planning import ORIGINAL_TEXT, ORIGINAL_VAE, plan_source
+from arl2.pipeline.resolve import ResolvedSource, resolve_source
+from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 
-logger = logging.getLogger(__name__)
-
-# Files of the first release's folder (Wan-AI/Wan2.1-T2V-1.3B); the diffusers repository has folders instead.
-ORIGINAL_VAE, ORIGINAL_TEXT = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
 _ORIGINAL_TOKENIZER = "google/umt5-xxl"
-_WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
 
 class UntrainedConversionWarning(UserWarning):
     """A softmax model was made hybrid and nothing has trained its new layers."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Where the parts are, and how they are used.
-
-    Attributes:
-        base: folder with text encoder, tokenizer and VAE, in the layout of diffusers or of the first release.
-        weights: of the transformer: a file or a folder; None takes the base's own.
-        settings: how to sample.
-        model: what no weights file tells: ``block_frames``, ``window``, ``sink``.
-    """
-
-    base: Path
-    weights: Path | None
-    settings: GenerationSettings
-    model: dict[str, Any] = field(default_factory=dict)
-
-
-def assemble_pipeline(
-    model: str | Path,
+def load_components(
+    source: ModelSource,
+    options: SamplingOptions | None = None,
     *,
-    weights: Path | None = None,
-    base: Path | None = None,
-    config: Path | None = None,
-    decoder: Path | None = None,
-    hybrid_layers: Sequence[int] | None = None,
-    weights_branch: str = "auto",
-    torch_dtype: torch.dtype = torch.float32,
-) -> ARL2Pipeline:
-    """Load a model by name, folder or file.
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    batch: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> Components:
+    """Load a model on the CPU, after checking that published parts and what is to be sampled fit into memory.
 
     Args:
-        model: a name of the registry (``arl2 models``), a folder that ``save_pretrained`` wrote, a base folder, or an
-            AR checkpoint (then ``base`` is needed).
-        weights: AR checkpoint in any published layout, over the base.
-        base: folder with text encoder and VAE, instead of the registry's.
-        config: a published YAML config: step list, block size, window.
-        decoder: weights of the tiny decoder (``taew2_1``) instead of the VAE.
-        hybrid_layers: make these softmax layers hybrid, untrained; warns.
-        weights_branch: of a file with EMA and plain weights: ``"auto"``, ``"ema"`` or ``"plain"``.
-        torch_dtype: of transformer and codec.
+        source: which model.
+        options: what will be sampled, as far as memory depends on it.
+        dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
+        device: where the model will run.
+        batch: videos at once.
+        say: gets one sentence about the memory that published parts will take.
 
     Raises:
-        CheckpointError: a part that is missing, damaged, or not what it should be; a model that is not downloaded.
+        CheckpointError: a part that is missing or damaged; a model that is not downloaded.
         ConfigError: an unknown name, or options that exclude each other.
+        MemoryBudgetError: published parts that will not fit.
     """
-    if is_saved_pipeline(model):
-        if base is not None or config is not None:
-            raise ConfigError(f"'{model}' is a whole pipeline; base and config go with an AR checkpoint.")
-        parts = load_parts(pipeline_folder(model), dtype=torch_dtype)
-        pipe = ARL2Pipeline(parts.transformer, parts.codec, parts.text, parts.settings, parts.verifier)
-        if weights is not None:
-            kept = {name: pipe.transformer.config[name] for name in ("block_frames", "window", "sink", "text_len")}
-            pipe.transformer = load_transformer(weights, weights=weights_branch, dtype=torch_dtype, **kept)
+    resolved = resolve_source(source)
+    if resolved.base is not None:
+        check_base(resolved.base)
+        plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
+        if say is not None:
+            parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
+            say(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")
+        check_fits(plan, available_bytes(device), device)
+    return _loaded(resolved, dtype)
+
+
+def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:
+    settings, verifier = resolved.settings, None
+    if resolved.folder is not None:
+        text, codec = saved.load_text(resolved.folder), saved.load_codec(resolved.folder, dtype=dtype)
+        verifier = saved.load_reward_model(resolved.folder) if resolved.folder.verifier.is_dir() else None
+        transformer = resolved.weights.transformer(dtype)
     else:
-        recipe = find_recipe(model, weights=weights, base=base, config=config)
-        source = recipe.weights or recipe.base
-        transformer = load_transformer(source, weights=weights_branch, dtype=torch_dtype, **recipe.model)
-        codec = load_codec(recipe.base, dtype=torch_dtype)
-        pipe = ARL2Pipeline(transformer, codec, load_text(recipe.base), recipe.settings)
-    if decoder is not None:
-        pipe.codec = _with_tiny_decoder(pipe.codec, decoder, torch_dtype)
-    if hybrid_layers:
-        pipe.transformer = _converted(pipe.transformer, hybrid_layers)
-    return pipe
-
-
-def find_recipe(
-    model: str | Path, *, weights: Path | None = None, base: Path | None = None, config: Path | None = None
-) -> Recipe:
-    """Which files a name, folder or checkpoint means. Loads nothing.
-
-    Raises:
-        CheckpointError, ConfigError: as ``assemble_pipeline``.
-    """
-    path = Path(model)
-    settings, of_model = GenerationSettings(), {}
-    if isinstance(model, str) and model in CARDS and not path.exists():
-        card = find_card(model)
-        settings = settings_of(card)
-        of_model = model_settings_of(card)
-        by_path = card.kind == "hybrid by path"
-        if by_path and weights is None:
-            raise CheckpointError(f"The weights of '{model}' are not on the Hub; give their file with --weights.")
-        if base is None or (weights is None and card.weights_file is not None):
-            # Weights of one's own need no others on this disk: the base alone then.
-            wanted = card if weights is None else replace(card, weights_repo=None, weights_file=None)
-            here = located(wanted)
-            if here is None:
-                raise CheckpointError(
-                    f"'{model}' is not whole on this disk; fetch it with 'arl2 download {model}', or give its parts "
-                    "with --base and --weights."
-                )
-            base, weights = base or here.base, weights or here.weights
-    elif path.is_file() and path.suffix in _WEIGHT_FILES:
-        if weights is not None:
-            raise ConfigError(f"Two checkpoints came, '{model}' and '{weights}'; give one.")
-        weights = path
-    elif path.is_dir():
-        base = base or path
-    else:
-        near = difflib.get_close_matches(str(model), CARDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(CARDS)}; or give a folder or a file."
-        raise CheckpointError(f"There is no model '{model}'; {hint}")
-    if base is None:
-        raise CheckpointError(
-            f"'{weights}' holds a transformer alone; give --base, a folder with its text encoder and VAE (such as a "
-            "copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers)."
+        assert resolved.base is not None  # only ``transformer_alone`` leaves both out
+        transformer = resolved.weights.transformer(dtype)
+        codec, text = load_codec(resolved.base, dtype=dtype), load_text(resolved.base)
+    if resolved.decoder is not None:
+        codec = _with_tiny_decoder(codec, resolved.decoder, dtype)
+    if resolved.hybrid_layers:
+        transformer = _converted(transformer, resolved.hybrid_layers)
+    elif untrained := untrained_layers(transformer):
+        warnings.warn(
+            f"Layers {untrained} are hybrid and untrained: their LoRA adapters are at their start values, so blocks "
+            "after the first will be wrong. 'arl2 train align' and then 'arl2 train distill' train them.",
+            UntrainedConversionWarning,
+            stacklevel=3,
         )
-    if config is not None:
-        published = read_published_config(config)
-        settings, of_model = published.settings, published.model_settings
-    elif not of_model:
-        logger.warning("No config came with '%s': sampled as a chunkwise student in 4 steps.", weights or base)
-        of_model, settings = _unless_told(weights or base, settings)
-    return Recipe(base, weights, settings, of_model)
+    return Components(transformer, codec, text, settings, verifier)
 
 
-def _unless_told(source: Path, settings: GenerationSettings) -> tuple[dict[str, Any], GenerationSettings]:
-    """Blocks of 3 frames for weights that do not say; files of our own have a config beside them that does."""
-    told = read_weights(source).config
-    if "layer_plan" not in told:
-        return {"block_frames": 3}, settings
-    return {}, replace(settings, window=told.get("window"))
+def check_base(base: Path) -> None:
+    """Raise ``CheckpointError`` for a base folder without VAE or text encoder, in either layout."""
+    for what, name, original in (("VAE", "vae", ORIGINAL_VAE), ("text encoder", "text_encoder", ORIGINAL_TEXT)):
+        if not (base / name).is_dir() and not (base / original).is_file():
+            raise CheckpointError(
+                f"'{base}' has no {what}: neither a folder '{name}' nor a file '{original}'; copy it again."
+            )
 
 
 def load_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
-    """The VAE of a base folder, in either layout."""
+    """The VAE of a base folder that ``check_base`` accepts."""
     from arl2.video.wan_codec import WanCodec
 
     if (base / "vae").is_dir():
         codec: VideoCodec = WanCodec.from_pretrained(base / "vae", torch_dtype=dtype)
         return codec
-    if (base / ORIGINAL_VAE).is_file():
-        return WanCodec.from_published(base / ORIGINAL_VAE, torch_dtype=dtype)
-    raise CheckpointError(f"'{base}' has no VAE: neither a folder 'vae' nor a file '{ORIGINAL_VAE}'; copy it anew.")
+    return WanCodec.from_published(base / ORIGINAL_VAE, torch_dtype=dtype)
 
 
 def load_text(base: Path) -> TextPart:
-    """The text encoder of a base folder, in either layout, in bfloat16; read when a prompt is first encoded."""
+    """The text encoder of a base folder that ``check_base`` accepts, in bfloat16; read for the first prompt."""
     from arl2.text.umt5 import UMT5Text
 
     if (base / "text_encoder").is_dir():
         return UMT5Text.from_pretrained(base)
-    if (base / ORIGINAL_TEXT).is_file():
-        return UMT5Text.from_wan_original(base / ORIGINAL_TEXT, base / _ORIGINAL_TOKENIZER)
-    raise CheckpointError(
-        f"'{base}' has no text encoder: neither a folder 'text_encoder' nor a file '{ORIGINAL_TEXT}'; copy it anew."
-    )
+    return UMT5Text.from_wan_original(base / ORIGINAL_TEXT, base / _ORIGINAL_TOKENIZER)
 
 
 def _with_tiny_decoder(full: VideoCodec, path: Path, dtype: torch.dtype) -> VideoCodec:
@@ -196,6 +119,19 @@ def _with_tiny_decoder(full: VideoCodec, path: Path, dtype: torch.dtype) -> Vide
     from arl2.video.tiny_codec import TinyCodec
 
     return PairedCodec(encoder=full, decoder=TinyCodec.from_published(path, torch_dtype=dtype)).eval()
+
+
+def untrained_layers(model: CausalWanTransformer3DModel) -> list[int]:
+    """Layers whose attention has LoRA adapters that no step has moved: their ``B`` is zero until then.
+
+    A conversion without adapters (rank 0) cannot be told from a trained one.
+    """
+    untrained = []
+    for i, layer in enumerate(model.layers):
+        adapters = [part for name, part in layer.named_modules() if isinstance(part, LoRA) and "attention" in name]
+        if adapters and not any(bool(adapter.B.any()) for adapter in adapters):
+            untrained.append(i)
+    return untrained
 
 
 def _converted(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> CausalWanTransformer3DModel:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from arl2.checkpoints.load import load_transformer
-from arl2.errors import Arl2Error, CheckpointError
+from arl2.errors import Arl2Error, CheckpointError, suggestion
 from arl2.extensions import named
-from arl2.files.plain import read_json
+from arl2.files.atomic import write_atomically
+from arl2.files.plain import first_line, read_json
 from arl2.model.reward_model import RewardModel
+from arl2.model.settings import GenerationSettings, settings_from_mapping
 from arl2.pipeline.registry import CODECS, EMBEDDED, TEXT_PARTS
-from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
@@ -30,7 +30,7 @@ _MODEL_FILES = ("config.json", "*.safetensors")
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """Where the parts of a pipeline lie.
+    """Where the components of a pipeline are.
 
     Attributes:
         transformer, codec, text: folders.
@@ -54,11 +54,7 @@ class PipelineFolder:
 
 
 def pipeline_folder(name: str | Path) -> PipelineFolder:
-    """The parts of an embedded model, or of a path.
-
-    Raises:
-        CheckpointError: neither.
-    """
+    """Of an embedded model, or of a path; ``CheckpointError`` for neither."""
     if isinstance(name, str) and name in EMBEDDED:
         own, shared = EMBEDDED[name].own, EMBEDDED[name].shared
         codec = own if (own / CODEC).is_dir() else shared
@@ -66,49 +62,35 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
         return PipelineFolder(own / TRANSFORMER, codec / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
     folder = Path(name)
     if not folder.is_dir():
-        known = ", ".join(f"'{one}'" for one in EMBEDDED)
-        raise CheckpointError(f"There is no model '{name}'; give {known} or a folder that save_pretrained wrote.")
+        hint = suggestion(name, EMBEDDED)
+        raise CheckpointError(f"There is no model '{name}'. {hint} Or give a folder that save_pretrained wrote.")
     return PipelineFolder.of(folder)
 
 
 def is_saved_pipeline(model: str | Path) -> bool:
-    """Whether a name or folder is a whole pipeline, embedded or saved by ``save_pretrained`` (perhaps damaged)."""
+    """Whether a name is embedded, or a folder was written by ``save_pretrained`` (perhaps damaged since)."""
     if isinstance(model, str) and model in EMBEDDED:
         return True
     return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
 
 
-def load_parts(folder: PipelineFolder, *, dtype: torch.dtype) -> Components:
-    """Load a folder, strictly: every file there, every tensor there and none besides.
-
-    Args:
-        folder: from ``pipeline_folder``.
-        dtype: of transformer and codec.
+def load_settings(folder: PipelineFolder) -> GenerationSettings:
+    """How the model of a folder is sampled.
 
     Raises:
-        CheckpointError: a part is missing, damaged, or of an unknown class.
-        ConfigError: ``generation.json`` has an unknown setting.
+        CheckpointError: a file that is missing or damaged.
+        ConfigError: an unknown setting.
     """
-    _require_files(folder)
-    settings = load_settings(folder)
-    text = load_text(folder)
-    codec = load_codec(folder, dtype=dtype)
-    verifier = load_reward_model(folder) if folder.verifier.is_dir() else None
-    return Components(load_transformer(folder.transformer, dtype=dtype), codec, text, settings, verifier)
-
-
-def load_settings(folder: PipelineFolder) -> GenerationSettings:
-    """How the model of a folder is sampled; errors as for ``load_parts``."""
     generation = read_json(folder.generation)
     generation.pop("text", None)
     return settings_from_mapping(generation, where=GENERATION)
 
 
 def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
-    """The codec of a folder alone; errors as for ``load_parts``."""
+    """The codec of a folder; ``CheckpointError`` for one that is missing, damaged or of an unknown class."""
     place = folder.codec
     name = read_json(place / "config.json").get("_class_name")
-    kind = _class_of(CODECS, name, f"{CODEC}/config.json names the codec")
+    kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
     with _undamaged(folder):
         loaded: VideoCodec = _load_exactly(kind, place, dtype)
     return loaded
@@ -122,21 +104,21 @@ def load_reward_model(folder: PipelineFolder) -> RewardModel:
 
 
 def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
-    """A part in evaluation mode, every tensor of its file in its place and none besides."""
+    """A component in evaluation mode; every tensor of its file must fit, and none may be missing."""
     part, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if unfit:
         raise CheckpointError(
-            f"'{place}' is not exactly one {kind.__name__}: {len(unfit)} tensors are missing or besides, first "
-            f"{unfit[0]}."
+            f"'{place}' is not exactly one {kind.__name__}: {len(unfit)} tensors are missing, unexpected or of another "
+            f"shape, first {unfit[0]}."
         )
     return part.eval()
 
 
 def load_text(folder: PipelineFolder) -> TextPart:
-    """The text part of a folder alone; errors as for ``load_parts``."""
+    """The text part of a folder; errors as for ``load_codec``."""
     name = read_json(folder.generation).get("text")
-    kind = _class_of(TEXT_PARTS, name, f"{GENERATION} names the text part")
+    kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
     with _undamaged(folder):
         text: TextPart = kind.from_pretrained(folder.text)
     return text
@@ -149,33 +131,34 @@ def _undamaged(folder: PipelineFolder) -> Iterator[None]:
     except Arl2Error:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise CheckpointError(
-            f"'{folder}' holds a damaged codec, text part or reward model ({reason}); copy it again."
+            f"'{folder}' holds a damaged codec, text part or reward model ({first_line(error)}); copy it again."
         ) from error
 
 
 def save_parts(parts: Components, folder: Path) -> None:
-    """Write what ``load_parts`` reads.
-
-    Raises:
-        CheckpointError: a codec or a text part of a class that the tables do not name.
-    """
+    """Write a pipeline folder; ``CheckpointError`` for a codec or text part of a class that the tables do not name."""
     codec_name, text_name = _name_of(CODECS, parts.codec), _name_of(TEXT_PARTS, parts.text)
     folder.mkdir(parents=True, exist_ok=True)
     parts.transformer.save_pretrained(folder / TRANSFORMER)
-    # The protocols say how a part is used; that it can be saved is known of the classes in the tables.
+    # The protocols do not promise that a component can be saved; the classes in the tables can.
     savable: dict[str, Any] = {CODEC: parts.codec, TEXT: parts.text}
     for part, saved in savable.items():
         saved.save_pretrained(folder / part)
     if parts.verifier is not None:
         parts.verifier.save_pretrained(folder / VERIFIER)
     assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
-    generation = {"text": text_name, **parts.settings.to_mapping()}
-    (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
+    write_generation(folder, text_name, parts.settings)
 
 
-def _require_files(folder: PipelineFolder) -> None:
+def write_generation(folder: Path, text_name: str, settings: GenerationSettings) -> None:
+    """Write ``generation.json``: the settings, and the name of the text part's class."""
+    content = json.dumps({"text": text_name, **settings.to_mapping()}, indent=1) + "\n"
+    write_atomically(folder / GENERATION, content.encode())
+
+
+def require_files(folder: PipelineFolder) -> None:
+    """Raise ``CheckpointError`` for a folder that lacks a component, naming what is missing."""
     missing = [] if folder.generation.is_file() else [GENERATION]
     for place, pattern in [
         (folder.text, "*"),
@@ -185,13 +168,14 @@ def _require_files(folder: PipelineFolder) -> None:
             missing.append(f"{place.name}/{pattern}")
     if missing:
         raise CheckpointError(
-            f"The model in '{folder}' is not whole: it has no {' and no '.join(missing)}; install or copy it again."
+            f"The model in '{folder}' is not complete: it has no {' and no '.join(missing)}; install or copy it again."
         )
 
 
-def _class_of(table: Mapping[str, str], name: object, said: str) -> Any:
+def _named(table: Mapping[str, str], name: object, where: str) -> Any:
+    """The class that a table gives a name."""
     if not isinstance(name, str) or name not in table:
-        raise CheckpointError(f"{said} {name!r}, which is not known; known are {', '.join(table)}.")
+        raise CheckpointError(f"{where} {name!r}, which is not known. {suggestion(name, table)}")
     return named(table[name])
 
 

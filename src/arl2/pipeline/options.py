@@ -1,50 +1,18 @@
 """What to sample and from which model: two objects that a command line, a server and Python fill in alike.
 
-Plain values; importing this loads no torch. An option is one field here: commands take it from here, and the pipeline
-hands it on whole.
+Plain values; importing this loads no torch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from arl2.pipeline.registry import default_model
+from arl2.streams.options import SamplingOptions as SamplingOptions
+from arl2.streams.options import Window as Window
 
-Window = int | Literal["settings"] | None
 Dtype = Literal["float32", "bfloat16", "float16"]
 WeightsBranch = Literal["auto", "ema", "plain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How to sample. None means: as the model's own settings say.
-
-    Attributes:
-        num_frames: Video frames to generate, conditioning frames included.
-        height: Height of the video in pixels.
-        width: Width of the video in pixels.
-        seed: Random seed of the first prompt; the next prompts get seed + 1, seed + 2 and so on. Or one seed for each.
-        steps: Denoising steps of a block: a number, spread evenly, or a list of timesteps such as 1000,750,500,250.
-        first_block_candidates: First blocks to sample side by side; the reward model keeps the best (best-of-N).
-        window: Latent frames that softmax layers attend to; None for the whole past, "settings" for the model's own.
-        sink: First latent frames that the window never evicts.
-        sink_positions: Whether sinks keep their own positions ("absolute") or move with the window ("relative").
-        negative_prompt: What guidance steers away from (multi-step models only).
-        guidance_scale: Strength of classifier-free guidance (multi-step models only); 1 switches it off.
-    """
-
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    seed: int | Sequence[int] | None = None
-    steps: int | Sequence[int] | None = None
-    first_block_candidates: int | None = None
-    window: Window = "settings"
-    sink: int | None = None
-    sink_positions: Literal["absolute", "relative"] | None = None
-    negative_prompt: str | None = None
-    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
-"""Prompt to video: text part, rollout and codec behind a call as diffusers users know it, and as a stream of blocks."""
+"""Prompt to video: text part, rollout and codec behind a call as in diffusers, and as a stream of blocks."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,18 +13,27 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from arl2.attention.plan import SinkPositions
-from arl2.errors import ConfigError
+from arl2.errors import ConfigError, suggestion
 from arl2.geometry import split_blocks
 from arl2.model.reward_model import RewardModel
+from arl2.model.settings import GenerationSettings, whole
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.folder import is_saved_pipeline, load_parts, pipeline_folder, save_parts
+from arl2.pipeline.assemble import load_components
+from arl2.pipeline.folder import save_parts
+from arl2.pipeline.options import ModelSource
 from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
-from arl2.rollout.frames import FramePlan, plan_frames
-from arl2.rollout.settings import GenerationSettings
+from arl2.rollout.frames import FramePlan
 from arl2.streams.components import Components
-from arl2.streams.request import Ask, Generators, OnStepEnd, Seeds, Window, make_request, whole
+from arl2.streams.options import SamplingKeywords, SamplingOptions
+from arl2.streams.request import (
+    CheckedOptions,
+    InputKeywords,
+    Inputs,
+    OnStepEnd,
+    check_options,
+    make_request,
+)
 from arl2.streams.resume import resume_stream
 from arl2.streams.state import SnapshotKind, StreamConfig
 from arl2.streams.stream import Stream
@@ -37,22 +46,28 @@ from arl2.video.writers import DEFAULT_FPS
 logger = logging.getLogger(__name__)
 
 _NO_OFFLOAD = (
-    "Parts of this pipeline are not offloaded: a stream needs its transformer for every pass of every block. The text "
-    "encoder leaves the device by itself once a prompt is read. To take less: torch_dtype=torch.bfloat16, a window, "
-    "the tiny decoder, or a smaller picture."
+    "This pipeline does not offload its components: a stream needs its transformer for every pass of every block. The "
+    "text encoder leaves the device by itself once a prompt is read. To use less memory: torch_dtype=torch.bfloat16, a "
+    "window, the tiny decoder, or a smaller height and width."
 )
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
 
+class StreamKeywords(SamplingKeywords, InputKeywords, total=False):
+    """What a call and a stream take besides the prompt."""
+
+    num_inference_steps: int | Sequence[int] | None
+
+
 @dataclass
 class ARL2PipelineOutput(BaseOutput):
-    """What a call gives.
+    """Result of a call.
 
     Attributes:
         frames: videos: for "pil" a list of PIL images a prompt; for "np" ``[B, frames, height, width, 3]`` and for
             "pt" ``[B, frames, 3, height, width]``, both in [0, 1]; for "latent" ``[B, C, latent frames, h, w]``.
-        notes: sentences about what differs from what was asked, such as a rounded number of frames.
+        notes: sentences about what differs from the request, such as a rounded number of frames.
         fps: video frames per second.
     """
 
@@ -72,8 +87,8 @@ class ARL2Pipeline(DiffusionPipeline):
         transformer: predicts the flow.
         codec: latents to pixels.
         text: prompts to embeddings.
-        settings: how to sample; None: as the published chunkwise students.
-        verifier: chooses among several first blocks, where the settings ask for several.
+        settings: defaults of sampling; None: those of the published chunkwise students.
+        verifier: reward model that chooses among several first blocks (best-of-N).
     """
 
     _optional_components = ("verifier",)
@@ -91,6 +106,11 @@ class ARL2Pipeline(DiffusionPipeline):
         self.settings = settings or GenerationSettings()
 
     @classmethod
+    def from_components(cls, loaded: Components) -> "ARL2Pipeline":
+        """A pipeline of components that are loaded already."""
+        return cls(loaded.transformer, loaded.codec, loaded.text, loaded.settings, loaded.verifier)
+
+    @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
@@ -101,33 +121,29 @@ class ARL2Pipeline(DiffusionPipeline):
         config: Path | None = None,
         decoder: Path | None = None,
     ) -> "ARL2Pipeline":
-        """Load the embedded model (``"shapes"``), a folder that ``save_pretrained`` wrote, or published parts.
+        """Load a named model, a folder that ``save_pretrained`` wrote, or published parts, which must fit into memory.
 
         Touches no network: a named model is looked for in the Hub's cache on this disk (``arl2 download NAME``).
 
         Args:
             pretrained_model_name_or_path: name, folder (of a pipeline or a base), or AR checkpoint.
             torch_dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
-            weights, base, config, decoder: of published parts; see ``arl2.pipeline.assemble.assemble_pipeline``.
+            weights, base, config, decoder: of published parts; see :class:`arl2.pipeline.options.ModelSource`.
 
         Raises:
-            CheckpointError: no such model, or one that is not whole.
-            ConfigError: an unknown setting in ``generation.json``.
+            CheckpointError: no such model, or one that is not complete.
+            ConfigError: an unknown setting in ``generation.json``, or arguments that exclude each other.
+            MemoryBudgetError: published parts that will not fit into memory.
         """
-        whole = is_saved_pipeline(pretrained_model_name_or_path)
-        if not whole or any(part is not None for part in (weights, base, config, decoder)):
-            from arl2.pipeline.assemble import assemble_pipeline  # it assembles pipelines: the other way round
-
-            return assemble_pipeline(
-                pretrained_model_name_or_path,
-                weights=weights,
-                base=base,
-                config=config,
-                decoder=decoder,
-                torch_dtype=torch_dtype,
-            )
-        parts = load_parts(pipeline_folder(pretrained_model_name_or_path), dtype=torch_dtype)
-        return cls(parts.transformer, parts.codec, parts.text, parts.settings, parts.verifier)
+        model = pretrained_model_name_or_path
+        source = ModelSource(
+            model=model if isinstance(model, str) else str(model.absolute()),  # a Path is never a model's name
+            weights=weights,
+            base=base,
+            config=config,
+            decoder=None if decoder is None else str(decoder),
+        )
+        return cls.from_components(load_components(source, dtype=torch_dtype))
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
@@ -135,18 +151,18 @@ class ARL2Pipeline(DiffusionPipeline):
         """Write transformer, codec, text part and settings into a folder; ``push_to_hub`` uploads the same.
 
         Raises:
-            ConfigError: another file format than safetensors, or a variant, was asked.
-            CheckpointError: a part of a class that cannot be saved.
+            ConfigError: another file format than safetensors, or a variant.
+            CheckpointError: a component of a class that cannot be saved.
         """
         if not safe_serialization or variant is not None:
             raise ConfigError("A pipeline is saved as safetensors without variants; leave these two arguments out.")
-        save_parts(self._parts(), Path(save_directory))
+        save_parts(self._loaded(), Path(save_directory))
 
     def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
-        """Refused: hooks of diffusers move a part in when its ``forward`` is called, and out after it.
+        """Refused: hooks of diffusers move a component in and out around its ``forward``.
 
-        A stream uses the transformer for the whole of its life (text keys, memory, clean passes) and would be moved for
-        every pass of every block.
+        A stream uses the transformer for the whole of its life (prompt embeddings, memory, cache-update passes), so it
+        would be moved for every pass of every block.
         """
         raise ConfigError(_NO_OFFLOAD)
 
@@ -161,111 +177,62 @@ class ARL2Pipeline(DiffusionPipeline):
     @property
     def block_frames(self) -> int:
         """Latent frames denoised together."""
-        return int(self.transformer.config.block_frames)
+        return self._loaded().block_frames
 
     def plan_frames(self, num_frames: int) -> FramePlan:
-        """What is generated for so many video frames; raises ``GeometryError`` below 1."""
-        return plan_frames(
-            whole("num_frames", num_frames),
-            temporal_factor=self.codec.temporal_factor,
-            block_frames=self.block_frames,
-            first_block_frames=self.settings.first_block_frames,
-        )
+        """The whole blocks that ``num_frames`` video frames take; ``GeometryError`` below 1."""
+        return self._loaded().plan_frames(num_frames)
 
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        seed: Seeds = None,
-        generator: Generators = None,
-        num_inference_steps: int | None = None,
-        steps: int | Sequence[int] | None = None,
-        first_block_candidates: int | None = None,
-        window: Window = "settings",
-        sink: int | None = None,
-        sink_positions: SinkPositions | None = None,
-        known: Float[Tensor, "batch channels known h w"] | None = None,
-        negative_prompt: str | None = None,
-        guidance_scale: float | None = None,
-        prompt_embeds: Float[Tensor, "batch words width"] | None = None,
-        negative_prompt_embeds: Float[Tensor, "negatives words width"] | None = None,
+        options: SamplingOptions | None = None,
         callback_on_step_end: OnStepEnd | None = None,
+        callback_on_block_end: Callable[["ARL2Pipeline", int, Block | VideoBlock], None] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
-        callback_on_block_end: Callable[["ARL2Pipeline", int, Block | VideoBlock], None] | None = None,
+        **keywords: Unpack[StreamKeywords],
     ) -> ARL2PipelineOutput | tuple[Any]:
         """Generate whole videos.
 
         Args:
             prompt: one prompt or several; each gives one video, and none depends on the others.
-            num_frames: video frames, known ones included; None: as the settings say. A number that does not fill
-                whole blocks is rounded up for the work and the video cut to what was asked; ``notes`` says so.
-            height, width: of the picture in pixels; None: as the settings say.
-            seed: of the first prompt, the next ones have ``seed + 1`` and so on; or one for each. None is 0.
-            generator: instead of seeds, as in diffusers: seeds are drawn from it, or from one for each prompt.
-            num_inference_steps: denoising steps of a block, spread evenly, instead of the settings' own.
-            steps: the same; or a list, such as ``(1000, 500)``.
-            first_block_candidates: first blocks drawn side by side, of which the verifier keeps one; None: as the
-                settings say, 1: the first block is drawn once.
-            window: latent frames that softmax layers see; None the whole past, "settings" as these say.
-            sink: first latent frames that the window never evicts; None: as the model's config says.
-            sink_positions: "absolute" or "relative": whether sinks stay at their own frames or move with the window;
-                None: as the model's config says.
-            known: latents that the videos start with, in whole blocks.
-            negative_prompt, guidance_scale: of multi-step models; None: as the settings say.
-            prompt_embeds, negative_prompt_embeds: what the text part would give, instead of prompts.
+            options: how to sample; keywords win over it.
             callback_on_step_end: called as ``(pipeline, step, timestep, {"latents": x, "block": i})`` after every
-                denoising pass; what it returns is not used. Of a first block, ``x`` holds all candidates: each
-                prompt's first, then each prompt's second, and so on.
+                denoising pass; its result is not used. Of a first block with several candidates, ``x`` holds all of
+                them: each prompt's first, then each prompt's second, and so on.
+            callback_on_block_end: called as ``(pipeline, index, block)`` after every block.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: false returns a tuple, as in diffusers.
-            callback_on_block_end: called as ``(pipeline, index, block)`` after every block.
+            keywords: the fields of :class:`SamplingOptions` and :class:`arl2.streams.request.Inputs`, explained there,
+                and ``num_inference_steps`` for ``steps`` as in diffusers. ``num_frames`` that do not fill whole blocks
+                are rounded up and the video is cut to what was requested; ``notes`` says so.
 
         Raises:
-            ConfigError: no prompt, arguments that exclude each other, or steps that cannot be.
-            GeometryError: a picture that fits neither codec nor patch, no frames, or known latents that do not fit.
+            ConfigError: no prompt, arguments that exclude each other, or options that do not go with the model.
+            GeometryError: a size that fits neither codec nor patch, or conditioning latents that do not fit.
             MemoryMismatchError: a window too small for a block.
             Arl2Error: a prompt that the text part refuses.
         """
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ConfigError(f'output_type is {output_type!r}; use "pil", "np", "pt" or "latent".')
-        num_frames = self.settings.num_frames if num_frames is None else num_frames
-        stream = self.stream(
-            prompt,
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            seed=seed,
-            generator=generator,
-            num_inference_steps=num_inference_steps,
-            steps=steps,
-            first_block_candidates=first_block_candidates,
-            window=window,
-            sink=sink,
-            sink_positions=sink_positions,
-            known=known,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            callback_on_step_end=callback_on_step_end,
-            rewind_blocks=0,
-        )
-        plan = self.plan_frames(num_frames)
-        pieces = []
+        if output_type not in get_args(OutputType):
+            raise ConfigError(f"Got output_type {output_type!r}; give one of {', '.join(get_args(OutputType))}.")
+        options, inputs = _asked(prompt, options, keywords)
+        options = replace(options, num_frames=options.num_frames or self.settings.num_frames)
+        stream = self._begin(options, inputs, callback_on_step_end, rewind_blocks=0, rewind_kind="light")
+        plan = stream.plan
+        assert plan is not None  # only a stream without num_frames has none
+        decoded = []
         total = len(split_blocks(plan.latent_frames, self.block_frames, self.settings.first_block_frames))
         with stream, self.progress_bar(total=total) as bar:
             for _ in range(total):
-                made = stream.latents_next()
-                block = made if output_type == "latent" else stream.decode(made)
-                pieces.append(block.video.float().cpu() if isinstance(block, VideoBlock) else block.latents)
+                latents = stream.latents_next()
+                block = latents if output_type == "latent" else stream.decode(latents)
+                decoded.append(block.video.float().cpu() if isinstance(block, VideoBlock) else block.latents)
                 if callback_on_block_end is not None:
                     callback_on_block_end(self, block.index, block)
                 bar.update()
-        frames = torch.cat(pieces, dim=2)
+        frames = torch.cat(decoded, dim=2)
         result = frames if output_type == "latent" else _as_output(frames, output_type)
         notes = () if plan.note is None else (plan.note,)
         output = ARL2PipelineOutput(frames=result, notes=notes, fps=self.settings.fps)
@@ -275,96 +242,110 @@ class ARL2Pipeline(DiffusionPipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        seed: Seeds = None,
-        generator: Generators = None,
-        num_inference_steps: int | None = None,
-        steps: int | Sequence[int] | None = None,
-        first_block_candidates: int | None = None,
-        window: Window = "settings",
-        sink: int | None = None,
-        sink_positions: SinkPositions | None = None,
-        known: Float[Tensor, "batch channels known h w"] | None = None,
-        negative_prompt: str | None = None,
-        guidance_scale: float | None = None,
-        prompt_embeds: Float[Tensor, "batch words width"] | None = None,
-        negative_prompt_embeds: Float[Tensor, "negatives words width"] | None = None,
+        options: SamplingOptions | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         rewind_blocks: int = 8,
         rewind_kind: SnapshotKind = "light",
+        **keywords: Unpack[StreamKeywords],
     ) -> Stream:
         """Generate block by block, each decoded as soon as it is done, in memory that does not grow (with a window).
 
-        Arguments and errors as for the call, but ``num_frames=None`` goes on for ever. What is wrong with the
-        arguments is said at once, not at the first block. The blocks together are the video of the call: known
-        latents come first, decoded, and the last block is cut to what was asked.
+        Arguments and errors as for the call, except that ``num_frames=None`` never ends. Arguments are checked at once,
+        not at the first block. The blocks together are the video of the call: conditioning frames come first, and the
+        last block is cut to the requested number of frames.
 
         Args:
-            rewind_blocks: how many blocks ``Stream.rewind`` can go back. Each costs one more block of latents, and:
-            rewind_kind: "light": a copy of the recurrent states (0.8 MB a hybrid layer at 1.3B sizes; windows and
-                decoder are filled again from the kept latents when it comes to it). "exact": of everything, states,
-                windows (0.9 GB there with window 12 in 8 layers) and decoder (1.9 GB of the full VAE, bf16); what
-                follows a rewind then has the same bits in every model.
+            rewind_blocks: how many blocks ``Stream.rewind`` can go back. Each keeps one more block of latents, and:
+            rewind_kind: "light": a copy of the recurrent states (0.8 MB a hybrid layer at 1.3B sizes); windows and
+                decoder are warmed up from the kept latents when it is needed. "exact": everything, states, windows
+                (0.9 GB there with window 12 in 8 layers) and decoder (1.9 GB of the full VAE, bf16); blocks after a
+                rewind then have the same bits in every model.
         """
-        ask = Ask(
-            prompt=prompt,
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            seed=seed,
-            generator=generator,
-            num_inference_steps=num_inference_steps,
-            steps=steps,
-            first_block_candidates=first_block_candidates,
-            window=window,
-            sink=sink,
-            sink_positions=sink_positions,
-            known=known,
-            negative_prompt=negative_prompt,
-            guidance_scale=guidance_scale,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-        )
-        rewind_blocks = whole("number of rewind_blocks", rewind_blocks)
-        if rewind_blocks < 0 or rewind_kind not in ("light", "exact"):
-            raise ConfigError(
-                f'Rewinding is by 0 blocks or more, "light" or "exact"; got {rewind_blocks} and {rewind_kind!r}.'
-            )
-        plan = None if num_frames is None else self.plan_frames(num_frames)
-        if plan is not None and plan.note is not None:
-            logger.info("%s", plan.note)
+        rewind_blocks = whole("rewind_blocks", rewind_blocks, least=0)
+        if rewind_kind not in get_args(SnapshotKind):
+            raise ConfigError(f"Got rewind_kind {rewind_kind!r}; give one of {', '.join(get_args(SnapshotKind))}.")
+        options, inputs = _asked(prompt, options, keywords)
+        return self._begin(options, inputs, callback_on_step_end, rewind_blocks=rewind_blocks, rewind_kind=rewind_kind)
 
-        def on_step(block: int, step: int, timestep: float, latents: Tensor) -> None:
-            assert callback_on_step_end is not None
-            callback_on_step_end(self, step, timestep, {"latents": latents, "block": block})
+    def check(
+        self,
+        options: SamplingOptions | None = None,
+        *,
+        batch: int = 1,
+        known: Float[Tensor, "batch channels known h w"] | None = None,
+    ) -> CheckedOptions:
+        """Refuse options that ``stream`` would refuse, without embedding a prompt or allocating memory.
 
-        parts = self._parts()
-        request = make_request(ask, parts, plan=plan, on_step=None if callback_on_step_end is None else on_step)
-        return Stream.begin(StreamConfig(parts, request.shape, plan, rewind_blocks, rewind_kind), request)
+        Args:
+            options: how to sample.
+            batch: number of prompts.
+            known: conditioning latents.
+
+        Returns:
+            The settings, the sampler, the length and the memory's sizes that would be used.
+
+        Raises:
+            Arl2Error: as ``stream``, prompts aside.
+        """
+        return check_options(options or SamplingOptions(), self._loaded(), batch=batch, known=known)
 
     def resume(self, path: str | Path, *, prompt: str | Sequence[str] | None = None) -> Stream:
-        """Go on with a stream that ``Stream.save`` wrote, in this process or another.
+        """Continue a stream that ``Stream.save`` wrote, in this process or another.
 
-        An exact snapshot goes on with the same bits (on the same device). A light one fills windows and decoder by
-        passes over its latents first.
+        After an exact snapshot blocks have the same bits (on the same device). A light one warms up windows and decoder
+        by passes over its latents first.
 
         Args:
             path: the snapshot.
-            prompt: from the next block on; None: the one it had. The text part is used for this alone.
+            prompt: from the next block on; None: the one it had.
 
         Raises:
             SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
             Arl2Error: a prompt that the text part refuses.
         """
-        stream = resume_stream(Path(path), self._parts(), self.plan_frames)
+        stream = resume_stream(Path(path), self._loaded())
         if prompt is not None:
             stream.change_prompt(prompt)
         return stream
 
-    def _parts(self) -> Components:
+    def _begin(
+        self,
+        options: SamplingOptions,
+        inputs: Inputs,
+        callback: OnStepEnd | None,
+        *,
+        rewind_blocks: int,
+        rewind_kind: SnapshotKind,
+    ) -> Stream:
+        def on_step(block: int, step: int, timestep: float, latents: Tensor) -> None:
+            assert callback is not None
+            callback(self, step, timestep, {"latents": latents, "block": block})
+
+        loaded = self._loaded()
+        request = make_request(options, inputs, loaded, on_step=None if callback is None else on_step)
+        if request.plan is not None and request.plan.note is not None:
+            logger.info("%s", request.plan.note)
+        return Stream.begin(StreamConfig(loaded, request.shape, request.plan, rewind_blocks, rewind_kind), request)
+
+    def _loaded(self) -> Components:
         return Components(self.transformer, self.codec, self.text, self.settings, self.verifier)
+
+
+def _asked(
+    prompt: str | Sequence[str] | None, options: SamplingOptions | None, keywords: Mapping[str, Any]
+) -> tuple[SamplingOptions, Inputs]:
+    """The keywords of a call, sorted into options (over those given) and inputs."""
+    of_options, of_inputs = SamplingKeywords.__annotations__, InputKeywords.__annotations__
+    for name in keywords:
+        if name not in of_options and name not in of_inputs and name != "num_inference_steps":
+            raise TypeError(f"Unknown argument '{name}'. {suggestion(name, [*of_options, *of_inputs])}")
+    given = {name: value for name, value in keywords.items() if name in of_options}
+    if keywords.get("num_inference_steps") is not None:
+        if given.get("steps") is not None:
+            raise ConfigError("Got both num_inference_steps and steps; give one of them.")
+        given["steps"] = keywords["num_inference_steps"]
+    inputs = Inputs(prompt=prompt, **{name: value for name, value in keywords.items() if name in of_inputs})
+    return replace(options or SamplingOptions(), **given), inputs
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

@@ -1,19 +1,18 @@
-"""What a recipe will take of its device, read off names, shapes and file sizes: nothing is loaded."""
+"""The memory that published parts will take of their device, from names, shapes and file sizes: nothing is loaded."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from arl2.checkpoints.conversion import config_after
-from arl2.checkpoints.load import transformer_config
-from arl2.geometry import latent_frames_of
-from arl2.pipeline.assemble import ORIGINAL_TEXT, ORIGINAL_VAE, Recipe
+from arl2.files.plain import read_json
 from arl2.pipeline.budget import GenerationJob, MemoryPlan, plan_memory
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, parameters_of, wan_decoder
-from arl2.rollout.settings import read_json
+from arl2.pipeline.options import SamplingOptions
+from arl2.pipeline.resolve import ResolvedSource
+from arl2.rollout.frames import plan_frames
 
+# Files of the first release's folder (Wan-AI/Wan2.1-T2V-1.3B); the diffusers repository has folders instead.
+ORIGINAL_VAE, ORIGINAL_TEXT = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
 _TEMPORAL_FACTOR = 4  # video frames a latent frame, of Wan's codec
 # The VAE of the first release has no config beside it; these are its sizes.
 _WAN21_VAE = {
@@ -25,56 +24,51 @@ _WAN21_VAE = {
 }
 
 
-def plan_recipe(
-    recipe: Recipe,
+def plan_source(
+    source: ResolvedSource,
+    options: SamplingOptions | None = None,
     *,
-    num_frames: int | None = None,
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
-    tiny_decoder: bool = False,
-    hybrid_layers: Sequence[int] | None = None,
-    weights_branch: str = "auto",
     device: str = "cpu",
 ) -> MemoryPlan:
-    """Plan the memory of a generation, phase by phase.
+    """Plan the memory of a generation from published parts, phase by phase.
 
     Args:
-        recipe: from ``find_recipe``.
-        num_frames: video frames; None: as the settings say.
+        source: with a base folder.
+        options: what is sampled; None: as the settings say.
         batch: videos at once.
         dtype: of computing.
-        tiny_decoder: decode with the tiny decoder.
-        hybrid_layers, weights_branch: as for ``assemble_pipeline``.
-        device: where the text encoder leaves once the prompt is read; on a CPU it has nowhere to go.
+        device: where the text encoder is offloaded from once the prompt is embedded; on a CPU it stays.
 
     Raises:
         CheckpointError: files that are missing or damaged.
-        ConfigError, GeometryError: a model or a picture that cannot be.
+        ConfigError, GeometryError: a model or a size that cannot be.
     """
-    settings = recipe.settings
-    config = transformer_config(recipe.weights or recipe.base, weights=weights_branch, **recipe.model)
-    if hybrid_layers:
-        config = config_after(config, hybrid_layers)
-    asked = settings.num_frames if num_frames is None else num_frames
-    whole = 1 + _TEMPORAL_FACTOR * math.ceil((asked - 1) / _TEMPORAL_FACTOR)
-    first = settings.first_block_frames or config["block_frames"]
-    latent_frames = latent_frames_of(0, whole, _TEMPORAL_FACTOR)
-    later = max(0, latent_frames - first)
+    assert source.base is not None  # a saved pipeline is not planned
+    options = options or SamplingOptions()
+    settings, config = options.over(source.settings), source.config
+    plan = plan_frames(
+        settings.num_frames,
+        temporal_factor=_TEMPORAL_FACTOR,
+        block_frames=config["block_frames"],
+        first_block_frames=settings.first_block_frames,
+    )
     work = GenerationJob(
-        frames=first + config["block_frames"] * math.ceil(later / config["block_frames"]),
+        frames=plan.latent_frames,
         batch=batch,
         height=settings.height,
         width=settings.width,
-        window=config.get("window"),
-        sink=config.get("sink", 0),
-        sink_positions=config.get("sink_positions", "absolute"),
+        window=settings.window,
+        sink=config.get("sink", 0) if options.sink is None else options.sink,
+        sink_positions=options.sink_positions or config.get("sink_positions", "absolute"),
         first_block_frames=settings.first_block_frames,
         guided=settings.guidance_scale != 1.0,
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
     )
-    decoder = TINY_DECODER if tiny_decoder else _wan_decoder(recipe.base)
-    return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(recipe.base), decoder=decoder)
+    decoder = TINY_DECODER if source.decoder is not None else _wan_decoder(source.base)
+    return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(source.base), decoder=decoder)
 
 
 def _wan_decoder(base: Path) -> DecoderFootprint:

@@ -1,10 +1,9 @@
-"""How published models are sampled: cards of named models and the YAML configs of Self Forcing and Causal Forcing.
+"""The YAML configs of Self Forcing and Causal Forcing, as settings of generation.
 
 Such a config describes a training run. A few of its keys say how the result is sampled; those are read, strictly, and
 one warning names all the others.
 """
 
-import itertools
 import logging
 import math
 from collections.abc import Mapping
@@ -12,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from arl2.diffusion.schedule import NoiseSchedule
 from arl2.errors import ConfigError
 from arl2.geometry import video_frames_of
-from arl2.model.registry import FOUR_STEPS, ModelCard
-from arl2.rollout.settings import GenerationSettings
+from arl2.model.settings import TRAIN_STEPS, GenerationSettings, step_list
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +50,7 @@ class PublishedConfig:
         path: the file.
         settings: of generation: few steps without guidance if the config lists steps, else a solver with guidance.
         block_frames: latent frames denoised together.
-        window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
+        window, sink: latent frames that softmax layers attend to, and the first ones that the window never evicts.
         seed: of the noise; None if it does not say.
         guidance_scale, negative_prompt: as written, None if it does not say. Distilled students were trained with
             them and are sampled without, so their ``settings`` have neither.
@@ -72,35 +69,8 @@ class PublishedConfig:
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """What no weights file tells: arguments for ``load_transformer``."""
+        """What no weights file holds: arguments for ``load_transformer``."""
         return {"block_frames": self.block_frames, "window": self.window, "sink": self.sink}
-
-
-def settings_of(card: ModelCard) -> GenerationSettings:
-    """Settings of generation of a named model."""
-    distilled = card.steps is not None
-    return GenerationSettings(
-        steps=card.steps or FOUR_STEPS,
-        first_block_steps=card.first_block_steps,
-        first_block_fresh_below=card.first_block_fresh_below,
-        first_block_candidates=card.first_block_candidates,
-        shift=card.shift,
-        solver="few-step" if distilled else _SOLVER,
-        solver_steps=card.solver_steps or _SOLVER_STEPS,
-        guidance_scale=1.0 if distilled or card.guidance_scale is None else card.guidance_scale,
-        negative_prompt="" if distilled else card.negative_prompt or "",
-        first_block_frames=card.first_block_frames,
-        window=card.window,
-        height=card.height,
-        width=card.width,
-        num_frames=card.num_frames,
-        fps=card.fps,
-    )
-
-
-def model_settings_of(card: ModelCard) -> dict[str, Any]:
-    """What no weights file tells of a named model: arguments for ``load_transformer``."""
-    return {"block_frames": card.block_frames, "window": card.window, "sink": card.sink}
 
 
 def read_published_config(path: str | Path) -> PublishedConfig:
@@ -116,7 +86,7 @@ def read_published_config(path: str | Path) -> PublishedConfig:
         values = _merged(_read_yaml(defaults), values)
     keys = _Keys(values, path)
     model = _Keys(keys.mapping("model_kwargs"), path, "model_kwargs.")
-    _refuse_other_levels(keys)
+    _refuse_other_schedules(keys)
 
     steps, first_steps = keys.steps("denoising_step_list"), keys.steps("denoising_step_list_first_chunk")
     if steps is None and first_steps is not None:
@@ -144,11 +114,11 @@ def read_published_config(path: str | Path) -> PublishedConfig:
     return PublishedConfig(
         path=path,
         settings=GenerationSettings(
-            steps=steps or FOUR_STEPS,
+            steps=steps or GenerationSettings.steps,
             first_block_steps=first_steps,
             # As the published defaults say, where a config does not.
             warp_steps=bool(keys.flag("warp_denoising_step")) or not distilled,
-            shift=NoiseSchedule().shift if shift is None else shift,
+            shift=GenerationSettings.shift if shift is None else shift,
             solver="few-step" if distilled else _SOLVER,
             solver_steps=_SOLVER_STEPS,
             guidance_scale=1.0 if distilled or guidance_scale is None else guidance_scale,
@@ -217,15 +187,14 @@ class _Keys:
         value = self.values.get(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(type(step) is int for step in value):
+        if not isinstance(value, list):
             raise self.refuse(name, "a list of whole numbers that falls, such as [1000, 750, 500, 250]")
-        steps = tuple(value)
-        # Level 0 is the result: older lists end with it, and there is nothing to denoise there.
-        steps = steps[:-1] if steps[-1:] == (0,) else steps
-        falls = all(after < before for before, after in itertools.pairwise(steps))
-        if not steps or not falls or not 0 < steps[-1] <= steps[0] <= NoiseSchedule().train_steps:
-            raise self.refuse(name, "a list that falls from at most 1000 to above 0, such as [1000, 750, 500, 250]")
-        return steps
+        try:
+            steps = step_list(name, value)
+        except ConfigError as error:
+            accepted = f"a list that falls from at most {TRAIN_STEPS} to above 0, such as [1000, 750, 500, 250]"
+            raise self.refuse(name, accepted) from error
+        return steps[:-1] if steps[-1] == 0 else steps  # at 0 there is nothing to denoise
 
 
 def _picture(keys: _Keys) -> dict[str, Any]:
@@ -244,10 +213,9 @@ def _picture(keys: _Keys) -> dict[str, Any]:
     }
 
 
-def _refuse_other_levels(keys: _Keys) -> None:
-    train_steps = NoiseSchedule().train_steps
-    if keys.whole("num_train_timestep", least=1) not in (None, train_steps):
-        raise keys.refuse("num_train_timestep", f"{train_steps}, as all published models have")
+def _refuse_other_schedules(keys: _Keys) -> None:
+    if keys.whole("num_train_timestep", least=1) not in (None, TRAIN_STEPS):
+        raise keys.refuse("num_train_timestep", f"{TRAIN_STEPS}, as all published models have")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a rollout hands out: a block of latents, and the same decoded."""
+"""What a rollout yields: a block of latents, and the same decoded."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ class Block:
         index: number of the block, from 0 at the start of the stream.
         frames: its latent frames, counted from the start of the stream.
         latents: ``[B, C, F, h, w]``.
-        denoise_seconds, commit_seconds: host time of the denoising passes and of the clean pass (on a GPU the queue may
-            still be running); 0 denoising for known latents.
-        cut: it does not go on from the block given out before it: the stream was rewound, cut to another prompt, or
-            given real frames.
+        denoise_seconds, commit_seconds: host time of the denoising passes and of the cache-update pass (a GPU may still
+            be busy); 0 denoising for conditioning latents.
+        cut: it does not continue the block before it: the stream was rewound, cut to another prompt, or given real
+            frames.
     """
 
     index: int
@@ -42,8 +42,8 @@ class VideoBlock:
         latents: ``[B, C, F, h, w]``.
         first_video_frame: number of its first video frame.
         video: RGB in [-1, 1], not clamped, ``[B, 3, video frames, height, width]``.
-        denoise_seconds, commit_seconds, decode_seconds: host time of each part; 0 denoising for known latents.
-        cut: it does not go on from the block given out before it; see :class:`Block`.
+        denoise_seconds, commit_seconds, decode_seconds: host time of each part; 0 denoising for conditioning latents.
+        cut: it does not continue the block before it; see :class:`Block`.
     """
 
     index: int

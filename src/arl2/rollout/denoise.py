@@ -1,7 +1,6 @@
 """The rollout: read memory while a block is denoised, write it once when the block is done.
 
-This is the one place that denoises and commits. ``generate_blocks`` iterates it for latents, ``Stream`` for everything
-else.
+The only place that denoises and commits: ``generate_blocks`` iterates it for latents, ``Stream`` for everything else.
 """
 
 import time
@@ -18,56 +17,36 @@ from arl2.errors import MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
-from arl2.rollout.best_of import BestOf, SideBySide
+from arl2.rollout.best_of import SideBySide
 from arl2.rollout.blocks import Block
 from arl2.rollout.noise import NoiseSource
-from arl2.rollout.samplers import Sampler
+from arl2.rollout.settings import RolloutSettings
 
 Latents = Float[Tensor, "batch channels frames height width"]
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt, as keys and as embeddings ``[B, words, width]``, and the memory of the stream under this prompt."""
+    """A prompt, as cross-attention KV cache and as embeddings ``[B, words, width]``, and its stream's memory."""
 
     prompt: PromptCache
     text: Tensor
     memory: Memory
 
 
-@dataclass(frozen=True)
-class RolloutSettings:
-    """What stays the same for the whole life of a stream.
-
-    Attributes:
-        sampler: :class:`FewStep` or :class:`MultiStep`.
-        height, width: latent size.
-        first_block_frames: size of the first block, if it differs.
-        context_noise: timestep of the clean pass.
-        best_of: how the first block is chosen from several; None: it is drawn once.
-    """
-
-    sampler: Sampler
-    height: int
-    width: int
-    first_block_frames: int | None = None
-    context_noise: float = 0.0
-    best_of: BestOf | None = None
-
-
 class Rollout:
-    """Where a batch of streams stands, and the passes that take it on.
+    """The position of a batch of streams, and the passes that advance it.
 
     Args:
         model: the transformer.
         prompted: the prompt and its memory; then, under guidance, the negative prompt and its own.
-        noise: a sample's seeds, or noise handed in.
+        noise: keyed by each sample's seed, or given.
         settings: of all blocks.
 
     Raises:
         ConfigError: noise for another batch.
         GeometryError: memory that stands inside a block.
-        MemoryMismatchError: memories that are one, or of different streams.
+        MemoryMismatchError: memories that are the same object, or of different streams.
     """
 
     def __init__(
@@ -87,7 +66,7 @@ class Rollout:
                 "the two together."
             )
         if own.frames:
-            # A stream goes on with the blocks it began with.
+            # A stream keeps the block sizes it began with.
             split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
@@ -109,16 +88,14 @@ class Rollout:
 
     @property
     def block_frames(self) -> int:
-        """Latent frames of every block but perhaps the first."""
+        """Latent frames of a block; the first may differ."""
         return self.prompted[0].memory.geometry.block_frames
 
     @property
     def device(self) -> torch.device:
-        """Where passes run."""
         return self.model.patch_embedding.weight.device
 
     def next_block(self) -> tuple[int, FrameRange]:
-        """Index and frames of the block that is to come."""
         first = self.block_frames if self.settings.first_block_frames is None else self.settings.first_block_frames
         start = self.frames
         if start == 0:
@@ -127,12 +104,7 @@ class Rollout:
 
     @torch.no_grad()
     def make(self, known: Latents | None = None, *, cut: bool = False) -> Block:
-        """Denoise the next block, or take it as ``known``, and commit it: memory is read, then written once.
-
-        Args:
-            known: the block's latents, if nothing is to be generated.
-            cut: what the block says of itself.
-        """
+        """Denoise the next block, or take ``known`` latents instead, and commit it; ``cut`` marks the block."""
         index, span = self.next_block()
         started = time.perf_counter()
         latents = self._generate(index, span) if known is None else known.to(self.device)
@@ -143,7 +115,7 @@ class Rollout:
 
     @torch.no_grad()
     def commit(self, latents: Latents) -> None:
-        """The clean pass: its only purpose is to write memory."""
+        """The cache-update pass, which only writes memory."""
         for one in self.prompted:
             timesteps = _timesteps(latents, self.settings.context_noise)
             self.model(latents, timesteps, one.prompt, run=Stream(one.memory, Access.COMMIT))
@@ -155,7 +127,7 @@ class Rollout:
         return best_of.choose(self._side_by_side(best_of.candidates)._denoise(index, span), self.prompted[0].text)
 
     def _side_by_side(self, count: int) -> "Rollout":
-        """Every stream at its start so many times, with other noise each; there is nothing to remember yet."""
+        """``count`` copies of every stream at its start, each with other noise; memory is still empty."""
         settings, batch = self.settings, count * self.batch
         prompted = [
             Prompted(
@@ -180,7 +152,7 @@ class Rollout:
                 return flows[0]
             return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
 
-        return sampler.sample(predict, lambda draw: self.noise.draw(index, draw, shape).to(self.device), index)
+        return sampler.sample(predict, lambda number: self.noise.sample(index, number, shape).to(self.device), index)
 
     def _read(self, x: Tensor, timestep: float, one: Prompted) -> Tensor:
         """A denoising pass: memory is read, never written."""

@@ -1,4 +1,4 @@
-"""Latents block by block: the rollout without prompts in words, codec or snapshots."""
+"""Latents block by block: the rollout without text encoder, codec or snapshots."""
 
 import logging
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ from arl2.geometry import split_blocks, token_grid
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.best_of import BestOf
 from arl2.rollout.blocks import Block as Block
-from arl2.rollout.denoise import Prompted, Rollout, RolloutSettings
+from arl2.rollout.denoise import Prompted, Rollout
 from arl2.rollout.noise import NoiseSource
 from arl2.rollout.samplers import Sampler
+from arl2.rollout.settings import RolloutSettings
 
 logger = logging.getLogger("arl2.rollout")
 
@@ -40,26 +41,26 @@ def generate_blocks(
 ) -> Iterator[Block]:
     """Generate latents block by block.
 
-    For every block: denoising passes read memory and leave it bit-identical; then one clean pass, at timestep
+    For every block: denoising passes read memory and leave it bit-identical; then one cache-update pass, at timestep
     ``context_noise``, writes every layer's memory; then the block is yielded.
 
     Args:
         model: the transformer.
         text: prompt embeddings ``[B, words, text_dim]``.
-        noise: a sample's seeds, or noise handed in.
+        noise: keyed by each sample's seed, or given.
         sampler: :class:`FewStep` or :class:`MultiStep`.
         height, width: latent size.
-        frames: latent frames in all, known ones included; None goes on for ever.
+        frames: latent frames in all, conditioning frames included; None never ends.
         negative_text: needed if the sampler guides; it keeps a memory of its own.
-        known: latents that the stream starts with (an encoded image or video), given by clean passes, not yielded.
+        known: conditioning latents (an encoded image or video) that the stream starts with; committed, not yielded.
         first_block_frames: size of the first block, if it differs.
-        context_noise: timestep of the clean pass.
-        best_of: how the first block is chosen from several; None: it is drawn once.
-        memory, negative_memory: memory to go on with (allocated by ``model.allocate_memory``); new if None.
+        context_noise: timestep of the cache-update pass.
+        best_of: how the first block is chosen from several candidates; None: it is a single sample.
+        memory, negative_memory: memory to continue from (of ``model.allocate_memory``); new if None.
 
     Returns:
-        An iterator of :class:`Block`, the first one after the known frames. Nothing is computed before the first is
-        asked for, but what cannot be is refused at once.
+        An iterator of :class:`Block`, starting after the conditioning frames. Arguments are checked at once; nothing is
+        computed before the first block is requested.
 
     Raises:
         GeometryError: frames or latents that do not fit the block or the patch.
@@ -70,11 +71,11 @@ def generate_blocks(
     if sampler.guidance_scale != 1.0:
         if negative_text is None:
             raise ConfigError(
-                f"Guidance scale {sampler.guidance_scale} needs a negative prompt; give one, or set the scale to 1."
+                f"Guidance scale {sampler.guidance_scale} needs a negative prompt; give negative_text, or scale 1."
             )
         prompted.append(prompted_memory(model, negative_text, negative_memory, height, width))
     elif negative_text is not None:
-        logger.warning("The negative prompt is not used: this sampler does not guide (guidance scale 1).")
+        logger.warning("The negative prompt is not used: guidance is off (guidance scale 1).")
     settings = RolloutSettings(sampler, height, width, first_block_frames, context_noise, best_of)
     rollout = Rollout(model, prompted, noise=noise, settings=settings)
     if frames is not None:
@@ -87,7 +88,7 @@ def generate_blocks(
 def prompted_memory(
     model: CausalWanTransformer3DModel, text: Tensor, memory: Memory | None, height: int, width: int
 ) -> Prompted:
-    """A prompt's text keys beside its memory, which is new if None.
+    """A prompt's cross-attention KV cache beside its memory, which is new if None.
 
     Raises:
         ConfigError: embeddings that do not fit the model.
@@ -114,7 +115,7 @@ def _check_known(rollout: Rollout, known: Tensor, frames: int | None) -> None:
     settings = rollout.settings
     if rollout.frames:
         raise GeometryError(
-            f"Known latents begin a stream, but this memory stands at frame {rollout.frames}; allocate a new one."
+            f"Known latents begin a stream, but this memory is at frame {rollout.frames}; allocate a new one."
         )
     expected = [rollout.batch, rollout.model.config.in_channels, known.shape[2], settings.height, settings.width]
     if list(known.shape) != expected:

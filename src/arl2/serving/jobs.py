@@ -17,7 +17,13 @@ from torch import Tensor
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.geometry import split_blocks
-from arl2.pipeline.conditioning import (
+from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
+from arl2.serving.encoded import EncodedPrompts
+from arl2.serving.file_names import video_name
+from arl2.serving.manifest import Manifest, read_manifest, remove_manifest, write_manifest
+from arl2.serving.model_hash import model_hash
+from arl2.serving.prompts_file import VideoRequest
+from arl2.streams.conditioning import (
     VideoPrefix,
     check_not_source,
     frames_in_all,
@@ -26,12 +32,6 @@ from arl2.pipeline.conditioning import (
     require_block_of_one,
     video_prefix,
 )
-from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
-from arl2.serving.encoded import EncodedPrompts
-from arl2.serving.file_names import video_name
-from arl2.serving.manifest import Manifest, read_manifest, remove_manifest, write_manifest
-from arl2.serving.model_hash import model_hash
-from arl2.serving.prompts_file import VideoRequest
 from arl2.streams.request import Window
 from arl2.version import __version__
 from arl2.video.clips import check_clip

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from arl2.model.registry import ModelCard, register_card
+from arl2.model.settings import GenerationSettings
 from arl2.pipeline.registry import register_codec, register_model, register_text
 from arl2.training.engine.registry import TrainingTask, register_task, register_variant
 
@@ -23,12 +24,7 @@ FOLDERS = {
 }
 DEFAULT_MODEL = "shapes-75"
 
-_SHAPES = ModelCard(
-    name="shapes",
-    summary="Small coloured shapes that move, 64 x 64 pixels: the softmax model that ships with the package.",
-    kind="embedded",
-    base=None,
-    preset=None,
+_SETTINGS = GenerationSettings(
     steps=(1000, 654, 333, 152),
     # Dense where it is decided what a block shows; fresh noise at higher timesteps is another chance to lose it.
     first_block_steps=(1000, 875, 792, 708, 666, 625, 583, 542, 500, 458, 417, 375, 292, 208, 125, 42),
@@ -37,6 +33,15 @@ _SHAPES = ModelCard(
     window=21,
     height=64,
     width=64,
+)
+
+_SHAPES = ModelCard(
+    name="shapes",
+    summary="Small coloured shapes that move, 64 x 64 pixels: the softmax model that ships with the package.",
+    kind="embedded",
+    base=None,
+    preset=None,
+    settings=_SETTINGS,
     licence="Apache-2.0",
     disk_bytes=0,
     device_bytes=500_000_000,
@@ -47,7 +52,7 @@ _SHAPES_75 = replace(
     _SHAPES,
     name="shapes-75",
     summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Nearly as good.",
-    window=9,
+    settings=replace(_SETTINGS, window=9),
 )
 
 CARDS = (
@@ -63,9 +68,7 @@ CARDS = (
         _SHAPES,
         name="shapes-flow",
         summary="The real-score model that shapes was distilled from (DMD): many denoising steps.",
-        steps=tuple(round(1000 * (16 - i) / 16) for i in range(16)),
-        first_block_steps=None,
-        first_block_candidates=1,
+        settings=replace(_SETTINGS.with_steps(16), first_block_candidates=1),
     ),
     replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, under the name that conversion recipes use."),
 )

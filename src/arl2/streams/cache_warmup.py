@@ -1,8 +1,8 @@
-"""Memory and decoder from the last latents: clean passes fill windows again, decoding leads the codec up to now.
+"""Cache warm-up: memory and decoder from the last latents, by cache-update passes and by decoding.
 
-A window that is filled again differs a little from the one that was: its oldest frames no longer know of those before
-them, and what came under an earlier prompt is seen under the present one. States are not rebuilt, they are given. How
-much it differs, :meth:`arl2.streams.stream.Stream.save` says.
+A window that is filled again differs a little from the original: its oldest frames no longer know of those before them,
+and all of them are seen under the current prompt. States are not rebuilt, they are given.
+:meth:`arl2.streams.stream.Stream.save` says how large the difference is.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from arl2.attention.memory import KeyValueCache
 from arl2.rollout.denoise import Rollout
-from arl2.streams.codec_device import for_codec
+from arl2.streams.components import for_codec
 from arl2.streams.recent import Recent
 from arl2.video.codec import CodecCache, VideoCodec
 
-DECODER_FRAMES = 12  # latent frames: leaves 1e-4 of the pictures of Wan's codec (random weights, published depth)
+DECODER_FRAMES = 12  # latent frames: leaves an error of 1e-4 in pixels of Wan's VAE (random weights, published depth)
 
 States = Sequence[dict[str, Tensor]]
 
@@ -27,20 +27,20 @@ def states_of(rollout: Rollout) -> tuple[dict[str, Tensor], ...]:
 
 
 @torch.no_grad()
-def prime_memory(rollout: Rollout, recent: Recent, states: States, *, frames: int) -> None:
-    """Stand at ``frames`` again: states as given, windows from the kept latents.
+def warm_up_memory(rollout: Rollout, recent: Recent, states: States, *, frames: int) -> None:
+    """Bring memory to ``frames``: states as given, windows from the kept latents.
 
     Args:
         rollout: its memories are written.
         recent: latents up to ``frames``.
-        states: as ``states_of`` gave them there.
+        states: of ``states_of`` at that position.
         frames: position of the next block.
     """
     if any(isinstance(layer, KeyValueCache) for layer in rollout.memories[0].layers) and recent.last:
         for memory in rollout.memories:
-            # What a hybrid layer remembers while windows are filled only colours what other layers keep.
+            # States only reach what other layers keep of these passes; the given ones replace them below.
             memory.scale_states(0.0)
-        recommit(rollout, recent)
+        recache(rollout, recent)
     else:
         for memory in rollout.memories:
             memory.begin_at(frames)
@@ -49,8 +49,8 @@ def prime_memory(rollout: Rollout, recent: Recent, states: States, *, frames: in
 
 
 @torch.no_grad()
-def recommit(rollout: Rollout, recent: Recent) -> None:
-    """Empty the windows and commit the kept latents under the present prompt; states go on from where they are.
+def recache(rollout: Rollout, recent: Recent) -> None:
+    """KV re-caching: empty the windows and commit the kept latents under the current prompt; states continue.
 
     Sinks that are older than the rest are committed first, as the start of a stream, and leave the states alone.
     """
@@ -59,23 +59,23 @@ def recommit(rollout: Rollout, recent: Recent) -> None:
         for memory in rollout.memories:
             memory.scale_states(0.0)
             memory.begin_at(recent.start)
-        for piece in recent.sinks_apart:
-            rollout.commit(piece.latents)
+        for block in recent.sinks_apart:
+            rollout.commit(block.latents)
         for memory, own in zip(rollout.memories, before, strict=True):
             memory.restore_states(own)
     for memory in rollout.memories:
         memory.begin_at(recent.last[0].frames.start, keep_sinks=bool(recent.sinks_apart))
-    for piece in recent.last:
-        rollout.commit(piece.latents)
+    for block in recent.last:
+        rollout.commit(block.latents)
 
 
 @torch.no_grad()
-def prime_decoder(codec: VideoCodec, recent: Recent) -> CodecCache:
-    """A decoder that has just given the last kept latents: a few are decoded and their pictures dropped."""
+def warm_up_decoder(codec: VideoCodec, recent: Recent) -> CodecCache:
+    """The decoder's cache after the last kept latents: a few of them are decoded and the frames dropped."""
     cache = codec.new_cache("decoder")
     if recent.last:
-        latents = torch.cat([piece.latents for piece in recent.last], dim=2)
-        # One at a time: the pictures of all would be the largest thing in memory.
+        latents = torch.cat([block.latents for block in recent.last], dim=2)
+        # One at a time: the decoded frames of all would be the largest thing in memory.
         for frame in for_codec(codec, latents[:, :, -DECODER_FRAMES:]).split(1, dim=2):
             codec.decode(frame, cache)
     return cache

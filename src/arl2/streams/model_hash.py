@@ -1,10 +1,10 @@
-"""Which model made a video, as a hash that costs a fraction of a second whatever the model's size.
+"""A hash of a model that takes a fraction of a second whatever the model's size.
 
-It is the sha256 of the configurations of transformer and codec and of every tensor's name, shape, dtype and a sample
-of its bytes: all of a tensor up to 64 KiB, of a larger one 16 pieces of 4 KiB, spread evenly from its first byte to its
+It is the SHA-256 of the configurations of transformer and codec and of every tensor's name, shape, dtype and a sample
+of its bytes: all of a tensor up to 64 KiB, of a larger one 16 slices of 4 KiB, spread evenly from its first byte to its
 last. So it tells trainings, conversions, branches and precisions apart, but not two models that differ in a few numbers
 of a large tensor alone. The text part is not in it: some read their weights only when a prompt needs them, and a
-snapshot of a stream holds what it made of the prompt.
+snapshot of a stream holds the prompt's embeddings.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ def parts_hash(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> s
     return digest.hexdigest()
 
 
-def model_facts(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> dict[str, str]:
-    """What must be the same where a stream goes on: plan and sizes, dtype, codec, and the weights themselves."""
+def model_metadata(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> dict[str, str]:
+    """What must be the same to resume a stream: plan and sizes, dtype, codec, and the weights themselves."""
     return {
         "signature": transformer.signature,
         "dtype": str(transformer.compute_dtype).removeprefix("torch."),
@@ -47,19 +47,19 @@ def model_facts(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> 
 
 
 def sampled_bytes(tensor: Tensor, *, dtype: torch.dtype | None = None) -> bytes:
-    """All bytes of a small tensor, and of a larger one the pieces that the module names.
+    """All bytes of a small tensor, and of a larger one the slices described above.
 
     Args:
         tensor: of any shape and dtype, on any device.
-        dtype: floating numbers are rounded to it, those of the sample alone, and the sample has as many numbers as a
-            tensor of it would; so it is the same whatever the tensor was loaded in. None: the tensor's own.
+        dtype: what floating-point numbers are rounded to; the sample is as large as that of a tensor of this dtype, so
+            it is the same whatever the tensor was loaded in. None: the tensor's own.
     """
     flat = tensor.detach().reshape(-1)
     size = (tensor.dtype if dtype is None else dtype).itemsize
     if flat.numel() * size > _WHOLE:
         length = _PIECE // size
         last = flat.numel() - length
-        starts = [last * piece // (_PIECES - 1) for piece in range(_PIECES)]
+        starts = [last * i // (_PIECES - 1) for i in range(_PIECES)]
         flat = torch.cat([flat[start : start + length] for start in starts])
     if dtype is not None and flat.is_floating_point():
         flat = flat.to(dtype)

@@ -1,6 +1,6 @@
-"""What a stream keeps besides its memory: the last latents, and light points that it can be rewound to.
+"""What a stream keeps besides its memory: the last latents, and the points it can be rewound to.
 
-Both have a fixed length, so a stream of a million blocks keeps what one of a hundred does.
+Both have a fixed length, so a stream of a million blocks keeps no more than one of a hundred.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 from arl2.attention.memory import Memory
 from arl2.geometry import FrameRange
 
-FULL_WINDOW_KEEPS = 21  # latent frames kept where no window says how many: the length that students are trained on
+FULL_WINDOW_KEEPS = 21  # latent frames kept without a window: the length that students are trained on
 
 
 @dataclass(frozen=True)
 class LatentBlock:
-    """Latents of one block, and where it stood."""
+    """Latents of one block, and its position."""
 
     frames: FrameRange
     latents: Float[Tensor, "batch channels frames height width"]
@@ -25,7 +25,7 @@ class LatentBlock:
 
 @dataclass(frozen=True)
 class PendingBlock:
-    """Latents of a block to come, and whether it does not go on from the one before it."""
+    """Latents of a conditioning block to come, and whether it does not continue the block before it."""
 
     latents: Float[Tensor, "batch channels frames height width"]
     cut: bool = False
@@ -35,8 +35,8 @@ class PendingBlock:
 class Recent:
     """The last latents of a stream in whole blocks, and those of its sinks.
 
-    From these the windows of softmax layers can be filled again, and the decoder be led up to the next block. Nothing
-    is copied when a block is added: a point of the past shares its latents with the present.
+    The windows of softmax layers and the decoder can be warmed up from these. Nothing is copied when a block is added:
+    rewind points share their latents with the present.
 
     Attributes:
         keep: latent frames to keep at least; the first kept block may begin earlier.
@@ -54,42 +54,42 @@ class Recent:
 
     @classmethod
     def of_window(cls, window: int | None, sink: int) -> "Recent":
-        """Nothing yet, of a stream that sees ``window`` latent frames."""
+        """Empty, for a stream with this window."""
         return cls(FULL_WINDOW_KEEPS if window is None else window, sink)
 
-    def with_block(self, piece: LatentBlock) -> "Recent":
+    def with_block(self, block: LatentBlock) -> "Recent":
         """After one more block."""
-        last = [*self.last, piece]
+        last = [*self.last, block]
         while last[-1].frames.stop - last[0].frames.stop >= self.keep:
             last.pop(0)
-        is_sink = piece.frames.start < self.start + self.sink
-        return replace(self, last=tuple(last), sinks=(*self.sinks, piece) if is_sink else self.sinks)
+        is_sink = block.frames.start < self.start + self.sink
+        return replace(self, last=tuple(last), sinks=(*self.sinks, block) if is_sink else self.sinks)
 
     def cut(self) -> "Recent":
-        """The last block alone, as the start of something else."""
+        """The last block alone, as a new start."""
         if not self.last:
             return self
-        piece = self.last[-1]
-        return replace(self, start=piece.frames.start, sinks=(piece,) if self.sink else (), last=(piece,))
+        block = self.last[-1]
+        return replace(self, start=block.frames.start, sinks=(block,) if self.sink else (), last=(block,))
 
     @property
     def sinks_apart(self) -> tuple[LatentBlock, ...]:
         """Sinks that are not among the latest blocks."""
         first = self.last[0].frames.start if self.last else 0
-        return tuple(piece for piece in self.sinks if piece.frames.start < first)
+        return tuple(block for block in self.sinks if block.frames.start < first)
 
     @property
     def holds_all(self) -> bool:
-        """Whether everything in memory came from the latents kept here."""
+        """Whether all of memory was committed from the latents kept here."""
         return not self.last or self.last[0].frames.start == self.start
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts as they were given, and what the text part made of them.
+    """Prompts as they were given, and their embeddings.
 
     Attributes:
-        given: one prompt for the batch, one for each sample, or None if embeddings came.
+        given: one prompt for the batch, one for each sample, or None if embeddings were given.
         texts: embeddings of the prompts; then, under guidance, of the negative prompts.
     """
 
@@ -97,24 +97,24 @@ class Prompts:
     texts: tuple[Float[Tensor, "batch words width"], ...]
 
     def changed(self, given: str | Sequence[str], text: Float[Tensor, "batch words width"]) -> "Prompts":
-        """Another prompt under the same negative one."""
+        """Another prompt with the same negative one."""
         return Prompts(given if isinstance(given, str) else tuple(given), (text, *self.texts[1:]))
 
 
 @dataclass(frozen=True)
 class RewindPoint:
-    """Where a stream stood right before a block.
+    """The state of a stream right before a block.
 
     Attributes:
         index: number of the block.
         frames: position of the block.
         seeds: of the samples.
-        prompts: in force at the block; a change that came with the block is in them.
+        prompts: of the block, a change that took effect with it included.
         recent: latents of that time.
-        waiting: blocks that were to be taken instead of generated ones.
-        cut: what the block said of itself.
+        pending: conditioning blocks that were to come.
+        cut: whether the block does not continue the one before it.
         states: of each memory, for a light point: copies of the recurrent states.
-        memories: for an exact point: all of it, windows shared until they are written.
+        memories: for an exact point; windows are shared until they are written.
     """
 
     index: int
@@ -122,7 +122,7 @@ class RewindPoint:
     seeds: tuple[int, ...]
     prompts: Prompts
     recent: Recent
-    waiting: tuple[PendingBlock, ...]
+    pending: tuple[PendingBlock, ...]
     cut: bool
     states: tuple[dict[str, Tensor], ...] = ()
     memories: tuple[Memory, ...] = ()

@@ -1,60 +1,80 @@
-"""What a call of the pipeline asks for, and the same checked and embedded, ready for the rollout."""
+"""From sampling options to a stream that can start: checked against the model, prompts embedded, memory allocated.
+
+:func:`check_options` is the pure half: it embeds, allocates and logs nothing, so a command or a server can refuse a job
+before it opens a file. :func:`make_request` does the rest.
+"""
 
 import logging
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from arl2.attention.memory import Memory
 from arl2.attention.plan import SinkPositions
-from arl2.errors import ConfigError, GeometryError
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
 from arl2.geometry import split_blocks
+from arl2.model.settings import GenerationSettings
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.best_of import BestOf, best_of
-from arl2.rollout.denoise import RolloutSettings
 from arl2.rollout.frames import FramePlan
 from arl2.rollout.noise import SeededNoise
-from arl2.rollout.samplers import MultiStep, OnStep, Sampler, Watched
-from arl2.rollout.settings import GenerationSettings
+from arl2.rollout.samplers import ObservedSampler, OnStep, PlainSampler
+from arl2.rollout.settings import RolloutSettings
 from arl2.streams.components import Components
+from arl2.streams.options import SamplingOptions, Seeds, plain_seeds
+from arl2.streams.options import Window as Window
 from arl2.streams.recent import Prompts
 from arl2.text.interface import TextPart
 
 logger = logging.getLogger(__name__)
 
-Window = int | Literal["settings"] | None
-Seeds = int | Sequence[int] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OnStepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """The arguments of ``ARL2Pipeline.stream``; see there."""
+class InputKeywords(TypedDict, total=False):
+    """The fields of :class:`Inputs` but the prompt, as keywords of the pipeline."""
 
-    prompt: str | Sequence[str] | None
-    num_frames: int | None
-    height: int | None
-    width: int | None
-    seed: Seeds
+    prompt_embeds: Float[Tensor, "batch words width"] | None
+    negative_prompt_embeds: Float[Tensor, "negatives words width"] | None
+    known: Float[Tensor, "batch channels known h w"] | None
     generator: Generators
-    num_inference_steps: int | None
-    steps: int | Sequence[int] | None
-    first_block_candidates: int | None
-    window: Window
-    sink: int | None
-    sink_positions: SinkPositions | None
-    known: Tensor | None
-    negative_prompt: str | None
-    guidance_scale: float | None
-    prompt_embeds: Tensor | None
-    negative_prompt_embeds: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What videos are sampled from, as far as it is no plain value.
+
+    Attributes:
+        prompt: One prompt or several; each gives one video, independent of the others.
+        prompt_embeds, negative_prompt_embeds: What the text part would give, instead of prompts.
+        known: Conditioning latents that the videos start with, in whole blocks.
+        generator: Instead of seeds, as in diffusers: one for all prompts, or one for each.
+    """
+
+    prompt: str | Sequence[str] | None = None
+    prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
+    known: Tensor | None = None
+    generator: Generators = None
+
+    @property
+    def batch(self) -> int:
+        """Number of videos; ``ConfigError`` unless either prompts or embeddings are given."""
+        if (self.prompt is None) == (self.prompt_embeds is None):
+            got = "neither" if self.prompt is None else "both"
+            raise ConfigError(f"Got {got} of prompt and prompt_embeds; give one of the two.")
+        if self.prompt_embeds is not None:
+            _check_embeds("prompt_embeds", self.prompt_embeds)
+            return len(self.prompt_embeds)
+        count = 1 if isinstance(self.prompt, str) else len(self.prompt or ())
+        if not count:
+            raise ConfigError("The list of prompts is empty; give at least one.")
+        return count
 
 
 @dataclass(frozen=True)
@@ -74,14 +94,16 @@ class MemoryShape:
     sink: int
     sink_positions: SinkPositions
 
-    def allocate(self, transformer: CausalWanTransformer3DModel) -> Memory:
-        """Empty memory.
+    def check(self, block_frames: int) -> None:
+        """Raise ``MemoryMismatchError`` for a window that cannot hold the sinks and one block."""
+        if self.window is not None and self.window < self.sink + block_frames:
+            raise MemoryMismatchError(
+                f"Got a window of {self.window} frames, {self.sink} of them sinks, for blocks of {block_frames}; use "
+                f"at least {self.sink + block_frames}."
+            )
 
-        Raises:
-            ConfigError: unknown sink positions.
-            GeometryError: a latent size that does not fit the patch.
-            MemoryMismatchError: a window too small for the sinks and one block.
-        """
+    def allocate(self, transformer: CausalWanTransformer3DModel) -> Memory:
+        """Empty memory; errors as for ``allocate_memory`` of the transformer."""
         return transformer.allocate_memory(
             batch=self.batch,
             height=self.height,
@@ -93,8 +115,29 @@ class MemoryShape:
 
 
 @dataclass(frozen=True)
+class CheckedOptions:
+    """Sampling options that fit a model.
+
+    Attributes:
+        settings: the model's, the options in their place.
+        sampler: of these settings.
+        plan: the length; None for a continuous stream.
+        shape: of the memory.
+        best_of: how the first block is chosen; None: it is a single sample.
+        warning: why the settings' candidates are not used, if so.
+    """
+
+    settings: GenerationSettings
+    sampler: PlainSampler
+    plan: FramePlan | None
+    shape: MemoryShape
+    best_of: BestOf | None
+    warning: str | None
+
+
+@dataclass(frozen=True)
 class Request:
-    """A call, checked, its prompts embedded, its memory allocated: one, or two under guidance."""
+    """A stream that can start: its prompts embedded, its memory allocated (one, or two under guidance)."""
 
     prompts: Prompts
     noise: SeededNoise
@@ -105,189 +148,163 @@ class Request:
     known: Float[Tensor, "batch channels known h w"] | None
 
 
-def make_request(ask: Ask, parts: Components, *, plan: FramePlan | None, on_step: OnStep | None) -> Request:
-    """Check everything before the first pass; errors as said at ``ARL2Pipeline.stream``."""
-    ask, transformer, settings = _plain(ask), parts.transformer, parts.settings
-    if ask.num_inference_steps is not None and ask.steps is not None:
-        raise ConfigError("Both num_inference_steps and steps came; give one of them.")
-    sampler = settings.sampler(ask.num_inference_steps if ask.steps is None else ask.steps)
-    if ask.guidance_scale is not None and ask.guidance_scale != sampler.guidance_scale:
-        if not isinstance(sampler, MultiStep):
-            raise ConfigError(
-                f"guidance_scale is {ask.guidance_scale}, but this model is a few-step student whose guidance is "
-                "inside; leave guidance_scale out."
-            )
-        sampler = replace(sampler, guidance_scale=ask.guidance_scale)
-    height, width = _latent_size(ask, parts)
-    with torch.no_grad():
-        embedded = _embedded(ask.prompt, ask.prompt_embeds, parts.text, "prompt")
-        batch = embedded.shape[0]
-        negative = _negative(ask, sampler, parts.text, settings, batch)
-    texts = (embedded,) if negative is None else (embedded, negative)
-    if ask.known is not None:
-        _check_known(ask.known, batch, plan, int(transformer.config.block_frames), settings.first_block_frames)
-    window = settings.window if ask.window == "settings" else ask.window
-    sink = (transformer.config.sink if window is not None else 0) if ask.sink is None else ask.sink
-    sink_positions = transformer.config.sink_positions if ask.sink_positions is None else ask.sink_positions
-    shape = MemoryShape(batch, height, width, window, sink, sink_positions)
-    watched = sampler if on_step is None else Watched(sampler, on_step)
-    return Request(
-        prompts=Prompts(ask.prompt if ask.prompt is None or isinstance(ask.prompt, str) else tuple(ask.prompt), texts),
-        noise=SeededNoise(seeds_of(ask.seed, ask.generator, batch)),
-        settings=RolloutSettings(
-            watched,
-            height,
-            width,
-            settings.first_block_frames,
-            settings.context_noise,
-            _best_of(ask, parts, height, width),
-        ),
-        plan=plan,
-        shape=shape,
-        memories=tuple(shape.allocate(transformer) for _ in texts),
-        known=None if ask.known is None else ask.known.to(transformer.patch_embedding.weight.device),
-    )
-
-
-def whole(name: str, given: int) -> int:
-    """A whole number of Python's own, whichever library it came from: a snapshot holds no other.
+def check_options(
+    options: SamplingOptions, components: Components, *, batch: int, known: Tensor | None = None
+) -> CheckedOptions:
+    """Hold options against a model: nothing is embedded, allocated or logged.
 
     Raises:
-        ConfigError: not a whole number.
+        ConfigError: options that do not go with the model, or another number of seeds than ``batch``.
+        GeometryError: a size that fits neither codec nor patch, or conditioning latents that do not fit.
+        MemoryMismatchError: a window too small for a block.
+        NonFiniteError: NaN or infinity in the conditioning latents.
     """
-    try:
-        return operator.index(given)
-    except TypeError as error:
-        raise ConfigError(f"The {name} is {given!r:.80}; give a whole number.") from error
-
-
-def _plain(ask: Ask) -> Ask:
-    """The same with numbers of Python's own."""
-    try:
-        scale = None if ask.guidance_scale is None else float(ask.guidance_scale)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"The guidance_scale is {ask.guidance_scale!r:.80}; give a number.") from error
-    return replace(
-        ask,
-        height=None if ask.height is None else whole("height", ask.height),
-        width=None if ask.width is None else whole("width", ask.width),
-        first_block_candidates=(
-            None
-            if ask.first_block_candidates is None
-            else whole("number of first_block_candidates", ask.first_block_candidates)
-        ),
-        window=ask.window if ask.window is None or isinstance(ask.window, str) else whole("window", ask.window),
-        sink=None if ask.sink is None else whole("sink", ask.sink),
-        guidance_scale=scale,
-        num_inference_steps=_plain_steps(ask.num_inference_steps),
-        steps=_plain_steps(ask.steps),
-    )
-
-
-def _plain_steps(steps: Any) -> Any:
-    """Numbers of numpy as Python's own; what they may be, the settings say."""
-    if isinstance(steps, np.ndarray | np.generic):
-        return steps.tolist()
-    return [_plain_steps(one) for one in steps] if isinstance(steps, list | tuple) else steps
-
-
-def _latent_size(ask: Ask, parts: Components) -> tuple[int, int]:
-    def side(name: str, pixels: int, axis: int) -> int:
-        factor = parts.codec.spatial_factor
-        step = factor * int(parts.transformer.config.patch_size[axis])
-        if pixels < step or pixels % step:
-            nearest = max(step, round(pixels / step) * step)
-            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {step}, such as {nearest}.")
-        return pixels // factor
-
-    settings = parts.settings
-    return side("height", ask.height or settings.height, 1), side("width", ask.width or settings.width, 2)
-
-
-def _best_of(ask: Ask, parts: Components, height: int, width: int) -> BestOf | None:
-    settings, asked = parts.settings, ask.first_block_candidates
-    candidates = settings.first_block_candidates if asked is None else asked
-    if candidates < 1:
-        raise ConfigError(f"{candidates} candidates of the first block were asked; give 1 or more.")
-    config = parts.transformer.config
-    frames = settings.first_block_frames or config.block_frames
-    drawn = (config.in_channels, frames, height, width)
-    if ask.known is not None:
-        return None  # the first block is given
-    if parts.verifier is not None and candidates > 1 and parts.verifier.block_shape != drawn:
-        said = f"The verifier reads first blocks of {list(parts.verifier.block_shape)}, and these are {list(drawn)}"
-        if asked is not None:
-            raise ConfigError(f"{said} (channels, frames, height, width); leave first_block_candidates out.")
-        logger.warning("%s: the first block is drawn once, not %d times.", said, candidates)
-        return None
-    return best_of(parts.verifier, candidates)
-
-
-def _embedded(prompt: str | Sequence[str] | None, given: Tensor | None, text: TextPart, name: str) -> Tensor:
-    if (prompt is None) == (given is None):
-        raise ConfigError(f"Give either {name} or {name}_embeds, one of the two.")
-    if given is not None:
-        if given.dim() != 3 or not len(given):
-            raise ConfigError(f"{name}_embeds are {list(given.shape)}; batch (1 or more), rows, width are needed.")
-        return given
-    assert prompt is not None
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise ConfigError("The list of prompts is empty; give at least one.")
-    return text.encode(prompts)
-
-
-def _negative(ask: Ask, sampler: Sampler, text: TextPart, settings: GenerationSettings, batch: int) -> Tensor | None:
-    if sampler.guidance_scale == 1.0:
-        if ask.negative_prompt is not None or ask.negative_prompt_embeds is not None:
-            raise ConfigError("A negative prompt came, but nothing guides here (guidance scale 1); leave it out.")
-        return None
-    prompt = ask.negative_prompt
-    if prompt is None and ask.negative_prompt_embeds is None:
-        prompt = settings.negative_prompt
-    if prompt is not None and not prompt.strip():
+    settings, config = options.over(components.settings), components.transformer.config
+    height = _latent_side("height", settings.height, 1, components)
+    width = _latent_side("width", settings.width, 2, components)
+    seeds_of(options.seed, None, batch)
+    if options.negative_prompt and settings.guidance_scale == 1.0:
         raise ConfigError(
-            f"Guidance (scale {sampler.guidance_scale:g}) leads away from a negative prompt, and it is empty; give "
-            "negative_prompt, negative_prompt_embeds, or guidance_scale=1."
+            f"Got negative_prompt {options.negative_prompt!r:.80}, but guidance is off (guidance_scale 1); leave it "
+            "out, or raise guidance_scale of a multi-step model."
         )
-    one = _embedded(prompt, ask.negative_prompt_embeds, text, "negative_prompt")
-    return one.expand(batch, -1, -1) if len(one) == 1 else one
+    sink = (config.sink if settings.window is not None else 0) if options.sink is None else options.sink
+    shape = MemoryShape(batch, height, width, settings.window, sink, options.sink_positions or config.sink_positions)
+    shape.check(components.block_frames)
+    plan = None if options.num_frames is None else components.plan_frames(options.num_frames)
+    if known is not None:
+        expected = [batch, config.in_channels, known.shape[2], height, width]
+        _check_known(known, expected, plan, components.block_frames, settings.first_block_frames)
+    chosen, warning = _best_of(options, settings, components, shape, known is not None)
+    return CheckedOptions(settings, settings.sampler(), plan, shape, chosen, warning)
 
 
-def _check_known(known: Tensor, batch: int, plan: FramePlan | None, block_frames: int, first: int | None) -> None:
-    if known.shape[0] != batch:
-        raise GeometryError(f"Known latents of {known.shape[0]} videos came with {batch} prompts; give one each.")
-    split_blocks(known.shape[2], block_frames, first)
-    if plan is not None and known.shape[2] >= plan.latent_frames:
-        raise GeometryError(
-            f"{known.shape[2]} latent frames are known and {plan.latent_frames} asked in all; ask for more."
-        )
+def make_request(
+    options: SamplingOptions, inputs: Inputs, components: Components, *, on_step: OnStep | None = None
+) -> Request:
+    """Check everything, then embed the prompts and allocate memory; ``on_step`` follows every denoising pass.
+
+    Raises:
+        Arl2Error: as ``check_options``, or a prompt that the text part refuses.
+    """
+    batch = inputs.batch
+    checked = check_options(options, components, batch=batch, known=inputs.known)
+    seeds = seeds_of(options.seed, inputs.generator, batch)
+    with torch.no_grad():
+        texts = _texts(options, inputs, checked.settings, components.text, batch)
+    if checked.warning is not None:
+        logger.warning("%s", checked.warning)
+    sampler, shape, transformer = checked.sampler, checked.shape, components.transformer
+    prompt = inputs.prompt
+    return Request(
+        prompts=Prompts(prompt if prompt is None or isinstance(prompt, str) else tuple(prompt), texts),
+        noise=SeededNoise(seeds),
+        settings=RolloutSettings(
+            sampler if on_step is None else ObservedSampler(sampler, on_step),
+            shape.height,
+            shape.width,
+            checked.settings.first_block_frames,
+            checked.settings.context_noise,
+            checked.best_of,
+        ),
+        plan=checked.plan,
+        shape=shape,
+        memories=tuple(shape.allocate(transformer) for _ in texts),
+        known=None if inputs.known is None else inputs.known.to(transformer.patch_embedding.weight.device),
+    )
 
 
 def seeds_of(seed: Seeds, generator: Generators, batch: int) -> list[int]:
-    """One seed a prompt.
+    """One seed for each prompt.
 
     Raises:
-        ConfigError: both came, seeds that are not whole numbers from 0, or another number of them than prompts.
+        ConfigError: both are given, a seed outside 0 to 2**64 - 1, or another number of them than prompts.
     """
     if seed is not None and generator is not None:
-        raise ConfigError("Both a seed and a generator came; give one of them.")
+        raise ConfigError("Got both seed and generator; give one of them.")
     if generator is not None:
         generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
-        drawn = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
-        return _one_each(drawn, batch, "generators")
-    if seed is None or not np.iterable(seed):
-        return list(SeededNoise.for_batch(_from_zero(whole("seed", 0 if seed is None else seed)), batch).seeds)
-    return _one_each([_from_zero(whole("seed", one)) for one in seed], batch, "seeds")
+        sampled = [int(torch.randint(2**63 - 1, (), generator=one, device=one.device)) for one in generators]
+        return _one_each(sampled, batch, "generators")
+    given = plain_seeds(0 if seed is None else seed)
+    return (
+        list(SeededNoise.for_batch(given, batch).seeds) if isinstance(given, int) else _one_each(given, batch, "seeds")
+    )
 
 
-def _from_zero(seed: int) -> int:
-    if seed < 0:
-        raise ConfigError(f"The seed is {seed}; give a whole number from 0.")
-    return seed
-
-
-def _one_each(given: list[int], batch: int, what: str) -> list[int]:
+def _one_each(given: Sequence[int], batch: int, what: str) -> list[int]:
     if len(given) != batch:
-        raise ConfigError(f"{len(given)} {what} came for {batch} prompts; give one each.")
-    return given
+        raise ConfigError(f"Got {len(given)} {what} for {batch} prompts; give one each.")
+    return list(given)
+
+
+def _latent_side(name: str, pixels: int, axis: int, components: Components) -> int:
+    factor = components.codec.spatial_factor
+    step = factor * int(components.transformer.config.patch_size[axis])
+    if pixels < step or pixels % step:
+        nearest = max(step, round(pixels / step) * step)
+        raise GeometryError(f"Got {name} {pixels}; give a multiple of {step}, such as {nearest}.")
+    return pixels // factor
+
+
+def _best_of(
+    options: SamplingOptions, settings: GenerationSettings, components: Components, shape: MemoryShape, is_known: bool
+) -> tuple[BestOf | None, str | None]:
+    """How the first block is chosen, and a warning where the settings' own number of candidates cannot be used."""
+    candidates, reward_model = settings.first_block_candidates, components.verifier
+    if is_known:
+        return None, None  # the first block is given
+    frames = settings.first_block_frames or components.block_frames
+    block = (components.transformer.config.in_channels, frames, shape.height, shape.width)
+    if reward_model is not None and candidates > 1 and reward_model.block_shape != block:
+        misfit = (
+            f"The reward model scores first blocks of {list(reward_model.block_shape)} (channels, frames, height, "
+            f"width), and these are {list(block)}"
+        )
+        if options.first_block_candidates is not None:
+            raise ConfigError(f"{misfit}; leave first_block_candidates out.")
+        return None, f"{misfit}: the first block is a single sample, not the best of {candidates}."
+    return best_of(reward_model, candidates), None
+
+
+def _texts(
+    options: SamplingOptions, inputs: Inputs, settings: GenerationSettings, text: TextPart, batch: int
+) -> tuple[Tensor, ...]:
+    """Embeddings of the prompts; under guidance, of the negative prompts, too."""
+    embeds, prompt, negative = inputs.prompt_embeds, inputs.prompt, inputs.negative_prompt_embeds
+    if negative is not None:
+        _check_embeds("negative_prompt_embeds", negative)
+        if settings.guidance_scale == 1.0:
+            raise ConfigError("Got negative_prompt_embeds, but guidance is off (guidance_scale 1); leave them out.")
+        if options.negative_prompt is not None:
+            raise ConfigError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
+    if embeds is None:
+        assert prompt is not None  # Inputs.batch requires one of the two
+        embeds = text.encode([prompt] if isinstance(prompt, str) else list(prompt))
+    if settings.guidance_scale == 1.0:
+        return (embeds,)
+    if negative is None:
+        prompt = settings.negative_prompt
+        negative = text.encode([prompt]) if prompt.strip() else text.encode_empty()
+    return embeds, negative.expand(batch, -1, -1) if len(negative) == 1 else negative
+
+
+def _check_embeds(name: str, embeds: Tensor) -> None:
+    if embeds.dim() != 3 or not len(embeds):
+        raise ConfigError(f"Got {name} of {list(embeds.shape)}; give [batch (1 or more), tokens, width].")
+
+
+def _check_known(
+    known: Tensor, expected: list[int], plan: FramePlan | None, block_frames: int, first_block_frames: int | None
+) -> None:
+    if known.shape[0] != expected[0]:
+        raise GeometryError(f"Got known latents of {known.shape[0]} videos for {expected[0]} prompts; give one each.")
+    if list(known.shape) != expected:
+        raise GeometryError(f"Got known latents of {list(known.shape)}; this stream needs {expected}.")
+    split_blocks(known.shape[2], block_frames, first_block_frames)
+    if plan is not None and known.shape[2] >= plan.latent_frames:
+        raise GeometryError(
+            f"Got {known.shape[2]} known latent frames of {plan.latent_frames} in all; ask for more video frames."
+        )
+    if not bool(torch.isfinite(known).all()):
+        raise NonFiniteError("The known latents contain NaN or infinity; check the encoded image or video.")

@@ -1,11 +1,11 @@
-"""What a snapshot of a stream says: facts as JSON holds them, and named tensors.
+"""The content of a stream's snapshot: metadata as JSON, and named tensors.
 
 text.0, text.1                      embeddings of the prompt and, under guidance, of the negative one
-change.text                         of a prompt that waits for the next block
-sinks.{i}, last.{i}, waiting.{i}    latents, block by block
+change.text                         of a pending prompt
+sinks.{i}, last.{i}, waiting.{i}    latents, block by block; waiting ones are pending conditioning frames
 light: states.{m}.layers.{i}.state  recurrent states of memory m
-exact: memory.{m}.layers.{i}....    all that memory m holds
-       decoder....                  what the codec remembers
+exact: memory.{m}.layers.{i}....    all of memory m
+       decoder....                  the codec's feature cache
 """
 
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ import torch
 from torch import Tensor
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
-from arl2.rollout.samplers import FewStep, MultiStep, PlainSampler, Sampler, Watched
+from arl2.rollout.samplers import FewStep, MultiStep, ObservedSampler, PlainSampler, Sampler
 from arl2.streams.recent import LatentBlock
 from arl2.streams.snapshot_file import write_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 
 
-def save_stream(path: Path, terms: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
-    """Write a stream that stands between two blocks; see :meth:`arl2.streams.stream.Stream.save`."""
-    write_snapshot(path, snapshot_facts(terms, state, kind), snapshot_tensors(state, kind))
+def save_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
+    """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.save`."""
+    write_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
 
 
-def snapshot_facts(terms: StreamConfig, state: StreamState, kind: SnapshotKind) -> dict[str, Any]:
+def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> dict[str, Any]:
     """Everything but the tensors."""
-    settings, shape, recent = state.rollout.settings, terms.shape, state.recent
+    settings, shape, recent = state.rollout.settings, config.shape, state.recent
     change = state.change
     return {
         "kind": kind,
-        "model": terms.model,
+        "model": config.model,
         "seeds": list(state.seeds),
         "prompts": _given(state.prompts.given),
         "texts": len(state.prompts.texts),
-        "sampler": sampler_facts(settings.sampler),
+        "sampler": sampler_metadata(settings.sampler),
         "first_block_frames": settings.first_block_frames,
         "first_block_candidates": 1 if settings.best_of is None else settings.best_of.candidates,
         "context_noise": float(settings.context_noise),
@@ -47,30 +47,30 @@ def snapshot_facts(terms: StreamConfig, state: StreamState, kind: SnapshotKind) 
         "window": shape.window,
         "sink": shape.sink,
         "sink_positions": shape.sink_positions,
-        "num_frames": None if terms.plan is None else terms.plan.asked,
+        "num_frames": None if config.plan is None else config.plan.requested,
         "index": state.index,
         "frames": state.rollout.frames,
         "start": recent.start,
         "sinks": _spans(recent.sinks_apart),
         "last": _spans(recent.last),
-        "waiting": len(state.waiting),
-        "waiting_cuts": [one.cut for one in state.waiting],
+        "waiting": len(state.pending),
+        "waiting_cuts": [block.cut for block in state.pending],
         "cut": state.cut,
         "change": None if change is None else {"prompts": _given(change.prompts.given), "mode": change.mode},
-        "rewind_blocks": terms.rewind_blocks,
-        "rewind_kind": terms.rewind_kind,
+        "rewind_blocks": config.rewind_blocks,
+        "rewind_kind": config.rewind_kind,
         "memories": [memory.facts() for memory in state.rollout.memories] if kind == "exact" else [],
     }
 
 
 def snapshot_tensors(state: StreamState, kind: SnapshotKind) -> dict[str, Tensor]:
-    """Everything but the facts."""
+    """Everything but the metadata."""
     tensors = {f"text.{i}": without_padding(text) for i, text in enumerate(state.prompts.texts)}
     if state.change is not None:
         tensors["change.text"] = without_padding(state.change.prompts.texts[0])
-    for name, pieces in (("sinks", state.recent.sinks_apart), ("last", state.recent.last)):
-        tensors |= {f"{name}.{i}": piece.latents for i, piece in enumerate(pieces)}
-    tensors |= {f"waiting.{i}": one.latents for i, one in enumerate(state.waiting)}
+    for name, blocks in (("sinks", state.recent.sinks_apart), ("last", state.recent.last)):
+        tensors |= {f"{name}.{i}": block.latents for i, block in enumerate(blocks)}
+    tensors |= {f"waiting.{i}": block.latents for i, block in enumerate(state.pending)}
     if kind == "light":
         for m, memory in enumerate(state.rollout.memories):
             tensors |= {f"states.{m}.{name}": one for name, one in memory.states().items()}
@@ -81,41 +81,41 @@ def snapshot_tensors(state: StreamState, kind: SnapshotKind) -> dict[str, Tensor
 
 
 def without_padding(text: Tensor) -> Tensor:
-    """Embeddings without the zero rows that end all of them: the model adds these again."""
+    """Embeddings without the zero rows that end all of them; the model pads them again."""
     used = text.ne(0).any(dim=-1).any(dim=0)
     rows = int(torch.arange(1, len(used) + 1, device=used.device).mul(used).max())
     return text[:, : max(1, rows)]
 
 
-def sampler_facts(sampler: Sampler) -> dict[str, Any]:
-    """A sampler as plain values; whoever watches it is left out."""
-    plain: PlainSampler = sampler.inner if isinstance(sampler, Watched) else sampler
+def sampler_metadata(sampler: Sampler) -> dict[str, Any]:
+    """A sampler as plain values, without its callback."""
+    plain: PlainSampler = sampler.inner if isinstance(sampler, ObservedSampler) else sampler
     schedule = {"shift": plain.schedule.shift, "train_steps": plain.schedule.train_steps}
     if isinstance(plain, FewStep):
         first = plain.plan.first_block
-        levels = {"levels": list(plain.plan.levels), "first_block": None if first is None else list(first)}
+        levels = {"levels": list(plain.plan.timesteps), "first_block": None if first is None else list(first)}
         return {"kind": "few-step", **levels, **schedule, "fresh_below": plain.first_block_fresh_below}
     return {"kind": plain.solver, "steps": plain.steps, **schedule, "guidance_scale": plain.guidance_scale}
 
 
-def sampler_of(facts: dict[str, Any]) -> PlainSampler:
+def sampler_of(metadata: dict[str, Any]) -> PlainSampler:
     """The inverse of ``sampler_facts``.
 
     Raises:
-        KeyError, TypeError: facts of no sampler.
-        ConfigError: values that cannot be.
+        KeyError, TypeError: metadata of no sampler.
+        ConfigError: values out of range.
     """
-    schedule = NoiseSchedule(float(facts["shift"]), int(facts["train_steps"]))
-    if facts["kind"] == "few-step":
-        first = facts["first_block"]
-        plan = StepPlan(tuple(map(float, facts["levels"])), None if first is None else tuple(map(float, first)))
-        return FewStep(plan, schedule, float(facts["fresh_below"]))
-    return MultiStep(int(facts["steps"]), float(facts["guidance_scale"]), schedule, facts["kind"])
+    schedule = NoiseSchedule(float(metadata["shift"]), int(metadata["train_steps"]))
+    if metadata["kind"] == "few-step":
+        first = metadata["first_block"]
+        plan = StepPlan(tuple(map(float, metadata["levels"])), None if first is None else tuple(map(float, first)))
+        return FewStep(plan, schedule, float(metadata["fresh_below"]))
+    return MultiStep(int(metadata["steps"]), float(metadata["guidance_scale"]), schedule, metadata["kind"])
 
 
 def _given(prompts: str | tuple[str, ...] | None) -> str | list[str] | None:
     return list(prompts) if isinstance(prompts, tuple) else prompts
 
 
-def _spans(pieces: Sequence[LatentBlock]) -> list[list[int]]:
-    return [[piece.frames.start, piece.frames.stop] for piece in pieces]
+def _spans(blocks: Sequence[LatentBlock]) -> list[list[int]]:
+    return [[block.frames.start, block.frames.stop] for block in blocks]

@@ -1,4 +1,4 @@
-"""The file of a snapshot: safetensors with a checksum over every byte, written as a whole or not at all.
+"""The file of a snapshot: safetensors with a checksum over every byte, written atomically.
 
     8 bytes    length of the JSON
     JSON       name -> dtype, shape, place; and under ``__metadata__`` the strings ``format``, ``version``, ``facts``
@@ -13,11 +13,8 @@ import json
 import math
 import os
 import re
-import secrets
 import struct
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,13 +22,13 @@ import torch
 from torch import Tensor
 
 from arl2.errors import SnapshotError
+from arl2.files.atomic import atomic_file
 from arl2.version import __version__
 
 FORMAT, VERSION = "arl2-stream", 1
 MAX_JSON = 16 * 1024 * 1024  # bytes; a snapshot of 30 layers has some kilobytes
 _UNKNOWN = "0" * 64
 _MOST = 2**53  # of sizes and places: beyond every disk
-_LEFT_BEHIND = 3600.0  # seconds after which the part of a file that was never finished is deleted
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -42,23 +39,23 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def write_snapshot(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write under a temporary name in the same folder, flush, then rename: a crash leaves what was there before.
+def write_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write atomically and flush: a crash leaves the file that was there before.
 
     Args:
-        path: where; what is there is replaced.
-        facts: plain values, as JSON holds them.
-        tensors: on any device; tensors of the GPU come over one by one.
+        path: replaced if it is there.
+        metadata: plain values, as JSON holds them.
+        tensors: on any device; those on a GPU are copied one by one.
 
     Raises:
         SnapshotError: the folder is missing or cannot be written to.
     """
     # Large elements first keeps every tensor aligned, whatever the sizes.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    head = _head(facts, dict(ordered))
+    head = _head(metadata, dict(ordered))
     place = head.index(_UNKNOWN.encode())
     try:
-        with _replacing(path) as file:
+        with atomic_file(path, flush=True) as partial, partial.open("wb") as file:
             digest = hashlib.sha256(head)
             file.write(head)
             for _, tensor in ordered:
@@ -68,14 +65,14 @@ def write_snapshot(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, T
             file.seek(place)
             file.write(digest.hexdigest().encode())
     except OSError as error:
-        raise SnapshotError(f"'{path}' cannot be written ({error.strerror or error}); choose another place.") from error
+        raise SnapshotError(f"'{path}' cannot be written ({error.strerror or error}); choose another path.") from error
 
 
 def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors, on the CPU, of a file that is whole to the last bit.
+    """Metadata and tensors, on the CPU, of an intact file.
 
     Raises:
-        SnapshotError: no such file, not a snapshot, one of a newer version, cut short, or changed since it was written.
+        SnapshotError: no such file, not a snapshot, of a newer version, truncated, or changed since it was written.
     """
     try:
         with path.open("rb") as file:
@@ -88,17 +85,17 @@ def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[s
     length = file.read(8)
     json_bytes = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
     if not 0 < json_bytes <= min(MAX_JSON, size - 8):
-        raise SnapshotError(f"'{path}' is not a snapshot, or was cut short; give what Stream.save wrote.")
+        raise SnapshotError(f"'{path}' is not a snapshot, or is truncated; give a file that Stream.save wrote.")
     raw = file.read(json_bytes)
     head = _json(raw, path)
     metadata = head.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise SnapshotError(f"'{path}' is not a snapshot of a stream; give what Stream.save wrote.")
+        raise SnapshotError(f"'{path}' is not a snapshot of a stream; give a file that Stream.save wrote.")
     _require_version(metadata, path)
     places = _places(head, path)
     end = 8 + json_bytes + (places[-1][-1] if places else 0)
     if end != size:
-        raise SnapshotError(f"'{path}' has {size:,} bytes where {end:,} belong; it was cut short or added to.")
+        raise SnapshotError(f"'{path}' has {size:,} bytes instead of {end:,}; it was truncated or appended to.")
     checksum = str(metadata.get("checksum"))
     if re.fullmatch("[0-9a-f]{64}", checksum) is None:
         raise SnapshotError(f"'{path}' has no checksum; it is damaged.")
@@ -110,11 +107,11 @@ def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[s
         buffer = torch.empty(stop - start, dtype=torch.uint8)
         whole = _bytes_of(buffer)
         if file.readinto(whole) != len(whole):  # type: ignore[attr-defined]  # every file opened for reading has it
-            raise SnapshotError(f"'{path}' was cut short while it was read; copy it anew.")
+            raise SnapshotError(f"'{path}' was truncated while it was read; copy it again.")
         digest.update(whole)
         tensors[name] = buffer.view(dtype).reshape(shape)
     if digest.hexdigest() != checksum:
-        raise SnapshotError(f"'{path}' is damaged: its bytes do not give its checksum; use another snapshot.")
+        raise SnapshotError(f"'{path}' is damaged: its checksum does not match its bytes; use another snapshot.")
     return _json(str(metadata.get("facts")), path), tensors
 
 
@@ -128,24 +125,24 @@ def _require_version(metadata: dict[str, Any], path: Path) -> None:
             f"'{path}' was written by arl2 {writer} in version {version} of the format; this arl2 ({__version__}) "
             f"reads version {VERSION}: update it."
         )
-    raise SnapshotError(f"'{path}' says version {version!r} of the format, which never was; use another snapshot.")
+    raise SnapshotError(f"'{path}' names the unknown format version {version!r}; use another snapshot.")
 
 
 def _places(head: dict[str, Any], path: Path) -> list[tuple[str, torch.dtype, list[int], int, int]]:
     """Name, dtype, shape, first byte and end of every tensor, in the order of the file, without gaps."""
     places = []
-    for name, fact in head.items():
+    for name, entry in head.items():
         try:
-            dtype = _DTYPES[fact["dtype"]]
-            shape, (start, stop) = fact["shape"], fact["data_offsets"]
+            dtype = _DTYPES[entry["dtype"]]
+            shape, (start, stop) = entry["shape"], entry["data_offsets"]
             whole = all(type(number) is int and 0 <= number <= _MOST for number in (*shape, start, stop))
             # Without its zeros, too: torch multiplies the sizes of an empty tensor as well.
             possible = type(shape) is list and len(shape) <= 8 and whole and math.prod(n or 1 for n in shape) <= _MOST
             fits = possible and stop - start == math.prod(shape) * dtype.itemsize
         except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"'{path}' describes its tensor '{name}' in no known way; it is damaged.") from error
+            raise SnapshotError(f"'{path}' has an unreadable entry for tensor '{name}'; it is damaged.") from error
         if not fits:
-            raise SnapshotError(f"'{path}' describes its tensor '{name}' in no possible way; it is damaged.")
+            raise SnapshotError(f"'{path}' has an impossible entry for tensor '{name}'; it is damaged.")
         places.append((name, dtype, shape, start, stop))
     places.sort(key=lambda place: (place[3], place[4]))
     ends = [0, *(place[4] for place in places)]
@@ -154,11 +151,11 @@ def _places(head: dict[str, Any], path: Path) -> list[tuple[str, torch.dtype, li
     return places
 
 
-def _head(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def _head(stream: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """Length and JSON, with zeros for the checksum, filled up with spaces to a multiple of 8 bytes."""
     # The checksum comes first: its place is that of the first 64 zeros.
     metadata = {"checksum": _UNKNOWN, "format": FORMAT, "version": str(VERSION), "arl2": __version__}
-    head: dict[str, Any] = {"__metadata__": {**metadata, "facts": json.dumps(facts, allow_nan=False)}}
+    head: dict[str, Any] = {"__metadata__": {**metadata, "facts": json.dumps(stream, allow_nan=False)}}
     start = 0
     for name, tensor in tensors.items():
         stop = start + tensor.numel() * tensor.element_size()
@@ -175,7 +172,7 @@ def _json(raw: bytes | str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SnapshotError(f"'{path}' has a damaged header; use another snapshot.") from error
     if not isinstance(values, dict):
-        raise SnapshotError(f"'{path}' has a header without names; use another snapshot.")
+        raise SnapshotError(f"'{path}' has a damaged header; use another snapshot.")
     return values
 
 
@@ -183,42 +180,3 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     """The tensor's own memory."""
     flat: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return memoryview(flat)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` once it is whole and on the disk."""
-    _remove_left_behind(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
-def _remove_left_behind(path: Path) -> None:
-    """Parts of this file that a killed process never finished."""
-    for part in path.parent.glob(f".{_literal(path.name)}.*.part"):
-        if time.time() - part.stat().st_mtime > _LEFT_BEHIND:
-            part.unlink(missing_ok=True)
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _flush_folder(folder: Path) -> None:
-    """The new name is on the disk, too; where folders cannot be opened (Windows), renaming is all there is."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,4 +1,4 @@
-"""Everything that a stream is at one moment, and what it is under for its whole life."""
+"""The state of a stream between two blocks, and its config, which never changes."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,9 +9,9 @@ from arl2.rollout.blocks import Block
 from arl2.rollout.denoise import Rollout
 from arl2.rollout.frames import FramePlan
 from arl2.rollout.noise import SeededNoise
-from arl2.streams.cache_warmup import prime_decoder, prime_memory, states_of
+from arl2.streams.cache_warmup import states_of, warm_up_decoder, warm_up_memory
 from arl2.streams.components import Components
-from arl2.streams.model_hash import model_facts
+from arl2.streams.model_hash import model_metadata
 from arl2.streams.prompt_change import PromptChange, apply_prompts
 from arl2.streams.recent import PendingBlock, Prompts, Recent, RewindPoint
 from arl2.streams.request import MemoryShape
@@ -22,17 +22,17 @@ SnapshotKind = Literal["light", "exact"]
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """What a stream is under from its first block to its last.
+    """What stays the same for the whole life of a stream.
 
     Attributes:
-        parts: of the pipeline.
-        shape: that its memories are allocated with.
-        plan: how long it is; None: endless.
+        components: of the pipeline.
+        shape: of its memories.
+        plan: its length; None for a continuous stream.
         rewind_blocks: how many blocks it can be rewound by.
         rewind_kind: what is kept for that.
     """
 
-    parts: Components
+    components: Components
     shape: MemoryShape
     plan: FramePlan | None
     rewind_blocks: int
@@ -40,27 +40,27 @@ class StreamConfig:
 
     @cached_property
     def model(self) -> dict[str, str]:
-        """What a snapshot says of the model; read once, as the weights of a living stream do not change."""
-        return model_facts(self.parts.transformer, self.parts.codec)
+        """A snapshot's metadata of the model; computed once, as weights do not change while a stream runs."""
+        return model_metadata(self.components.transformer, self.components.codec)
 
 
 @dataclass
 class StreamState:
-    """Where a stream stands. Tensors that other moments share are never written; memories and decoder are its own.
+    """Tensors that rewind points share are never written; memories and decoder belong to the state alone.
 
     Attributes:
-        rollout: prompts in force, memories and noise.
+        rollout: current prompts, memories and noise.
         seeds: of the samples.
-        prompts: in force.
+        prompts: current.
         recent: latents of the last blocks.
-        decoder: what the codec remembers.
+        decoder: the codec's feature cache.
         decoded: number of the next block to decode.
-        waiting: blocks to come, which are known.
+        pending: conditioning blocks that come next.
         change: a prompt for the next block.
-        cut: whether the next block does not go on from the one before it.
+        cut: whether the next block does not continue the one before it.
         points: right before each of the last blocks, oldest first.
         decoders: for exact points, by block: the decoder before it.
-        undecoded: a block of ``next`` whose decoding failed or is under way.
+        undecoded: a block of ``next`` whose decoding failed or is in progress.
     """
 
     rollout: Rollout
@@ -69,7 +69,7 @@ class StreamState:
     recent: Recent
     decoder: CodecCache
     decoded: int = 0
-    waiting: tuple[PendingBlock, ...] = ()
+    pending: tuple[PendingBlock, ...] = ()
     change: PromptChange | None = None
     cut: bool = False
     points: tuple[RewindPoint, ...] = ()
@@ -83,56 +83,56 @@ class StreamState:
 
     @property
     def whole(self) -> bool:
-        """Whether memory ends where the latents do, in every layer: no pass broke off half-way."""
+        """Whether memory ends where the latents do, in every layer: no pass failed half-way."""
         end = self.recent.last[-1].frames.stop if self.recent.last else 0
         memories = self.rollout.memories
         layers = {layer.frames for memory in memories for layer in memory.layers}
         return {end} == layers | {memory.frames for memory in memories}
 
     def fork(self) -> "StreamState":
-        """Another that goes on from here: states and decoder copied, windows copied when written, the rest shared."""
+        """A copy that continues from here: states and decoder copied, windows copied on write, the rest shared."""
         prompted = [replace(one, memory=one.memory.clone()) for one in self.rollout.prompted]
         rollout = Rollout(self.rollout.model, prompted, noise=self.rollout.noise, settings=self.rollout.settings)
         return replace(self, rollout=rollout, decoder=self.decoder.clone(), decoders=dict(self.decoders))
 
-    def point(self, terms: StreamConfig) -> RewindPoint:
-        """This moment, right before a block is made."""
-        light = terms.rewind_kind == "light"
+    def point(self, config: StreamConfig) -> RewindPoint:
+        """A rewind point right before the next block."""
+        light = config.rewind_kind == "light"
         return RewindPoint(
             index=self.index,
             frames=self.rollout.frames,
             seeds=self.seeds,
             prompts=self.prompts,
             recent=self.recent,
-            waiting=self.waiting,
+            pending=self.pending,
             cut=self.cut,
             states=states_of(self.rollout) if light else (),
             memories=() if light else tuple(memory.clone() for memory in self.rollout.memories),
         )
 
-    def go_back(self, point: RewindPoint, terms: StreamConfig) -> None:
-        """Be what it was at a point of the past; prompts that wait for the next block go on waiting."""
-        # Even if they are the same: a change that broke off may have put others into force.
+    def go_back(self, point: RewindPoint, config: StreamConfig) -> None:
+        """Restore a rewind point; a pending prompt stays pending."""
+        # Even if they are the same: a change that failed half-way may have applied others.
         apply_prompts(self.rollout, point.prompts)
         if point.memories:
             self.take_memories(tuple(memory.clone() for memory in point.memories))
             if point.index < self.decoded:
                 self.decoder = self.decoders[point.index].clone()
         else:
-            prime_memory(self.rollout, point.recent, point.states, frames=point.frames)
-            self.decoder = prime_decoder(terms.parts.codec, point.recent)
+            warm_up_memory(self.rollout, point.recent, point.states, frames=point.frames)
+            self.decoder = warm_up_decoder(config.components.codec, point.recent)
         self.seeds, self.prompts, self.recent = point.seeds, point.prompts, point.recent
         self.rollout.noise = SeededNoise(point.seeds)
-        self.waiting, self.decoded, self.undecoded = point.waiting, point.index, None
+        self.pending, self.decoded, self.undecoded = point.pending, point.index, None
         self.points = tuple(one for one in self.points if one.index < point.index)
         self.decoders = {index: cache for index, cache in self.decoders.items() if index < point.index}
 
     def reseed(self, noise: SeededNoise | None) -> None:
-        """Other seeds from the next block on; None: the same."""
+        """Other seeds from the next block on; None changes nothing."""
         if noise is not None:
             self.seeds, self.rollout.noise = noise.seeds, noise
 
     def take_memories(self, memories: tuple[Memory, ...]) -> None:
-        """Go on with other memories under the same prompts."""
+        """Replace the memories, under the same prompts."""
         pairs = zip(self.rollout.prompted, memories, strict=True)
         self.rollout.prompted = tuple(replace(one, memory=memory) for one, memory in pairs)

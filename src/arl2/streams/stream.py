@@ -1,4 +1,4 @@
-"""A stream: video block by block for ever, that can be prompted anew, saved, forked, rewound and given real frames."""
+"""A continuous stream of blocks that can change its prompt, be saved, forked, rewound and extended with real frames."""
 
 import asyncio
 import logging
@@ -13,16 +13,19 @@ from torch import Tensor
 
 from arl2.errors import ConfigError, GeometryError, StreamError
 from arl2.geometry import video_frames_of
+from arl2.model.settings import whole
 from arl2.rollout.blocks import Block, VideoBlock
 from arl2.rollout.denoise import Rollout
+from arl2.rollout.frames import FramePlan
 from arl2.rollout.generator import prompted_memory
 from arl2.rollout.noise import SeededNoise
 from arl2.rollout.settings import CHANGE_MODES, ChangeMode
-from arl2.streams.codec_device import for_codec
+from arl2.streams.components import for_codec
+from arl2.streams.options import Seeds
 from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
-from arl2.streams.request import Request, Seeds, seeds_of, whole
+from arl2.streams.request import Request, seeds_of
 from arl2.streams.snapshot import save_stream
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 from arl2.video.codec import CodecCache
@@ -30,8 +33,8 @@ from arl2.video.codec import CodecCache
 logger = logging.getLogger(__name__)
 
 _BROKEN = (
-    "A clean pass of this stream broke off half-way, so its memory is of no use; rewind it (a stream begun with "
-    "rewind_blocks above 0 can), or resume a snapshot."
+    "A cache-update pass of this stream failed half-way, so its memory cannot be used; rewind it (possible if "
+    "rewind_blocks was above 0), or resume a snapshot."
 )
 
 
@@ -39,37 +42,37 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
     """Blocks of video, one after the other, from ``ARL2Pipeline.stream`` or ``resume``.
 
     What it holds does not grow, however long it runs: memory (with a window), the latents of the last window, the
-    decoder's cache, and ``rewind_blocks`` points of the past.
+    decoder's cache, and ``rewind_blocks`` rewind points.
 
     ``next`` denoises a block and decodes it. The two halves, :meth:`latents_next` and :meth:`decode`, may also be
     called on two threads, so that block ``i`` is decoded while ``i + 1`` is denoised. A prompt may be set on any
-    thread. What goes back in time (:meth:`save`, :meth:`fork`, :meth:`rewind`, :meth:`extend_with`) is called between
-    blocks, when all of them are decoded.
+    thread. :meth:`save`, :meth:`fork`, :meth:`rewind` and :meth:`extend_with` are called between blocks, when all of
+    them are decoded.
 
     Calls of ``next`` on several threads queue. A block of ``next`` whose decoding failed is decoded by the call after
-    it. After an error in the middle of a clean pass a stream makes no more blocks until it is rewound: the block that
-    failed counts as the last one.
+    it. After an error in the middle of a cache-update pass a stream makes no more blocks until it is rewound: the block
+    that failed counts as the last one.
 
     Args:
-        terms: what stays the same.
-        state: where it stands; from now on its own.
+        config: what stays the same.
+        state: owned by the stream from now on.
     """
 
-    def __init__(self, terms: StreamConfig, state: StreamState) -> None:
-        self._terms = terms
+    def __init__(self, config: StreamConfig, state: StreamState) -> None:
+        self._config = config
         self._now: StreamState | None = state
-        self._turn = threading.RLock()  # not a plain one: a callback may call back
+        self._turn = threading.RLock()  # re-entrant: a callback may call the stream
 
     @classmethod
-    def begin(cls, terms: StreamConfig, request: Request) -> "Stream":
-        """The start of a stream. What is known is given out first.
+    def begin(cls, config: StreamConfig, request: Request) -> "Stream":
+        """A new stream; conditioning frames are its first blocks.
 
         Raises:
             ConfigError: embeddings that do not fit the model.
         """
         settings, shape, prompts = request.settings, request.shape, request.prompts
         pairs = zip(prompts.texts, request.memories, strict=True)
-        model = terms.parts.transformer
+        model = config.components.transformer
         prompted = [prompted_memory(model, text, memory, shape.height, shape.width) for text, memory in pairs]
         rollout = Rollout(model, prompted, noise=request.noise, settings=settings)
         state = StreamState(
@@ -77,13 +80,13 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             seeds=request.noise.seeds,
             prompts=prompts,
             recent=Recent.of_window(shape.window, shape.sink),
-            decoder=terms.parts.codec.new_cache("decoder"),
+            decoder=config.components.codec.new_cache("decoder"),
         )
         if request.known is not None:
             first, step = settings.first_block_frames or rollout.block_frames, rollout.block_frames
             rest = request.known.shape[2] - first
-            state.waiting = _pieces(request.known, (first, *[step] * (rest // step)))
-        return cls(terms, state)
+            state.pending = _pending(request.known, (first, *[step] * (rest // step)))
+        return cls(config, state)
 
     # Blocks
 
@@ -97,53 +100,52 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             return self.decode(self._state.undecoded)
 
     def latents_next(self) -> Block:
-        """Denoise the next block and commit it; a known one is committed alone.
+        """Denoise the next block and commit it; conditioning latents are only committed.
 
         Raises:
-            StopIteration: ``num_frames`` are made.
-            StreamError: an earlier pass broke off half-way, or the stream is closed.
+            StopIteration: ``num_frames`` are reached.
+            StreamError: an earlier pass failed half-way, or the stream is closed.
         """
-        state, plan = self._state, self._terms.plan
+        state, plan = self._state, self._config.plan
         if not state.whole:
             raise StreamError(_BROKEN)
         if plan is not None and state.rollout.frames >= plan.latent_frames:
             raise StopIteration
         change = state.change
         if change is not None:
-            decay = self._terms.parts.settings.refresh_decay
+            decay = self._config.components.settings.refresh_decay
             state.recent = apply_change(state.rollout, change, state.recent, decay=decay)
             state.prompts = change.prompts
             state.cut = state.cut or (change.mode == "cut" and state.rollout.frames > 0)
-            if state.change is change:  # not one that came meanwhile
+            if state.change is change:  # not one that was set meanwhile
                 state.change = None
-        point = state.point(self._terms) if self._terms.rewind_blocks else None
+        point = state.point(self._config) if self._config.rewind_blocks else None
         if point is not None:
             earlier = [one for one in state.points if one.index < point.index]
-            state.points = (*earlier, point)[-self._terms.rewind_blocks :]
-        known = state.waiting[0] if state.waiting else None
+            state.points = (*earlier, point)[-self._config.rewind_blocks :]
+        known = state.pending[0] if state.pending else None
         cut = state.cut or (known is not None and known.cut)
-        # Whoever is given the block may write into it: clones are what the stream keeps.
+        # The caller may write into the block: the stream keeps clones.
         block = state.rollout.make(None if known is None else known.latents.clone(), cut=cut)
         state.recent = state.recent.with_block(LatentBlock(block.frames, block.latents.clone()))
-        state.waiting, state.cut = state.waiting[1:], False
+        state.pending, state.cut = state.pending[1:], False
         return block
 
     def decode(self, block: Block) -> VideoBlock:
-        """Pictures of a block of :meth:`latents_next`; each once, in order.
+        """Video frames of a block of :meth:`latents_next`; each block once, in order.
 
         Raises:
             StreamError: another block is next, or the stream is closed.
         """
-        state, plan, codec = self._state, self._terms.plan, self._terms.parts.codec
+        state, plan, codec = self._state, self._config.plan, self._config.components.codec
         if block.index != state.decoded:
-            raise StreamError(f"Block {block.index} came to be decoded, but block {state.decoded} is next.")
+            raise StreamError(f"Got block {block.index} to decode, but block {state.decoded} is next.")
         started = time.perf_counter()
-        if self._terms.rewind_kind == "exact" and self._terms.rewind_blocks:
-            oldest = block.index - self._terms.rewind_blocks
+        if self._config.rewind_kind == "exact" and self._config.rewind_blocks:
+            oldest = block.index - self._config.rewind_blocks
             kept = {index: cache for index, cache in state.decoders.items() if index > oldest}
             state.decoders = {**kept, block.index: state.decoder.clone()}
-        # Not for the caller of next: they may want gradients of their own.
-        # Codecs replace what they remember, and never write into it: this is enough should decoding break off.
+        # Codecs replace what they remember, and never write into it: this copy is enough should decoding fail.
         decoder = CodecCache(state.decoder.side, state.decoder.latent_frames, dict(state.decoder.features))
         with torch.no_grad():
             video = codec.decode(for_codec(codec, block.latents), decoder)
@@ -157,7 +159,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             frames=block.frames,
             latents=block.latents,
             first_video_frame=begun,
-            video=video if plan is None else video[:, :, : plan.asked - begun],
+            video=video if plan is None else video[:, :, : plan.requested - begun],
             denoise_seconds=block.denoise_seconds,
             commit_seconds=block.commit_seconds,
             decode_seconds=time.perf_counter() - started,
@@ -168,11 +170,16 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         return self
 
     async def __anext__(self) -> VideoBlock:
-        """The next block, made on another thread."""
+        """The next block, generated on another thread."""
         block = await asyncio.to_thread(next, self, None)
         if block is None:
             raise StopAsyncIteration
         return block
+
+    @property
+    def plan(self) -> FramePlan | None:
+        """The length; None for a continuous stream."""
+        return self._config.plan
 
     @property
     def index(self) -> int:
@@ -181,18 +188,18 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
 
     @property
     def video_frames(self) -> int:
-        """Video frames given out so far, counted from the start of the stream."""
+        """Video frames yielded so far, counted from the start of the stream."""
         state = self._state
         first = state.rollout.settings.first_block_frames or state.rollout.block_frames
         decoded = first + (state.decoded - 1) * state.rollout.block_frames if state.decoded else 0
         before = self._video_frames_before(decoded)
-        return before if self._terms.plan is None else min(before, self._terms.plan.asked)
+        return before if self._config.plan is None else min(before, self._config.plan.requested)
 
     # Prompts
 
     @property
     def prompt(self) -> str | list[str] | None:
-        """As it was given: the one that waits for the next block, else the one in force; None if embeddings came."""
+        """As it was given: the pending one, else the current one; None if embeddings were given."""
         state = self._state
         given = (state.prompts if state.change is None else state.change.prompts).given
         return list(given) if isinstance(given, tuple) else given
@@ -202,7 +209,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         self.change_prompt(prompt)
 
     def change_prompt(self, prompt: str | Sequence[str], mode: ChangeMode | None = None) -> None:
-        """Another prompt from the next block on. It is read now: what is wrong with it is said at once.
+        """Another prompt from the next block on. It is embedded, and checked, now.
 
         Args:
             prompt: for all samples, or one for each.
@@ -210,58 +217,58 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
                 the model's settings say.
 
         Raises:
-            StreamError: an empty prompt, or another number of them than samples; the stream keeps the prompt it has.
+            StreamError: an empty prompt, or another number of them than samples; the stream keeps its prompt.
             ConfigError: an unknown mode.
             Arl2Error: a prompt that the text part refuses.
         """
-        state, parts = self._state, self._terms.parts
-        mode = parts.settings.prompt_change if mode is None else mode
+        state, components = self._state, self._config.components
+        mode = components.settings.prompt_change if mode is None else mode
         if mode not in CHANGE_MODES:
-            raise ConfigError(f"The mode of a prompt change is {mode!r}; use one of {', '.join(CHANGE_MODES)}.")
+            raise ConfigError(f"Got prompt change mode {mode!r}; give one of {', '.join(CHANGE_MODES)}.")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if any(not one.strip() for one in prompts):
             raise StreamError("The new prompt is empty; give words. The stream keeps the prompt it has.")
         batch = state.rollout.batch
         if len(prompts) != batch and not isinstance(prompt, str):
-            raise StreamError(f"{len(prompts)} prompts came for {batch} samples; give one for all, or one each.")
+            raise StreamError(f"Got {len(prompts)} prompts for {batch} samples; give one for all, or one each.")
         with torch.no_grad():
-            text = parts.text.encode(prompts)
+            text = components.text.encode(prompts)
         state.change = PromptChange(state.prompts.changed(prompt, text.expand(batch, -1, -1)), mode)
 
-    # The past
+    # Snapshots, forks, rewinding
 
     def save(self, path: str | Path, kind: SnapshotKind = "exact") -> None:
-        """Write a snapshot that ``ARL2Pipeline.resume`` goes on from; a file that is there is replaced as a whole.
+        """Write a snapshot for ``ARL2Pipeline.resume``; an existing file is replaced atomically.
 
-        Points of the past are not in it: a resumed stream can be rewound by the blocks it has made since.
+        Rewind points are not in it: a resumed stream can be rewound by the blocks it has generated since.
 
         Args:
             path: ``.arl2`` by custom.
-            kind: ``"exact"``: states, windows, decoder; what comes next has the same bits. ``"light"``: states and the
-                latents of the last window (21 frames if it is full); windows and decoder are filled again from these.
+            kind: ``"exact"``: states, windows, decoder; later blocks have the same bits. ``"light"``: states and the
+                latents of the last window (21 frames without one); windows and decoder are warmed up from these.
                 Latents then differ by what the oldest of them knew of still older ones: not at all where every layer is
-                hybrid, 5e-3 in the first block of the embedded model (67 dB in pictures, 46 dB six blocks later), and
+                hybrid; 5e-3 in the first block of the softmax shapes model (67 dB in pixels, 46 dB six blocks later);
                 much where ``window=None`` and more than 21 frames have passed, which a warning says.
 
         Raises:
             StreamError: a block is not decoded yet, or the stream is closed.
             ConfigError: an unknown kind.
-            SnapshotError: a place that cannot be written to.
+            SnapshotError: a path that cannot be written.
         """
         if kind not in ("light", "exact"):
-            raise ConfigError(f'A snapshot is "light" or "exact"; {kind!r} came.')
+            raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
         with self._turn:
             state = self._between_blocks("saved")
-            if kind == "light" and self._terms.shape.window is None and not state.recent.holds_all:
+            if kind == "light" and self._config.shape.window is None and not state.recent.holds_all:
                 logger.warning(
-                    "A light snapshot of a stream without a window keeps its last %d latent frames alone, and a "
-                    "softmax layer forgets those before; save an exact one, or begin the stream with a window.",
+                    "A light snapshot of a stream without a window keeps only its last %d latent frames, and softmax "
+                    "layers forget those before; save an exact one, or begin the stream with a window.",
                     state.recent.keep,
                 )
-            save_stream(Path(path), self._terms, state, kind)
+            save_stream(Path(path), self._config, state, kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
-        """Another stream that goes on from here, independent of this one; with the same seeds it gives the same bits.
+        """An independent stream that continues from here; with the same seeds it gives the same bits.
 
         Args:
             seed: for another continuation, as for ``ARL2Pipeline.stream``.
@@ -275,15 +282,15 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             noise = self._noise(state, seed)
             twin = state.fork()
         twin.reseed(noise)
-        return Stream(self._terms, twin)
+        return Stream(self._config, twin)
 
     def rewind(self, blocks: int = 1, *, seed: Seeds = None) -> None:
-        """Go back to before the last ``blocks`` blocks; those that were given out stay given out.
+        """Go back to before the last ``blocks`` blocks.
 
-        With the same prompt and seed the same blocks come again: to the bit with ``rewind_kind="exact"``, or where
-        every layer is hybrid; otherwise as near as a light snapshot, see :meth:`save`. What was true at that time is
-        true again: prompt, seeds, known frames that were still to come. A prompt that waits for the next block goes on
-        waiting. After an error the block that failed counts as the last one.
+        With the same prompt and seed the same blocks follow: to the bit with ``rewind_kind="exact"``, or where every
+        layer is hybrid; otherwise as near as after a light snapshot, see :meth:`save`. Prompt, seeds and pending
+        conditioning frames are those of that time; a pending prompt stays pending. After an error the block that failed
+        counts as the last one.
 
         Args:
             blocks: 1 to ``rewind_blocks``.
@@ -294,7 +301,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             ConfigError: seeds that do not fit.
         """
         with self._turn:
-            self._rewind(whole("number of blocks", blocks), seed)
+            self._rewind(whole("blocks", blocks, least=0), seed)
 
     def _rewind(self, blocks: int, seed: Seeds) -> None:
         state = self._state
@@ -302,35 +309,35 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             self._between_blocks("rewound")
         if not 1 <= blocks <= len(state.points):
             raise StreamError(
-                f"The stream cannot be rewound by {blocks} blocks: it keeps {len(state.points)}; give 1 to that, or "
-                "begin it with more rewind_blocks."
+                f"Got {blocks} blocks to rewind by, but the stream keeps {len(state.points)}; give 1 to that, or begin "
+                "it with more rewind_blocks."
             )
-        point, given = state.points[-blocks], state.decoded
-        if point.index > given:
-            raise StreamError(f"Block {given} is not decoded yet; rewind by more blocks, or decode it first.")
+        point, decoded = state.points[-blocks], state.decoded
+        if point.index > decoded:
+            raise StreamError(f"Block {decoded} is not decoded yet; rewind by more blocks, or decode it first.")
         noise = self._noise(state, seed)
-        state.go_back(point, self._terms)
-        state.cut = point.cut or point.index < given
+        state.go_back(point, self._config)
+        state.cut = point.cut or point.index < decoded
         state.reseed(noise)
 
     def extend_with(self, frames: RealFrames) -> None:
-        """Real frames come next: they join memory, and are given out, decoded, as blocks with 0 seconds of denoising.
+        """Real frames come next: they are committed to memory, and yielded as blocks with 0 seconds of denoising.
 
-        They are encoded as what follows the pictures given out last, see :func:`arl2.streams.real_frames.encode_next`.
+        They are encoded as a continuation of the last video frames, see :func:`arl2.streams.real_frames.encode_next`.
 
         Args:
-            frames: ``[B, 3, F, height, width]`` in [-1, 1], or bytes ``[F, height, width, 3]``, of the stream's picture
-                size and rate; one video serves all samples. They must fill whole blocks.
+            frames: ``[B, 3, F, height, width]`` in [-1, 1], or bytes ``[F, height, width, 3]``, of the stream's size
+                and rate; one video serves all samples. They must fill whole blocks.
 
         Raises:
             GeometryError: frames that do not fit; the message names the nearest numbers that do.
             StreamError: a block is not decoded yet, or the stream is closed.
         """
-        state, codec, plan = self._between_blocks("extended"), self._terms.parts.codec, self._terms.plan
-        rollout, factor = state.rollout, self._terms.parts.codec.spatial_factor
+        state, codec, plan = self._between_blocks("extended"), self._config.components.codec, self._config.plan
+        rollout, factor = state.rollout, self._config.components.codec.spatial_factor
         height, width = factor * rollout.settings.height, factor * rollout.settings.width
         video = as_video(frames, batch=rollout.batch, height=height, width=width)
-        position = rollout.frames + sum(one.latents.shape[2] for one in state.waiting)
+        position = rollout.frames + sum(one.latents.shape[2] for one in state.pending)
         sizes = whole_block_frames(
             video.shape[2],
             at=position,
@@ -340,16 +347,16 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         )
         if plan is not None and position + sum(sizes) > plan.latent_frames:
             raise GeometryError(
-                f"{video.shape[2]} more video frames are longer than the {plan.asked} asked; give fewer."
+                f"{video.shape[2]} more video frames are longer than the {plan.requested} requested; give fewer."
             )
-        before = [piece.latents for piece in state.recent.last] + [one.latents for one in state.waiting]
+        before = [block.latents for block in state.recent.last] + [one.latents for one in state.pending]
         latents = encode_next(codec, video, before).to(rollout.device)
-        state.waiting += _pieces(latents, sizes, cut=position > 0)
+        state.pending += _pending(latents, sizes, cut=position > 0)
 
-    # Its end
+    # Closing
 
     def close(self) -> None:
-        """Let go of everything it holds; closing twice is fine."""
+        """Release everything; closing twice is fine."""
         self._now = None
 
     @property
@@ -372,27 +379,27 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         return self._now
 
     def _between_blocks(self, done: str) -> StreamState:
-        """The state, when nothing is under way."""
+        """The state, when nothing is in progress."""
         state = self._state
         if not state.whole:
             raise StreamError(_BROKEN)
         if state.decoded != state.index:
             raise StreamError(
                 f"The stream cannot be {done} now: block {state.decoded} is not decoded yet, and block "
-                f"{state.index} is next; decode what latents_next gave first."
+                f"{state.index} is next; decode the block of latents_next first."
             )
         return state
 
     @staticmethod
     def _noise(state: StreamState, seed: Seeds) -> SeededNoise | None:
-        """Made before anything changes: wrong seeds leave everything as it is."""
+        """Checked before anything changes."""
         return None if seed is None else SeededNoise(seeds_of(seed, None, state.rollout.batch))
 
     def _video_frames_before(self, frame: int) -> int:
-        return video_frames_of(0, frame, self._terms.parts.codec.temporal_factor)
+        return video_frames_of(0, frame, self._config.components.codec.temporal_factor)
 
 
-def _pieces(latents: Tensor, sizes: Sequence[int], *, cut: bool = False) -> tuple[PendingBlock, ...]:
-    """Blocks of latents, each on its own: one that is done with does not stay for the sake of the others."""
+def _pending(latents: Tensor, sizes: Sequence[int], *, cut: bool = False) -> tuple[PendingBlock, ...]:
+    """Blocks of latents, each with storage of its own, so that one can be freed without the others."""
     split = latents.split(list(sizes), dim=2)
-    return tuple(PendingBlock(piece.clone(), cut and i == 0) for i, piece in enumerate(split))
+    return tuple(PendingBlock(block.clone(), cut and i == 0) for i, block in enumerate(split))

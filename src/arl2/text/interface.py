@@ -24,6 +24,10 @@ class TextPart(Protocol):
         """Embeddings of the prompts, [prompts, length, width]; rows past a prompt's end are zero."""
         ...
 
+    def encode_empty(self) -> Float[Tensor, "1 words width"]:
+        """Embeddings of the empty prompt, which classifier-free guidance steers away from by default."""
+        ...
+
 
 @runtime_checkable
 class EncoderAtHand(TextPart, Protocol):

@@ -202,11 +202,15 @@ class UMT5Text(nn.Module):
             ConfigError: an empty prompt, or one that is no valid Unicode.
             NonFiniteError: the encoder gave NaN or infinity.
         """
-        return self(prompts)
+        return self([clean_prompt(prompt) for prompt in prompts])
+
+    def encode_empty(self) -> Float[Tensor, "1 words width"]:
+        """Embeddings of the empty prompt: the end mark alone, as in diffusers."""
+        return self([""])
 
     @torch.no_grad()
     def forward(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
-        """As `encode`, which is its name in the pipeline."""
+        """As `encode`, of prompts that are cleaned already; the empty one, too."""
         if self.place.dtype is not self.dtype:
             logger.warning(
                 "UMT5 computes in bfloat16 or float32, not in %s; it stays in %s.", self.place.dtype, self.dtype
@@ -218,9 +222,8 @@ class UMT5Text(nn.Module):
             row[: len(one)] = rows[one]
         return embeddings
 
-    def _tokens(self, prompt: str) -> tuple[int, ...]:
+    def _tokens(self, cleaned: str) -> tuple[int, ...]:
         """Ids of a prompt, the end mark included, cut to the length."""
-        cleaned = clean_prompt(prompt)
         whole = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
         if len(whole) <= self.length:
             return tuple(whole)

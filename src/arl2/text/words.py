@@ -83,3 +83,7 @@ class WordText:
         device = self.encoder.words.weight.device
         embedded: Tensor = self.encoder(rows["input_ids"].to(device), rows["attention_mask"].to(device, torch.bool))
         return embedded
+
+    def encode_empty(self) -> Float[Tensor, "1 words width"]:
+        """All zeros."""
+        return self.encode([""])

@@ -55,6 +55,10 @@ class ShapesText:
         """
         return self.words.encode([canonical(prompt) for prompt in prompts])
 
+    def encode_empty(self) -> Float[Tensor, "1 words width"]:
+        """All zeros."""
+        return self.words.encode_empty()
+
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of captions word for word, for training; an empty caption gives zeros."""
         return self.words.encode(captions)

@@ -106,6 +106,7 @@ class TeacherTask(ShapesTask[TeacherConfig]):
             self.guidance = Autoguidance(
                 config.start_from, config.guide, weight=config.guide_weight, device=self.device
             )
+        self.levels = torch.tensor(self.generation().sampler().timesteps_of(1)) / 1000
 
     def loss(self, batch: Batch) -> Loss:
         """Mean square error of the flow, one timestep a block, earlier blocks given clean."""

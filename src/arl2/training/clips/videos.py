@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.pipeline.conditioning import video_latents
 from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.conditioning import video_latents
 from arl2.training.clips.dataset import Clip
 from arl2.training.clips.folder import write_small
 from arl2.training.clips.sources import OnProgress, embed, own_rows

@@ -74,7 +74,7 @@ class DistributionMatching:
 
     def __init__(self, settings: GenerationSettings, block_frames: int, *, shift: float) -> None:
         sampler = settings.sampler()
-        self.sigmas = [tuple(timestep / 1000 for timestep in sampler.levels_of(block)) for block in (0, 1)]
+        self.sigmas = [tuple(timestep / 1000 for timestep in sampler.timesteps_of(block)) for block in (0, 1)]
         self.compared = LevelsBetween(*_COMPARED, shift=shift)
         self.block_frames, self.first_block_frames = block_frames, settings.first_block_frames
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from arl2.errors import ConfigError
 from arl2.model.presets import PRESETS, preset_config
 from arl2.model.registry import CARDS
-from arl2.pipeline.assemble import find_recipe
-from arl2.pipeline.published import model_settings_of, settings_of
+from arl2.pipeline.options import ModelSource
 from arl2.pipeline.registry import EMBEDDED
+from arl2.pipeline.resolve import resolve_source
 from arl2.rollout.settings import GenerationSettings
 
 _CHUNKWISE: dict[str, Any] = {"block_frames": 3}  # of a preset, whose name does not say
@@ -36,7 +36,7 @@ def named_sizes(name: str | Path) -> NamedSizes | None:
         return None
     if card.kind == "hybrid by path":
         raise ConfigError(f"'{name}' is a hybrid model, but a teacher is a softmax model: give causal-forcing.")
-    return NamedSizes(preset_config(card.preset, **model_settings_of(card)), settings_of(card))
+    return NamedSizes(preset_config(card.preset, **card.model_settings), card.settings)
 
 
 def require_folder(name: str | Path) -> None:
@@ -50,7 +50,7 @@ def require_folder(name: str | Path) -> None:
         return
     if name in PRESETS:
         raise ConfigError(f"'{name}' names sizes, enough for --dry-run; to train, give teacher the folder of a model.")
-    find_recipe(name)
+    resolve_source(ModelSource(model=str(name)))
     raise ConfigError(
         f"'{name}' is on this disk, but a run reads and exports the folder of a pipeline: make one with "
         f"'arl2 export {name} FOLDER' (large files are linked, not copied), and give teacher=FOLDER."

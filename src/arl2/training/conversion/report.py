@@ -122,7 +122,7 @@ def report_conversion(
                 )
             )
     sampler = settings.sampler(None)
-    passes, streams = len(sampler.levels_of(1)), 1 if sampler.guidance_scale == 1.0 else 2
+    passes, streams = len(sampler.timesteps_of(1)), 1 if sampler.guidance_scale == 1.0 else 2
     return ConversionReport(
         plan_before=str(before["layer_plan"]),
         plan_after=plan,

@@ -94,7 +94,7 @@ class SamplingLevels:
         sampler = settings.sampler()
         self.share, self.shift = share, settings.shift
         # The first block may have levels of its own.
-        self.first, self.later = (torch.tensor(sampler.levels_of(block)) / TRAIN_STEPS for block in (0, 1))
+        self.first, self.later = (torch.tensor(sampler.timesteps_of(block)) / TRAIN_STEPS for block in (0, 1))
         lowest = float(min(self.first.min(), self.later.min()))
         self.between = LevelsBetween(lowest / (self.shift - (self.shift - 1) * lowest), 1.0, self.shift)
 
