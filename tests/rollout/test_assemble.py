@@ -175,7 +175,7 @@ def test_guidance_and_its_negative_prompt_are_options(disk):
     with pytest.raises(ConfigError, match="guidance is off"):
         pipe.stream("a cat", negative_prompt="a dog")
     for scale in (float("nan"), float("inf"), "3"):
-        with pytest.raises(ConfigError, match="Got guidance_scale .*; give a finite number"):
+        with pytest.raises(ConfigError, match=r"Got guidance_scale .*; give a finite number"):
             replace(sampled, guidance_scale=scale)
 
 
