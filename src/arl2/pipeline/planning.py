@@ -14,7 +14,6 @@ from arl2.pipeline.budget import GenerationJob, MemoryPlan, plan_memory
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, parameters_of, wan_decoder
 from arl2.rollout.settings import read_json
 
-_TEMPORAL_FACTOR = 4  # video frames a latent frame, of Wan's codec
 # The VAE of the first release has no config beside it; these are its sizes.
 _WAN21_VAE = {
     "base_dim": 96,
@@ -55,10 +54,11 @@ def plan_recipe(
     config = transformer_config(recipe.weights or recipe.base, weights=weights_branch, **recipe.model)
     if hybrid_layers:
         config = config_after(config, hybrid_layers)
+    decoder = TINY_DECODER if tiny_decoder else _wan_decoder(recipe.base)
     asked = settings.num_frames if num_frames is None else num_frames
-    whole = 1 + _TEMPORAL_FACTOR * math.ceil((asked - 1) / _TEMPORAL_FACTOR)
     first = settings.first_block_frames or config["block_frames"]
-    latent_frames = latent_frames_of(0, whole, _TEMPORAL_FACTOR)
+    factor = decoder.temporal_factor
+    latent_frames = latent_frames_of(0, 1 + factor * math.ceil((asked - 1) / factor), factor)
     later = max(0, latent_frames - first)
     work = GenerationJob(
         frames=first + config["block_frames"] * math.ceil(later / config["block_frames"]),
@@ -73,7 +73,6 @@ def plan_recipe(
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
     )
-    decoder = TINY_DECODER if tiny_decoder else _wan_decoder(recipe.base)
     return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(recipe.base), decoder=decoder)
 
 

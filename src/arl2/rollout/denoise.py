@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory
 from arl2.errors import MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks
-from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.rollout.best_of import BestOf, SideBySide
 from arl2.rollout.blocks import Block
+from arl2.rollout.finite import require_finite
 from arl2.rollout.noise import NoiseSource
 from arl2.rollout.samplers import Sampler
 
@@ -43,7 +42,7 @@ class RolloutSettings:
         sampler: :class:`FewStep` or :class:`MultiStep`.
         height, width: latent size.
         first_block_frames: size of the first block, if it differs.
-        context_noise: timestep of the clean pass.
+        context_noise: timestep of the cache-update pass.
         best_of: how the first block is chosen from several; None: it is drawn once.
     """
 
@@ -91,6 +90,8 @@ class Rollout:
             split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
+        # The first flow and the first memory are searched for NaN; later passes do not wait for the device.
+        self._flow_is_finite = self._memory_is_finite = False
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -143,10 +144,12 @@ class Rollout:
 
     @torch.no_grad()
     def commit(self, latents: Latents) -> None:
-        """The clean pass: its only purpose is to write memory."""
+        """The cache-update pass: its only purpose is to write memory."""
         for one in self.prompted:
-            timesteps = _timesteps(latents, self.settings.context_noise)
-            self.model(latents, timesteps, one.prompt, run=Stream(one.memory, Access.COMMIT))
+            self.model.commit(latents, _timesteps(latents, self.settings.context_noise), one.prompt, one.memory)
+            if not self._memory_is_finite:
+                require_finite(one.memory.views().values(), self.model, latents, one.prompt)
+        self._memory_is_finite = True
 
     def _generate(self, index: int, span: FrameRange) -> Latents:
         best_of = self.settings.best_of
@@ -184,8 +187,10 @@ class Rollout:
 
     def _read(self, x: Tensor, timestep: float, one: Prompted) -> Tensor:
         """A denoising pass: memory is read, never written."""
-        flow = self.model(x, _timesteps(x, timestep), one.prompt, run=Stream(one.memory, Access.READ))
-        assert flow is not None  # only a committing pass predicts nothing
+        flow = self.model.predict(x, _timesteps(x, timestep), one.prompt, one.memory)
+        if not self._flow_is_finite:
+            require_finite([flow], self.model, x, one.prompt)
+            self._flow_is_finite = True
         return flow.to(x.dtype)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arl2.attention.memory import KeyValueCache
 from arl2.rollout.denoise import Rollout
 from arl2.streams.codec_device import for_codec
 from arl2.streams.recent import Recent
@@ -36,7 +35,7 @@ def prime_memory(rollout: Rollout, recent: Recent, states: States, *, frames: in
         states: as ``states_of`` gave them there.
         frames: position of the next block.
     """
-    if any(isinstance(layer, KeyValueCache) for layer in rollout.memories[0].layers) and recent.last:
+    if rollout.memories[0].has_window and recent.last:
         for memory in rollout.memories:
             # What a hybrid layer remembers while windows are filled only colours what other layers keep.
             memory.scale_states(0.0)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import converted_layers
 from arl2.diffusion.flow import add_noise, velocity_to_clean
 from arl2.errors import ConfigError
 from arl2.geometry import split_blocks
@@ -99,7 +99,7 @@ class DmdTask(ShapesTask[DmdConfig]):
         super().__init__(config, model, text, device=device)
         self.converted: dict[str, torch.nn.Parameter] = {}
         self.start = pipeline_folder(config.start_from)
-        if HybridSpec.letter in str(model.config.layer_plan):
+        if converted_layers(model.config.layer_plan):
             self.converted = unfreeze(self.model, 2)
             self.text.words.encoder.requires_grad_(False)
         real = config.real or config.start_from
@@ -119,7 +119,7 @@ class DmdTask(ShapesTask[DmdConfig]):
             self.critic.model, self.critic.text, name="critic.", learning_rate_scale=self.config.critic_rate
         )
         if self.converted:
-            return [*groups_of(self.converted, 2, weight_decay=WEIGHT_DECAY), *critic]
+            return [*groups_of(self.model, self.converted, 2, weight_decay=WEIGHT_DECAY), *critic]
         return [*part_groups(self.model, self.text), *critic]
 
     def loss(self, batch: Batch) -> Loss:

@@ -129,7 +129,7 @@ class ConversionTask(ABC, Generic[Config]):
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """What this stage trains."""
-        return groups_of(self.trained, self.config.stage, weight_decay=self.config.weight_decay)
+        return groups_of(self.student, self.trained, self.config.stage, weight_decay=self.config.weight_decay)
 
     def shard(self, processes: Processes) -> None:
         """Cut teacher and student into shards, layer by layer."""
