@@ -36,7 +36,7 @@ from arl2.streams.model_hash import parts_hash
 from arl2.streams.request import Window
 from arl2.training.conversion.distill import DistillConfig
 from arl2.training.conversion.students import export_student, load_teacher, make_student, student_settings
-from arl2.training.conversion.trainable import part_of
+from arl2.training.conversion.trainable import trained_parameters
 from arl2.training.engine.progress import read_metrics
 from conversion_measures import measure_memory, measure_prompts, measure_stream, plain_score
 from line_chart import line_chart
@@ -176,8 +176,13 @@ def truth_cell(given: argparse.Namespace) -> Cell:
 def facts_of(row: Row, pipe: ARL2Pipeline) -> dict[str, Any]:
     """What need not be measured: plan, window, the trained share of the pretrained numbers, minutes."""
     sizes = {name: parameter.numel() for name, parameter in pipe.transformer.named_parameters()}
-    new = sum(size for name, size in sizes.items() if part_of(name, 2))
-    trained = sum(size for name, size in sizes.items() if row.stage and part_of(name, 2 if row.stage == 2 else 1))
+    new = sum(parameter.numel() for parameter in trained_parameters(pipe.transformer, 2).values())
+    trained = sum(
+        parameter.numel()
+        for parameter in (
+            trained_parameters(pipe.transformer, 2 if row.stage == 2 else 1) if row.stage else {}
+        ).values()
+    )
     return {
         "model": row.model,
         "plan": str(pipe.transformer.config.layer_plan),

@@ -13,9 +13,7 @@ import time
 
 import torch
 
-from arl2.attention.access import Access
 from arl2.model.cost import pass_flops
-from arl2.model.passes import Stream
 from arl2.model.precision import cast_model, parameter_count
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -55,19 +53,21 @@ def main() -> None:
     with torch.no_grad():
         text = model.prompt_context(torch.randn(1, model.config.text_len, model.config.text_dim))
         rate = matrix_product_rate(dtype)
-        for name, access, timestep in (("denoising pass", Access.READ, 1000.0), ("clean pass", Access.COMMIT, 0.0)):
-            flops = pass_flops(model.config, memory.geometry, past_frames=0, commit=access is Access.COMMIT).total
+        passes = (("denoising pass", model.predict, 1000.0), ("cache-update pass", model.commit, 0.0))
+        for name, run, timestep in passes:
+            commit = run == model.commit
+            flops = pass_flops(model.config, memory.geometry, past_frames=0, commit=commit).total
             times = []
-            for _ in range(given.passes if access is Access.READ else 1):
+            for _ in range(1 if commit else given.passes):
                 started = time.perf_counter()
-                flow = model(latents, torch.full((1, frames), timestep), text, run=Stream(memory, access))
+                flow = run(latents, torch.full((1, frames), timestep), text, memory)
                 times.append(time.perf_counter() - started)
                 if flow is not None and not bool(torch.isfinite(flow).all()):
                     raise SystemExit("The flow is not finite.")
             seconds = min(times)
             results[name] = {"seconds": seconds, "tflop": flops / 1e12, "share_of_matmul_rate": flops / seconds / rate}
             print(
-                f"{name:15s} {seconds:7.2f} s  {flops / 1e12:6.3f} TFLOP  {flops / seconds / 1e9:6.0f} GFLOP/s, "
+                f"{name:18s} {seconds:7.2f} s  {flops / 1e12:6.3f} TFLOP  {flops / seconds / 1e9:6.0f} GFLOP/s, "
                 f"{100 * flops / seconds / rate:.0f} % of a {given.dtype} matrix product here"
             )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -5,8 +5,12 @@ frame; a *block* is the frames denoised together.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from arl2.errors import GeometryError
+
+SinkPositions = Literal["absolute", "relative"]  # of the first frames that a window keeps
+SINK_POSITIONS: tuple[str, ...] = get_args(SinkPositions)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arl2.attention.gate import Gate
+from arl2.attention.state_branch import Gate
 from support import randn, relative, tiny_model
 
 GATES = ("gate_proj", "state.decay_proj", "state.beta_proj")

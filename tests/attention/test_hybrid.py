@@ -3,16 +3,19 @@
 import pytest
 import torch
 
-from arl2.attention.access import Access
-from arl2.attention.factory import build_self_attention
+from arl2.attention.cost import HeadSize
+from arl2.attention.hybrid import HybridSpec
+from arl2.attention.kind import Access
 from arl2.attention.memory import MemoryGeometry, RecurrentState
-from arl2.attention.plan import HybridSpec, SoftmaxSpec, parse_plan, plan_of
+from arl2.attention.plan import parse_plan, plan_of
+from arl2.attention.softmax import SoftmaxSpec
 from arl2.errors import ConfigError
 from arl2.kernels.rope import Rotation, rope_angles
 from support import randn, relative, tiny_model
 
 WIDTH, HEADS, ROWS, COLUMNS, FRAMES = 24, 2, 2, 3, 2
 TOKENS = FRAMES * ROWS * COLUMNS
+SIZE = HeadSize(HEADS, WIDTH // HEADS)
 GEOMETRY = MemoryGeometry(1, ROWS, COLUMNS, FRAMES)
 
 
@@ -33,7 +36,7 @@ def state_with(seed: int) -> RecurrentState:
 @torch.no_grad()
 def test_with_an_empty_state_it_is_the_softmax_layer():
     attention = hybrid()
-    softmax = build_self_attention(SoftmaxSpec(), width=WIDTH, heads=HEADS, eps=1e-6)
+    softmax = SoftmaxSpec().build(SIZE, eps=1e-6)
     softmax.shared.load_state_dict(attention.shared.state_dict())
     x = randn(1, TOKENS, WIDTH)
     empty = attention.allocate_memory(
@@ -89,7 +92,7 @@ def test_the_clean_pass_attends_before_it_writes():
 
 @torch.no_grad()
 def test_a_conversion_starts_with_identity_features_slow_decay_and_no_change():
-    attention = build_self_attention(HybridSpec(4, 8.0), width=WIDTH, heads=HEADS, eps=1e-6)
+    attention = HybridSpec(4, 8.0).build(SIZE, eps=1e-6)
     branch = attention.state
     eye = torch.eye(WIDTH // HEADS).expand(HEADS, -1, -1)
     assert all(torch.equal(phi, eye) for phi in (branch.phi_q, branch.phi_k, branch.phi_v))
@@ -98,7 +101,7 @@ def test_a_conversion_starts_with_identity_features_slow_decay_and_no_change():
     assert bool((branch.A_log.exp() <= 16).all())
     x = randn(1, TOKENS, WIDTH)
     raw = attention.shared.project(x)
-    plain = build_self_attention(HybridSpec(), width=WIDTH, heads=HEADS, eps=1e-6)
+    plain = HybridSpec().build(SIZE, eps=1e-6)
     plain.load_state_dict(attention.state_dict(), strict=False)
     assert torch.equal(
         branch.queries(x, raw, attention.shared, rotation_at(0)),

@@ -5,10 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.attention.access import Access
 from arl2.attention.memory import KeyValueCache, MemoryGeometry, RecurrentState
 from arl2.errors import MemoryMismatchError
-from arl2.model.passes import Stream
 from arl2.model.precision import cast_model
 from support import randn, tiny_model
 
@@ -124,7 +122,7 @@ def test_the_state_is_constant_and_stays_where_it_is():
     text, size, where = randn(1, 5, 10), memory.nbytes, [m.state.data_ptr() for m in memory.layers]
     assert size == 2 * 1 * 2 * 12 * 12 * 4  # layers, batch, heads, D, D, float32
     for i in range(5):
-        model(randn(1, 3, 2, 4, 6, seed=i), torch.zeros(1, 2), text, run=Stream(memory, Access.COMMIT))
+        model.commit(randn(1, 3, 2, 4, 6, seed=i), torch.zeros(1, 2), text, memory)
         assert memory.nbytes == size
         assert [m.state.data_ptr() for m in memory.layers] == where
         assert all(m.state.dtype == torch.float32 for m in memory.layers if isinstance(m, RecurrentState))
@@ -137,7 +135,7 @@ def test_a_clone_lives_its_own_life(plan, window):
     text = randn(1, 5, 10)
 
     def commit(into, seed):
-        model(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, run=Stream(into, Access.COMMIT))
+        model.commit(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, into)
 
     commit(memory, 0)
     fork = memory.clone()
@@ -151,9 +149,10 @@ def test_a_clone_lives_its_own_life(plan, window):
     assert fork.fingerprint() == memory.fingerprint()
 
 
-def pass_with(model, memory, *, batch=1, frames=2, height=4, width=6, access=Access.READ):
+def pass_with(model, memory, *, batch=1, frames=2, height=4, width=6, commit=False):
     latents = randn(batch, 3, frames, height, width)
-    return model(latents, torch.zeros(batch, frames), randn(batch, 5, 10), run=Stream(memory, access))
+    run = model.commit if commit else model.predict
+    return run(latents, torch.zeros(batch, frames), randn(batch, 5, 10), memory)
 
 
 def test_memory_that_does_not_fit_is_refused():
@@ -167,7 +166,7 @@ def test_memory_that_does_not_fit_is_refused():
         pass_with(model, memory, height=6)
     with pytest.raises(MemoryMismatchError, match="takes blocks of 2 frames"):
         pass_with(model, memory, frames=3)
-    pass_with(model, memory, access=Access.COMMIT)
+    pass_with(model, memory, commit=True)
     with pytest.raises(MemoryMismatchError, match=r"this one has 1 at frame 2"):
         pass_with(model, memory, frames=1)
     memory.begin_at(2)
@@ -183,11 +182,11 @@ def test_gradients_of_a_read_survive_what_memory_does_next(plan):
     model = tiny_model(plan)
     memory = model.allocate_memory(batch=1, height=4, width=6)
     with torch.no_grad():
-        pass_with(model, memory, access=Access.COMMIT)
+        pass_with(model, memory, commit=True)
     flow = pass_with(model, memory)
     again = pass_with(model, memory)
     with torch.no_grad():
-        pass_with(model, memory, access=Access.COMMIT)
+        pass_with(model, memory, commit=True)
     (flow.square().mean() + again.square().mean()).backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if ".to_q." in name)
 
@@ -199,22 +198,6 @@ def test_memory_of_another_dtype_or_rank_or_none_is_refused():
         pass_with(cast_model(tiny_model("HS"), torch.bfloat16), memory)
     with pytest.raises(MemoryMismatchError, match="ranks 2 and 2"):
         pass_with(tiny_model("HS", state_rank=1), memory)
-    with pytest.raises(MemoryMismatchError, match=r"NoneType and .* came; allocate memory"):
-        unchecked(Stream)(None, Access.READ, model)
-    with pytest.raises(MemoryMismatchError, match=r"'commit' came; .* say Access\.READ"):
-        unchecked(Stream)(memory, "commit", model)
-
-
-def unchecked(kind):
-    """A pass with fields of any type, as a user without a type checker can make one."""
-
-    def run(memory, access, model):
-        stream = object.__new__(kind)
-        object.__setattr__(stream, "memory", memory)
-        object.__setattr__(stream, "access", access)
-        return model(randn(1, 3, 2, 4, 6), torch.zeros(1, 2), randn(1, 5, 10), run=stream)
-
-    return run
 
 
 def test_a_clean_pass_that_broke_off_is_noticed():
@@ -223,6 +206,6 @@ def test_a_clean_pass_that_broke_off_is_noticed():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model.layers[1].self_attention.shared.to_v, "forward", None)
         with pytest.raises(TypeError):
-            pass_with(model, memory, access=Access.COMMIT)
+            pass_with(model, memory, commit=True)
     with pytest.raises(MemoryMismatchError, match="broke off half-way"):
         pass_with(model, memory)

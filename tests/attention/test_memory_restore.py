@@ -7,10 +7,8 @@ import json
 import pytest
 import torch
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory
 from arl2.errors import MemoryMismatchError
-from arl2.model.passes import Stream
 from support import randn, relative, tiny_model
 
 WINDOWS = [
@@ -32,8 +30,8 @@ def run(model, memory: Memory, blocks: range | list[int]) -> list[torch.Tensor]:
     flows = []
     for i in blocks:
         x = randn(2, 3, 2, 4, 6, seed=i)
-        flows.append(model(x, torch.full((2, 2), 700.0), text, run=Stream(memory, Access.READ)))
-        model(x, torch.zeros(2, 2), text, run=Stream(memory, Access.COMMIT))
+        flows.append(model.predict(x, torch.full((2, 2), 700.0), text, memory))
+        model.commit(x, torch.zeros(2, 2), text, memory)
     return flows
 
 

@@ -5,9 +5,7 @@ import gc
 import pytest
 import torch
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory
-from arl2.model.passes import Stream
 from support import randn, tiny_model
 
 SINKS = {"window": 5, "sink": 1, "sink_positions": "relative"}
@@ -20,8 +18,9 @@ def stream(blocks: int):
     text = model.prompt_context(randn(1, 5, 10))
 
     @torch.no_grad()
-    def run(into: Memory, seed: int, access: Access = Access.COMMIT):
-        return model(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, run=Stream(into, access))
+    def run(into: Memory, seed: int, commit: bool = True):
+        run = model.commit if commit else model.predict
+        return run(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, into)
 
     for seed in range(blocks):
         run(memory, seed)
@@ -58,14 +57,14 @@ def test_a_fork_that_is_dropped_costs_nothing():
         assert places(memory) == where
 
 
-@pytest.mark.parametrize("access", list(Access))
+@pytest.mark.parametrize("commit", [False, True])
 @pytest.mark.parametrize("first", ["original", "fork"])
-def test_the_first_that_writes_takes_the_copy(first, access):
+def test_the_first_that_writes_takes_the_copy(first, commit):
     memory, run = stream(3)
     fork = memory.clone()
     writer, other = (memory, fork) if first == "original" else (fork, memory)
     shared, before = places(memory)[1:], other.fingerprint()
-    run(writer, 7, access)
+    run(writer, 7, commit)
     assert set(places(writer)[1:]).isdisjoint(shared)
     assert places(other)[1:] == shared
     assert other.fingerprint() == before
@@ -82,7 +81,7 @@ def test_the_first_that_writes_takes_the_copy(first, access):
 def test_of_three_two_go_on_sharing():
     memory, run = stream(4)
     one, two = memory.clone(), memory.clone()
-    run(memory, 5, Access.READ)
+    run(memory, 5, commit=False)
     assert memory.shared == 0
     assert one.shared == two.shared == window_bytes(one)
     del two
@@ -128,5 +127,5 @@ def test_caches_that_grow_are_copied_too():
     with torch.no_grad():
         for seed in range(7):
             history.append((memory.clone(), memory.fingerprint()))
-            model(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, run=Stream(memory, Access.COMMIT))
+            model.commit(randn(1, 3, 2, 4, 6, seed=seed), torch.zeros(1, 2), text, memory)
     assert all(old.fingerprint() == was for old, was in history)

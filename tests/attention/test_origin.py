@@ -5,12 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.attention.access import Access
 from arl2.errors import MemoryMismatchError
 from arl2.kernels.attention.naive import softmax_attention
 from arl2.kernels.delta_rule.naive import gated_delta_state
 from arl2.kernels.rope import rope_angles, turn_frames, turn_state
-from arl2.model.passes import Stream
 from support import randn, relative, tiny_model
 
 HEAD, TOKENS, BLOCKS = 12, 6, 5
@@ -75,8 +73,8 @@ def run(model, memory, blocks, first=None):
     for i in blocks:
         size = first if first and i == 0 else 2
         x = randn(1, 3, size, 4, 6, seed=i)
-        flows.append(model(x, torch.full((1, size), 700.0), text, run=Stream(memory, Access.READ)))
-        model(x, torch.zeros(1, size), text, run=Stream(memory, Access.COMMIT))
+        flows.append(model.predict(x, torch.full((1, size), 700.0), text, memory))
+        model.commit(x, torch.zeros(1, size), text, memory)
     return flows
 
 

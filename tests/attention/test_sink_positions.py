@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arl2.attention import key_value_cache
-from arl2.attention.access import Access
 from arl2.attention.memory import KeyValueCache, MemoryGeometry
 from arl2.errors import ConfigError
 from arl2.kernels.rope import Rotation, rope_angles, turn_frames
-from arl2.model.passes import DiffusionForcing, Stream
+from arl2.model.passes import DiffusionForcing
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from support import ROUNDING, randn, relative, tiny_model
@@ -70,9 +69,9 @@ def flows_of(model, blocks, *, reads=1, **sinks):
     for i in range(blocks):
         x = randn(1, 3, 2, 4, 6, seed=i)
         for _ in range(reads):
-            flow = model(x, torch.full((1, 2), 700.0), text, run=Stream(memory, Access.READ))
+            flow = model.predict(x, torch.full((1, 2), 700.0), text, memory)
         flows.append(flow)
-        model(x, torch.zeros(1, 2), text, run=Stream(memory, Access.COMMIT))
+        model.commit(x, torch.zeros(1, 2), text, memory)
     return flows
 
 
@@ -114,8 +113,8 @@ def test_trains_as_it_streams_while_the_window_slides(dtype, limit):
         flows = []
         for i in range(0, 8, 2):
             part = x[:, :, i : i + 2]
-            flows.append(model(part, timestep[:, :2], text, run=Stream(memory, Access.READ)))
-            model(part, timestep[:, :2], text, run=Stream(memory, Access.COMMIT))
+            flows.append(model.predict(part, timestep[:, :2], text, memory))
+            model.commit(part, timestep[:, :2], text, memory)
     assert relative(torch.cat(flows, dim=2), parallel) < limit
 
 

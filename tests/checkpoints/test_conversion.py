@@ -76,7 +76,7 @@ def test_a_hybrid_gains_layers_and_loses_none():
     assert {name.split(".")[1] for name in twice.new} == {"2"}
     with pytest.raises(ConfigError, match=r"Layers \[0\] are hybrid already"):
         convert(once, "SSHS", state_rank=2, ffn_rank=2)
-    with pytest.raises(ConfigError, match="have ranks 2 and 2"):
+    with pytest.raises(ConfigError, match="converted layers have state_rank 2"):
         convert(once, "HSHS", state_rank=4, ffn_rank=2)
 
 

@@ -6,9 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory
-from arl2.model.passes import Stream
 from support import randn, tiny_model
 
 MODELS = [
@@ -33,8 +31,8 @@ class Streamed:
     def passes(self, memory: Memory, seed: int) -> torch.Tensor:
         frames = self.model.config.block_frames
         x, level = randn(1, 3, frames, 4, 6, seed=seed), torch.full((1, frames), 700.0)
-        flow = self.model(x, level, self.text, run=Stream(memory, Access.READ))
-        self.model(x, torch.zeros(1, frames), self.text, run=Stream(memory, Access.COMMIT))
+        flow = self.model.predict(x, level, self.text, memory)
+        self.model.commit(x, torch.zeros(1, frames), self.text, memory)
         return flow
 
     def block(self) -> None:

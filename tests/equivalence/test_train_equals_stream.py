@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.attention.access import Access
 from arl2.geometry import split_blocks
-from arl2.model.passes import DiffusionForcing, Stream, TeacherForcing
+from arl2.model.passes import DiffusionForcing, TeacherForcing
 from support import randn, relative, tiny_model
 
 
@@ -18,8 +17,8 @@ def streamed(model, written, read, timesteps, text, writing_timesteps, spans):
     flows = []
     for span in spans:
         part = slice(span.start, span.stop)
-        flows.append(model(read[:, :, part], timesteps[:, part], text, run=Stream(memory, Access.READ)))
-        model(written[:, :, part], writing_timesteps[:, part], text, run=Stream(memory, Access.COMMIT))
+        flows.append(model.predict(read[:, :, part], timesteps[:, part], text, memory))
+        model.commit(written[:, :, part], writing_timesteps[:, part], text, memory)
     return torch.cat(flows, dim=2)
 
 

@@ -1,11 +1,9 @@
-"""Denoising passes leave memory bit-identical; the clean pass is the only one that writes."""
+"""Denoising passes leave memory bit-identical; the cache-update pass is the only one that writes."""
 
 import pytest
 import torch
 
-from arl2.attention.access import Access
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
-from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout import FewStep, SeededNoise, generate_blocks
 from support import randn, tiny_model
@@ -25,9 +23,9 @@ def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window):
         for i in range(4):
             x, timestep = randn(1, 3, 2, 4, 6, seed=i), torch.full((1, 2), 700.0)
             for _ in range(reads):
-                flow = model(x, timestep, text, run=Stream(memory, Access.READ))
+                flow = model.predict(x, timestep, text, memory)
             flows.append(flow)
-            model(x, torch.zeros(1, 2), text, run=Stream(memory, Access.COMMIT))
+            model.commit(x, torch.zeros(1, 2), text, memory)
         return flows
 
     once = stream(1)
@@ -37,26 +35,28 @@ def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window):
 
 @pytest.mark.parametrize(("plan", "window"), PLANS)
 def test_every_pass_of_a_rollout_keeps_its_word(plan, window, monkeypatch):
-    """Memory is hashed around each pass: READ leaves it, COMMIT changes it, one COMMIT a block."""
+    """Memory is hashed around each pass: predicting leaves it, committing changes it, once a block."""
     model = tiny_model(plan, **window)
     memory = model.allocate_memory(batch=1, height=4, width=6)
     commits = []
-    forward = CausalWanTransformer3DModel.forward
+    predict, commit = CausalWanTransformer3DModel.predict, CausalWanTransformer3DModel.commit
 
-    def watched(self, latents, timestep, text, *, run):
-        before, frames = run.memory.fingerprint(), run.memory.frames
-        flow = forward(self, latents, timestep, text, run=run)
-        if run.access is Access.READ:
-            assert run.memory.fingerprint() == before
-            assert run.memory.frames == frames
-        else:
-            assert flow is None
-            assert run.memory.fingerprint() != before
-            assert run.memory.frames == frames + 2
-            commits.append(frames)
+    def watched_predict(self, latents, timestep, text, memory):
+        before, frames = memory.fingerprint(), memory.frames
+        flow = predict(self, latents, timestep, text, memory)
+        assert memory.fingerprint() == before
+        assert memory.frames == frames
         return flow
 
-    monkeypatch.setattr(CausalWanTransformer3DModel, "forward", watched)
+    def watched_commit(self, latents, timestep, text, memory):
+        before, frames = memory.fingerprint(), memory.frames
+        commit(self, latents, timestep, text, memory)
+        assert memory.fingerprint() != before
+        assert memory.frames == frames + 2
+        commits.append(frames)
+
+    monkeypatch.setattr(CausalWanTransformer3DModel, "predict", watched_predict)
+    monkeypatch.setattr(CausalWanTransformer3DModel, "commit", watched_commit)
     blocks = generate_blocks(
         model,
         randn(1, 5, 10),

@@ -5,33 +5,33 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from arl2.attention.access import Access
 from arl2.attention.memory import MemoryGeometry
 from arl2.kernels.delta_rule.chunked import CHUNK
 from arl2.model.cost import clip_flops, memory_bytes, pass_flops, rollout_flops
-from arl2.model.passes import Stream, TeacherForcing
+from arl2.model.passes import TeacherForcing
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
 from support import randn, tiny_model
 
 
 @pytest.mark.parametrize("plan", ["S", "H", "HSH", "SHS"])
-@pytest.mark.parametrize("access", list(Access))
-def test_operations_equal_a_profilers_count(plan, access):
+@pytest.mark.parametrize("commit", [False, True])
+def test_operations_equal_a_profilers_count(plan, commit):
     # Tokens are a multiple of the chunk, so that the last chunk is a full one.
     model, height, width = tiny_model(plan, ffn_rank_layers="all"), 16, 16
     text = model.prompt_context(randn(1, 5, 10))
     memory = model.allocate_memory(batch=1, height=height, width=width)
-    model(randn(1, 3, 2, height, width), torch.zeros(1, 2), text, run=Stream(memory, Access.COMMIT))
+    model.commit(randn(1, 3, 2, height, width), torch.zeros(1, 2), text, memory)
     counter = FlopCounterMode(display=False)
     # The profiler knows attention as matrix products, not as the fused CPU kernel.
     with counter, sdpa_kernel(SDPBackend.MATH):
-        model(randn(1, 3, 2, height, width), torch.zeros(1, 2), text, run=Stream(memory, access))
-    counted = pass_flops(model.config, memory.geometry, past_frames=2, commit=access is Access.COMMIT)
+        run = model.commit if commit else model.predict
+        run(randn(1, 3, 2, height, width), torch.zeros(1, 2), text, memory)
+    counted = pass_flops(model.config, memory.geometry, past_frames=2, commit=commit)
     time_path = 2 * 2 * (16 * 24 + 24 * 24 + 6 * 24 * 24)
     # The profiler sees neither triangular solves nor in-place products; the delta rule has one each a chunk and head.
     tokens = 2 * memory.geometry.frame_tokens
-    unseen = plan.count("H") * tokens * 2 * (CHUNK * 12 + 2 * 12 * 12) if access is Access.COMMIT else 0
+    unseen = plan.count("H") * tokens * 2 * (CHUNK * 12 + 2 * 12 * 12) if commit else 0
     assert tokens % CHUNK == 0
     assert counted.total == counter.get_total_flops() - time_path + unseen
 
@@ -50,7 +50,7 @@ def test_operations_of_a_whole_clip_equal_a_profilers_count(plan, window):
     unseen = plan.count("H") * written * 2 * (CHUNK * 12 + 2 * 12 * 12)
     assert counted == counter.get_total_flops() - time_path + unseen
     # Stage 1 runs the hybrid layers' attention beside the teacher: less than the whole, and nothing without them.
-    alone = clip_flops(model.config, MemoryGeometry(1, 8, 8, 2), frames=6, hybrid_attention_alone=True).total
+    alone = clip_flops(model.config, MemoryGeometry(1, 8, 8, 2), frames=6, attention_alone=True).total
     assert (alone > 0) is ("H" in plan)
     assert alone < counted
 

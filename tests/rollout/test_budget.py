@@ -8,10 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arl2.attention.access import Access
 from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import split_blocks
-from arl2.model.passes import Stream
 from arl2.model.presets import preset_config
 from arl2.model.registry import CARDS
 from arl2.pipeline.budget import (
@@ -111,9 +109,8 @@ def test_memory_is_what_a_stream_allocates(layers, window, sinks, blocks):
     text = model.prompt_context(randn(2, 5, 10))
     with torch.no_grad():
         for block in range(blocks):
-            for access in (Access.READ, Access.COMMIT):
-                latents = randn(2, 3, 2, 4, 6, seed=block)
-                model(latents, torch.zeros(2, 2), text, run=Stream(memory, access))
+            for run in (model.predict, model.commit):
+                run(randn(2, 3, 2, 4, 6, seed=block), torch.zeros(2, 2), text, memory)
     size = {"batch": 2, "height": 32, "width": 48}
     counted = plan(tiny_config(layers), frames=2 * blocks, **size, window=window, **sinks, dtype=torch.float32)
     copied = 0  # by the last growth, gone by now

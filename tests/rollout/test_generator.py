@@ -97,10 +97,13 @@ def test_first_block_levels_are_its_own():
     model = tiny_model("HS")
     plan = StepPlan.from_steps([1000], [1000, 750, 500, 250], schedule=NoiseSchedule())
     seen = []
-    forward = model.forward
-    model.forward = lambda x, t, *a, **k: (seen.append(float(t[0, 0])), forward(x, t, *a, **k))[1]
+
+    def watched(run):
+        return lambda x, t, *a: (seen.append(float(t[0, 0])), run(x, t, *a))[1]
+
+    model.predict, model.commit = watched(model.predict), watched(model.commit)
     rollout(model, frames=4, sampler=FewStep(plan))
-    assert len(seen) == 4 + 1 + 1 + 1  # four levels, a clean pass, one level, a clean pass
+    assert len(seen) == 4 + 1 + 1 + 1  # four timesteps, a cache update, one timestep, a cache update
 
 
 @pytest.mark.parametrize("solver", ["euler", "unipc"])
@@ -124,16 +127,13 @@ def test_guidance_keeps_a_memory_for_each_prompt(solver):
 
 def test_guidance_follows_its_formula():
     """One Euler step from noise to data over one block, by hand."""
-    from arl2.attention.access import Access
-    from arl2.model.passes import Stream
-
     model, scale, negative = tiny_model("S"), 3.0, randn(1, 5, 10, seed=33)
     noise = SeededNoise([4]).sample(0, 0, (1, 3, 2, 4, 6))
 
     def flow(text):
         memory = model.allocate_memory(batch=1, height=4, width=6)
         with torch.no_grad():
-            return model(noise, torch.full((1, 2), 1000.0), text, run=Stream(memory, Access.READ))
+            return model.predict(noise, torch.full((1, 2), 1000.0), text, memory)
 
     v, v_negative = flow(TEXT), flow(negative)
     expected = noise - (v_negative + scale * (v - v_negative))
@@ -198,3 +198,35 @@ def test_what_it_refuses():
         GivenNoise(randn(1, 3, 2, 4, 6), {}, 2).sample(1, 0, (1, 3, 2, 4, 6))
     with pytest.raises(ConfigError, match="steps >= 1"):
         MultiStep(steps=0)
+
+
+def test_the_first_flow_shows_weights_that_are_not_finite():
+    model = tiny_model("HS")
+    with torch.no_grad():
+        model.layers[1].ffn.up.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"1 weight tensors contain NaN .* first layers\.1\.ffn\.up\.weight"):
+        rollout(model)
+
+
+WRITE_ONLY = ["state.A_log", "state.beta_proj.weight", "state.phi_k", "state.changes.v.A", "state.decay_proj.weight"]
+
+
+@pytest.mark.parametrize("name", WRITE_ONLY)
+def test_nan_in_weights_that_only_write_is_found_when_they_first_write(name):
+    model = tiny_model("HS")
+    with torch.no_grad():
+        model.layers[0].self_attention.get_parameter(name).view(-1)[0] = float("nan")
+    memory = model.allocate_memory(batch=1, height=4, width=6)
+    with pytest.raises(NonFiniteError, match=rf"first layers\.0\.self_attention\.{name}"):
+        rollout(model, memory=memory)
+    assert memory.frames == memory.geometry.block_frames  # the state was empty: the first flow showed nothing
+
+
+def test_prompt_embeddings_that_are_not_finite_are_named():
+    model = tiny_model("HS")
+    with pytest.raises(NonFiniteError, match="The prompt embeddings contain NaN"):
+        next(
+            generate_blocks(
+                model, TEXT * float("inf"), noise=SeededNoise([1]), sampler=MultiStep(steps=1), height=4, width=6
+            )
+        )

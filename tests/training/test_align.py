@@ -90,12 +90,12 @@ def test_in_the_first_block_a_hybrid_layer_is_the_softmax_layer(folder):
     for layer, call in calls.items():
         attention = task.student.layers[layer].self_attention
         with torch.no_grad():
-            hybrid = attention.parallel(call.input, call.rotation, call.layout)
+            hybrid = attention(call.input, call.rotation, call.layout)
         for offset in call.layout.copies():
             first, later = slice(offset, offset + 48), slice(offset + 48, offset + 96)
             assert relative(hybrid[:, first], call.output[:, first]) < 1e-6
             assert relative(hybrid[:, later], call.output[:, later]) > 1e-2
-    assert task.teacher.model.layers[0].attention_watcher is None
+    assert not task.teacher.model.layers[0].self_attention._forward_hooks
 
 
 def test_layers_do_not_see_each_other(folder):
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
     softmax = load_transformer(teacher_folder(folder / "teacher") / "transformer")
     hybrid = teacher_folder(tmp_path / "hybrid")
     convert(softmax, "HS", state_rank=0, ffn_rank=0).model.save_pretrained(hybrid / "transformer")
-    with pytest.raises(ConfigError, match=r"hybrid.*has hybrid layers \(plan HS\), but a teacher is a softmax model"):
+    with pytest.raises(ConfigError, match=r"has converted layers \(plan HS\), but a teacher is a softmax"):
         task_of(align_config(folder, teacher=str(hybrid)))
     with pytest.raises(CheckpointError, match="There is no model 'nothing'"):
         load_teacher("nothing", device="cpu")

@@ -96,7 +96,7 @@ def test_true_clips_are_encoded_renders(teacher) -> None:
 
 
 def test_bad_prompts_and_teachers(teacher) -> None:
-    with pytest.raises(ConfigError, match=r"hybrid layers \(plan SH\), but a teacher is a softmax model"):
+    with pytest.raises(ConfigError, match=r"converted layers \(plan SH\), but a teacher is a softmax model"):
         TeacherClips(stand_in_pipeline("SH"), PROMPTS, latent_frames=6)
     with pytest.raises(ConfigError, match="No prompts came"):
         TeacherClips(teacher, [], latent_frames=6)

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tests.training.conversion import FRAMES, distill_config, loop, task_of
 
-from arl2.attention.access import Access
 from arl2.errors import ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
-from arl2.model.passes import Stream, TeacherForcing
+from arl2.model.passes import TeacherForcing
 from arl2.pipeline.assemble import load_components
 from arl2.pipeline.options import ModelSource
 from arl2.training.conversion.batches import ClipBatch
@@ -217,7 +216,7 @@ def test_windows_of_teacher_and_student_differ_if_asked(folder):
     memory = task.student.allocate_memory(batch=1, height=8, width=8)
     for start in (0, 3, 6):
         part = latents[:, :, start : start + 3]
-        task.student(part, torch.zeros(1, 3), text, run=Stream(memory, Access.COMMIT))
+        task.student.commit(part, torch.zeros(1, 3), text, memory)
     assert sum(x.shape[1] for x in memory.layers[1].held().values()) <= 2 * 3 * 16
 
 

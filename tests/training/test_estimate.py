@@ -45,7 +45,7 @@ def kept(model: CausalWanTransformer3DModel, *, layers_alone: bool) -> int:
         if not layers_alone:
             forward(model)
         for i, call in calls.items():
-            model.layers[i].self_attention.parallel(call.input, call.rotation, call.layout)
+            model.layers[i].self_attention(call.input, call.rotation, call.layout)
     return sum(held.values())
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.training.conversion import align_config, distill_config, loop, task_of
 
 from arl2.files.records import record_to_mapping
-from arl2.training.conversion.trainable import part_of
+from arl2.training.conversion.trainable import trained_parameters
 from arl2.training.engine.loop import train
 from arl2.training.engine.task import Batch
 
@@ -47,7 +47,7 @@ def test_masters_stay_float32_and_frozen_weights_are_stored_as_they_came(stage, 
     config = half(folder, stage, steps=2, learning_rate=1e-5)
     task = task_of(config)
     before = {name: p.detach().clone() for name, p in task.trained.items()}
-    frozen = {n: p for n, p in task.student.named_parameters() if not part_of(n, 2)}
+    frozen = {n: p for n, p in task.student.named_parameters() if n not in trained_parameters(task.student, 2)}
     assert frozen["layers.0.self_attention.shared.to_q.weight"].dtype == torch.bfloat16
     assert frozen["layers.0.self_attention.shared.norm_q.weight"].dtype == torch.float32
     assert frozen["time_embedder.linear_1.weight"].dtype == torch.float32

@@ -44,15 +44,16 @@ def test_decay_and_its_bias_stay_float32_and_are_not_decayed():
     model = convert(tiny_model("SS").to(torch.bfloat16), "HS", state_rank=2, ffn_rank=2).model
     trained = unfreeze(model, 2)
     assert all(p.dtype == torch.float32 for p in trained.values())
-    changes, decayed, plain = groups_of(trained, 2, weight_decay=0.1)
+    changes, decayed, plain = groups_of(model, trained, 2, weight_decay=0.1)
     assert (changes.weight_decay, decayed.weight_decay, plain.weight_decay) == (0.1, 0.1, 0.0)
     assert {name.rsplit(".", 1)[1] for name in plain.parameters} == {"A_log", "dt_bias"}
     assert changes.parameters.keys() | decayed.parameters.keys() | plain.parameters.keys() == trained.keys()
 
 
 def test_low_rank_changes_are_what_muon_is_made_for():
-    trained = unfreeze(convert(tiny_model("SS"), "HS", state_rank=2, ffn_rank=2).model, 2)
-    changes, *others = groups_of(trained, 2, weight_decay=0.1)
+    model = convert(tiny_model("SS"), "HS", state_rank=2, ffn_rank=2).model
+    trained = unfreeze(model, 2)
+    changes, *others = groups_of(model, trained, 2, weight_decay=0.1)
     assert [group.hidden for group in (changes, *others)] == [True, False, False]
     assert changes.parameters.keys() == {name for name in trained if "change" in name}
     assert all(parameter.ndim == 2 for parameter in changes.parameters.values())

@@ -16,7 +16,7 @@ class CrossAttentionCache(NamedTuple):
     v: Tensor
 
     def repeated(self, count: int) -> "CrossAttentionCache":
-        """The whole batch so many times, one after the other."""
+        """The whole batch ``count`` times, one after the other."""
         return CrossAttentionCache(*(one.repeat(count, 1, 1, 1) for one in self))
 
 

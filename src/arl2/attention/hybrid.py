@@ -3,40 +3,154 @@
     o = intra + sigma(W_g x) * inter                                  (ARL2, arXiv 2605.16579)
 
 ``intra`` is bidirectional softmax attention among the block's tokens, ``inter`` what they read from the state. The
-state is read as it was before the block, and written once, by the clean pass.
+state is read as it was before the block, and written once, by the cache-update pass.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.access import Access
-from arl2.attention.base import SelfAttention
-from arl2.attention.gate import Gate
+from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
+from arl2.attention.kind import Access, AttentionSpec, Part, PublishedName, SelfAttention
+from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
-from arl2.attention.memory import LayerMemory, MemoryGeometry, RecurrentState
-from arl2.attention.plan import HybridSpec, SinkPositions
+from arl2.attention.lora import common_rank
 from arl2.attention.projections import Projected, Projections
-from arl2.attention.state_branch import StateBranch, read_state
+from arl2.attention.recurrent_state import RecurrentState
+from arl2.attention.state_branch import Gate, StateBranch, read_state
+from arl2.errors import CheckpointError
+from arl2.geometry import SinkPositions
 from arl2.kernels.attention import range_attention, softmax_attention
+from arl2.kernels.backends import ATTENTION, DELTA_RULE
 from arl2.kernels.delta_rule import gated_delta_state
+from arl2.kernels.delta_rule.chunked import CHUNK
 from arl2.kernels.rope import Rotation
+
+
+def _to_matrices(tensor: Tensor) -> Tensor:
+    """Grouped 1x1 convolution ``[d, D, 1]`` -> one matrix per head ``[H, D, D]``; other shapes are refused later."""
+    if tensor.dim() != 3 or tensor.shape[2] != 1 or tensor.shape[0] % tensor.shape[1]:
+        return tensor
+    return tensor.reshape(-1, tensor.shape[1], tensor.shape[1])
+
+
+def _to_convolution(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1], 1)
+
+
+@dataclass(frozen=True)
+class HybridSpec(AttentionSpec):
+    """Softmax inside the block, one recurrent state for the past.
+
+    Attributes:
+        rank: of the LoRAs of the state branch's q, k, v; 0 for none.
+        alpha: they are scaled by ``alpha / rank``.
+    """
+
+    letter: ClassVar[str] = "H"
+    name: ClassVar[str] = "hybrid"
+    lora_in_ffn: ClassVar[bool] = True
+    float32: ClassVar = ("A_log", "dt_bias")
+    kernels: ClassVar = (ATTENTION, DELTA_RULE)
+    recognised_by: ClassVar = "state.A_log"
+    parts: ClassVar = (
+        Part("a_proj", 1, ("state.decay_proj.weight",)),
+        Part("b_proj", 1, ("state.beta_proj.weight",)),
+        Part("A_log", 1, ("state.A_log",), decays=False),
+        Part("dt_bias", 1, ("state.dt_bias",), decays=False),
+        *(Part(f"phi_{x}", 1, (f"state.phi_{x}",)) for x in "qkv"),
+        Part("gate_proj", 1, ("gate_proj.weight",)),
+        *(Part(f"lora_{x}", 2, (f"state.changes.{x}.A", f"state.changes.{x}.B"), hidden=True) for x in "qkv"),
+    )
+    published_names: ClassVar = (
+        PublishedName("a_proj.weight", "state.decay_proj.weight"),
+        PublishedName("b_proj.weight", "state.beta_proj.weight"),
+        PublishedName("A_log", "state.A_log"),
+        PublishedName("dt_bias", "state.dt_bias"),
+        PublishedName("gate_proj.weight", "gate_proj.weight"),
+        *(PublishedName(f"lora_{x}_{part}", f"state.changes.{x}.{part}") for x in "qkv" for part in "AB"),
+        *(PublishedName(f"phi_{x}.weight", f"state.phi_{x}", _to_matrices, _to_convolution) for x in "qkv"),
+    )
+
+    rank: int = 0
+    alpha: float = 0.0
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> "HybridSpec":
+        rank, alpha = config.get("state_rank", 0), config.get("low_rank_alpha")
+        return cls(rank, 2.0 * rank if alpha is None else float(alpha))
+
+    @classmethod
+    def settings_of(cls, layers: Mapping[int, Mapping[str, Tensor]], width: int, where: str) -> dict[str, Any]:
+        decays = {i: own["state.A_log"] for i, own in layers.items() if "state.A_log" in own}
+        counts = {decay.numel() for decay in decays.values()}
+        heads = counts.pop()
+        if counts or heads == 0 or width % heads:
+            raise CheckpointError(f"{where}: the A_log tensors do not agree on a number of heads for width {width}.")
+        ranks = {i: own["state.changes.q.A"].shape[-1] for i, own in layers.items() if "state.changes.q.A" in own}
+        return {"num_attention_heads": heads, "state_rank": common_rank(ranks, set(decays), where)}
+
+    def build(self, size: HeadSize, eps: float) -> "HybridAttention":
+        return HybridAttention(size, eps, self)
+
+    def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
+        return MemoryBytes(states=batch * size.heads * size.head_dim**2 * torch.float32.itemsize)
+
+    def read_flops(self, size: HeadSize, block: MemoryGeometry, past_frames: int) -> PassFlops:
+        tokens, width = block.block_tokens, size.width
+        query = 2 * tokens * width * size.head_dim + 4 * tokens * width * self.rank  # phi and LoRA
+        gate = 2 * tokens * width * size.heads
+        return PassFlops(
+            linear=8 * tokens * width**2 + query + gate,
+            self_attention=4 * tokens * block.block_frames * block.frame_tokens * width,
+            state_read=2 * tokens * width * size.head_dim,
+        )
+
+    def write_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
+        tokens, width, head_dim = block.block_tokens, size.width, size.head_dim
+        features = 4 * tokens * width * head_dim + 8 * tokens * width * self.rank  # phi and LoRA of k and v
+        gates = 4 * tokens * width * size.heads  # decay and strength
+        update = tokens * size.heads * (4 * head_dim**2 + 3 * CHUNK * head_dim)
+        return PassFlops(linear=features + gates, state_update=update)
+
+    def write_alone_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
+        return self.write_flops(size, block) + PassFlops(linear=4 * block.block_tokens * size.width**2)
+
+    def pass_bytes(self, size: HeadSize, element_size: int) -> int:
+        # As a softmax layer, and the state branch's own copies.
+        return (9 * element_size + 5 * max(4, element_size)) * size.width
+
+    def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
+        return saved_bytes(_LAYER_SAVES[element_size], size, ffn_dim)
+
+    def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:
+        return saved_bytes(_ATTENTION_SAVES[element_size], size, 0)
+
+
+# As for softmax layers, with the LoRA of the feed-forward; and of the self-attention alone.
+_LAYER_SAVES = {4: (97.5, 8.0, 5.2), 2: (85.1, 4.0, 5.0)}
+_ATTENTION_SAVES = {4: (37.0, 0.0, 4.9), 2: (36.1, 0.0, 4.9)}
 
 
 class HybridAttention(SelfAttention):
     """Attend locally, remember linearly."""
 
-    def __init__(self, width: int, heads: int, eps: float, spec: HybridSpec) -> None:
+    def __init__(self, size: HeadSize, eps: float, spec: HybridSpec) -> None:
         super().__init__()
-        self.shared = Projections(width, heads, eps)
-        self.state = StateBranch(width, heads, spec)
-        self.gate_proj = Gate(width, heads)
-        self.reset_gate()
+        self.shared = Projections(size.width, size.heads, eps)
+        self.state = StateBranch(size.width, size.heads, spec.rank, spec.alpha)
+        self.gate_proj = Gate(size.width, size.heads)
+        self._reset_gate(None)
         self.spec = spec
 
-    def reset_gate(self, generator: torch.Generator | None = None) -> None:
-        """The start of a conversion: small weights, so that the gate stands half open (spec 1, "Start values")."""
-        nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """As published (spec 1, "Start values"): identity features, slow decay, a gate that stands half open."""
+        self.state.reset_parameters(generator)
+        self._reset_gate(generator)
 
     def stream(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
@@ -53,7 +167,7 @@ class HybridAttention(SelfAttention):
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         self._write(x, self.shared.to_k(x), self.shared.to_v(x), rotation, _own(memory))
 
-    def parallel(
+    def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
         raw = self.shared.project(x)
@@ -74,6 +188,9 @@ class HybridAttention(SelfAttention):
     ) -> RecurrentState:
         heads, head_dim, _ = self.state.phi_q.shape
         return RecurrentState(geometry, heads, head_dim, device)
+
+    def _reset_gate(self, generator: torch.Generator | None) -> None:
+        nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
 
     def _gate(self, x: Tensor) -> Tensor:
         """One number per token and head, ``[B, T, H, 1]``."""

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.attention.layer_memory import POSITION_LIMIT, LayerMemory, MemoryGeometry, TensorKind
-from arl2.attention.plan import SinkPositions
 from arl2.errors import MemoryMismatchError
+from arl2.geometry import SinkPositions
 from arl2.kernels.rope import turn_frames
 
 
@@ -27,7 +27,7 @@ class KeyValueCache(LayerMemory):
     current block are always one slice, ``[0, past + current)``: nothing is copied to be read, and nothing that was not
     written is ever seen.
 
-    Keys are kept rotated at their own frame. With ``sink_positions="relative"`` the sinks' are turned anew after every
+    Keys are kept rotated at their own frame. With ``sink_positions="relative"`` the sinks' are turned again after every
     block that is written, so that they stand right before the oldest frame of the window.
 
     With a window the buffers are allocated once. Clones share them until one side writes; what nobody shares is
@@ -126,7 +126,7 @@ class KeyValueCache(LayerMemory):
         _check_slots(slots, self.sink, frames)
         if self.window is not None and len(slots) > self.window - self.geometry.block_frames:
             raise MemoryMismatchError(
-                f"This cache keeps {self.window - self.geometry.block_frames} past frames, but {len(slots)} came."
+                f"This cache keeps {self.window - self.geometry.block_frames} past frames, got {len(slots)}."
             )
         batch, _, heads, head_dim = self._keys.shape
         counts = {"keys": len(slots), "values": len(slots), "sink_keys": min(len(slots), self._turned)}
@@ -228,13 +228,13 @@ class KeyValueCache(LayerMemory):
 def _check_slots(slots: object, sink: int, frames: int) -> None:
     """Slots as a cache fills them: sinks in order, then the latest frames up to ``frames`` in any order."""
     if not isinstance(slots, list) or not all(type(slot) is int for slot in slots):
-        raise MemoryMismatchError(f"The slots of a cache must be a list of frame numbers, but {slots!r:.80} came.")
+        raise MemoryMismatchError(f"The slots of a cache must be a list of frame numbers; got {slots!r:.80}.")
     sinks, ring = slots[:sink], sorted(slots[sink:])
     first = frames - len(ring)
     ascending = all(a < b for a, b in itertools.pairwise([-POSITION_LIMIT, *sinks, first]))
     if not ascending or ring != list(range(first, frames)):
         raise MemoryMismatchError(
-            f"The slots of a cache hold its sinks, then the latest frames before {frames}, but {slots!r:.80} came."
+            f"The slots of a cache hold its sinks, then the latest frames before {frames}; got {slots!r:.80}."
         )
 
 

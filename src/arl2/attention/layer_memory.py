@@ -1,5 +1,6 @@
 """What the memory of any layer can do, and the sizes that it is allocated for."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class MemoryGeometry:
         """Tokens a frame."""
         return self.rows * self.columns
 
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block, of all samples."""
+        return self.batch * self.block_frames * self.frame_tokens
+
 
 class LayerMemory(ABC):
     """Memory of one layer."""
@@ -51,13 +57,20 @@ class LayerMemory(ABC):
     def held(self) -> dict[str, Tensor]:
         """The tensors that hold the past, without spare room, by name. Views: the next pass may change them."""
 
+    def constant(self) -> dict[str, Tensor]:
+        """Of :meth:`held`, what a light snapshot keeps: tensors of constant size that no few latents can bring back.
+
+        Empty if committing the latents of the window fills this memory again.
+        """
+        return {}
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the tensors do not tell, as JSON holds it."""
 
     @abstractmethod
     def expected(self, facts: object, frames: int) -> dict[str, TensorKind]:
-        """The tensors that go with facts which were saved; they may come from a file that nobody vouches for.
+        """The tensors that go with saved facts, which may come from an untrusted file.
 
         Args:
             facts: as :meth:`facts` gives them, or anything else.
@@ -73,7 +86,7 @@ class LayerMemory(ABC):
 
     @abstractmethod
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
-        """Go on at ``frame`` with an empty window; see :meth:`arl2.attention.memory.Memory.begin_at`."""
+        """Continue at ``frame`` with an empty window; see :meth:`arl2.attention.memory.Memory.begin_at`."""
 
     @abstractmethod
     def move_origin(self, frames: int) -> None:
@@ -92,6 +105,68 @@ class LayerMemory(ABC):
     @abstractmethod
     def shared(self) -> int:
         """Of ``nbytes``, those that a living clone uses, too."""
+
+
+class ConstantMemory(LayerMemory):
+    """Tensors that are written in place, so their addresses never change; all zero is the empty memory.
+
+    A kind names them and says how they turn when positions are counted from elsewhere.
+
+    Args:
+        geometry: that it is allocated for.
+        tensors: by name, zero.
+    """
+
+    def __init__(self, geometry: MemoryGeometry, tensors: dict[str, Tensor]) -> None:
+        self.frame_tokens = geometry.frame_tokens
+        self.tensors = tensors
+        self.frames = 0
+
+    @abstractmethod
+    def turned(self, name: str, tensor: Tensor, frames: int) -> Tensor:
+        """A tensor as if everything in it stood ``frames`` frames later."""
+
+    def held(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
+    def constant(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "state"}
+
+    def expected(self, facts: object, frames: int) -> dict[str, TensorKind]:
+        if facts != self.facts():
+            raise MemoryMismatchError(
+                f"This layer keeps {', '.join(self.tensors)} of constant size, but it was saved as {facts!r:.80}."
+            )
+        return {name: TensorKind(list(own.shape), own.dtype) for name, own in self.tensors.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
+        for name, own in self.tensors.items():
+            own.copy_(tensors[name].detach())
+        self.frames = frames
+
+    def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
+        self.frames = frame
+
+    def move_origin(self, frames: int) -> None:
+        for name, own in self.tensors.items():
+            own.copy_(self.turned(name, own, -frames))
+        self.frames -= frames
+
+    def clone(self) -> "ConstantMemory":
+        twin = copy.copy(self)
+        twin.tensors = {name: own.clone() for name, own in self.tensors.items()}
+        return twin
+
+    @property
+    def nbytes(self) -> int:
+        return sum(own.nbytes for own in self.tensors.values())
+
+    @property
+    def shared(self) -> int:
+        return 0
 
 
 def check_tensors(expected: Mapping[str, TensorKind], tensors: Mapping[str, Tensor]) -> None:

@@ -1,10 +1,13 @@
-"""Low-rank changes (LoRA, arXiv 2106.09685) as the published ARL2 checkpoints store them."""
+"""LoRA (arXiv 2106.09685) as the published ARL2 checkpoints store it."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from arl2.errors import CheckpointError
 
 
 class LoRA(nn.Module):
@@ -33,7 +36,7 @@ class LoRA(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a low-rank change beside it."""
+    """A frozen linear layer with a LoRA beside it."""
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -45,7 +48,23 @@ class LoRALinear(nn.Module):
 
 
 def linear(in_features: int, out_features: int, rank: int, alpha: float) -> nn.Module:
-    """A plain linear layer, or one with a low-rank change if ``rank`` is not 0."""
+    """A plain linear layer, or one with a LoRA if ``rank`` is not 0."""
     if rank == 0:
         return nn.Linear(in_features, out_features)
     return LoRALinear(in_features, out_features, rank, alpha)
+
+
+def common_rank(ranks: Mapping[int, int], expected: set[int], where: str) -> int:
+    """The one rank of LoRAs, given each layer's; 0 if no layer has one.
+
+    Raises:
+        CheckpointError: ranks that differ, or other layers than ``expected``.
+    """
+    if not ranks:
+        return 0
+    if set(ranks) != expected or len(set(ranks.values())) != 1:
+        raise CheckpointError(
+            f"{where}: LoRAs stand on layers {sorted(ranks)} with ranks {sorted(set(ranks.values()))}; one rank on "
+            f"layers {sorted(expected)} is needed."
+        )
+    return next(iter(ranks.values()))

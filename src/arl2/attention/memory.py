@@ -21,25 +21,41 @@ from arl2.attention.recurrent_state import RecurrentState as RecurrentState
 from arl2.errors import MemoryMismatchError
 
 
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What memory and prompts in use must match: plan and sizes of the model, its dtype and device.
+
+    Attributes:
+        signature: plan and sizes in words, as snapshots store them.
+    """
+
+    signature: str
+    dtype: torch.dtype
+    device: torch.device
+
+    def __str__(self) -> str:
+        return f"{self.signature}, {self.dtype} on {self.device}"
+
+
 @dataclass
 class Memory:
     """Memory of all layers of one model for one batch of streams.
 
     Attributes:
-        owner: what the model calls itself (plan and sizes); another model's memory is refused.
+        owner: the model that allocated it; another model's memory is refused.
         geometry: batch, token grid and block it was allocated for.
         layers: one entry a layer.
         frames: position of the next block: frames committed since the stream began, unless it was made to begin later.
         start: position of the first block.
     """
 
-    owner: str
+    owner: ModelIdentity
     geometry: MemoryGeometry
     layers: tuple[LayerMemory, ...]
     frames: int = 0
     start: int = 0
 
-    def check(self, owner: str, batch: int, rows: int, columns: int, frames: int) -> None:
+    def check(self, owner: ModelIdentity, batch: int, rows: int, columns: int, frames: int) -> None:
         """Refuse a pass of ``frames`` frames that this memory was not allocated for.
 
         Raises:
@@ -64,7 +80,7 @@ class Memory:
         self._check_whole()
 
     def begin_at(self, frame: int, *, keep_sinks: bool = False) -> None:
-        """Go on at ``frame`` with empty windows, to be filled again by clean passes. Recurrent states stay.
+        """Continue at ``frame`` with empty windows, for cache-update passes to fill. Constant memory stays.
 
         What was not written since is never attended to. The next block may be shorter than the others.
 
@@ -100,18 +116,18 @@ class Memory:
     def tensors(self) -> dict[str, Tensor]:
         """Everything remembered, without spare room, as copies named like ``layers.3.state``, ``layers.5.keys``.
 
-        With :meth:`facts` this is all that :meth:`restore` needs to go on with the same bits.
+        With :meth:`facts` this is all that :meth:`restore` needs to continue with the same bits.
 
         Raises:
-            MemoryMismatchError: a clean pass broke off half-way.
+            MemoryMismatchError: a cache-update pass broke off half-way.
         """
         return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.views().items()}
 
     def views(self) -> dict[str, Tensor]:
-        """As :meth:`tensors`, but this memory's own: for who has read them before the next pass, and writes none.
+        """As :meth:`tensors`, but views: to be read before the next pass, and never written.
 
         Raises:
-            MemoryMismatchError: a clean pass broke off half-way.
+            MemoryMismatchError: a cache-update pass broke off half-way.
         """
         self._check_whole()
         return self._held()
@@ -120,7 +136,7 @@ class Memory:
         """What the tensors do not tell, as JSON holds it: sizes, positions, and which frame lies where.
 
         Raises:
-            MemoryMismatchError: a clean pass broke off half-way.
+            MemoryMismatchError: a cache-update pass broke off half-way.
         """
         self._check_whole()
         layers = [layer.facts() for layer in self.layers]
@@ -142,12 +158,17 @@ class Memory:
             layer.restore({name: tensors[f"layers.{i}.{name}"] for name in expected[i]}, told[i], frames)
         self.frames, self.start = frames, facts["start"]
 
+    @property
+    def has_window(self) -> bool:
+        """Whether some layer keeps a window, which latents can fill again."""
+        return not all(layer.constant() for layer in self.layers)
+
     def states(self) -> dict[str, Tensor]:
-        """Copies of the recurrent states alone, named as in :meth:`tensors`."""
+        """Copies of what layers keep in constant size, named as in :meth:`tensors`: a light snapshot's share."""
         return {name: state.clone() for name, state in self._states().items()}
 
     def restore_states(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the recurrent states alone; windows and positions stay.
+        """Replace what :meth:`states` gave; windows and positions stay.
 
         Raises:
             MemoryMismatchError: other states than this memory keeps.
@@ -158,7 +179,7 @@ class Memory:
             state.copy_(tensors[name].detach())
 
     def scale_states(self, factor: float) -> None:
-        """Multiply the recurrent states: below 1 the past fades, 0 forgets it. Windows stay.
+        """Multiply the constant memory: below 1 the past fades, 0 forgets it. Windows stay.
 
         Raises:
             MemoryMismatchError: a factor that is negative or not finite.
@@ -198,20 +219,19 @@ class Memory:
         return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.held().items()}
 
     def _states(self) -> dict[str, Tensor]:
-        layers = enumerate(self.layers)
-        return {f"layers.{i}.state": layer.state for i, layer in layers if isinstance(layer, RecurrentState)}
+        return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.constant().items()}
 
     def _check_whole(self) -> None:
         if any(layer.frames != self.frames for layer in self.layers):
             raise MemoryMismatchError(
-                "A clean pass broke off half-way, so layers remember different frames; restore an earlier copy."
+                "A cache-update pass broke off half-way, so layers remember different frames; restore an earlier copy."
             )
 
     def _checked_facts(self, facts: object) -> tuple[int, list[object]]:
         """Position and facts of the layers."""
         names = ("geometry", "frames", "start", "layers")
         if not isinstance(facts, Mapping) or facts.keys() != set(names):
-            raise MemoryMismatchError(f"The facts of a memory are {', '.join(names)}, but {facts!r:.80} came.")
+            raise MemoryMismatchError(f"The facts of a memory are {', '.join(names)}, got {facts!r:.80}.")
         if facts["geometry"] != asdict(self.geometry):
             raise MemoryMismatchError(
                 f"This memory is for {asdict(self.geometry)}, but what should be restored was of "

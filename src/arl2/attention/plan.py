@@ -1,58 +1,83 @@
-"""Which layer attends how: a frozen, per-layer plan, saved with the model's configuration.
+"""Which layer attends how: a per-layer plan of letters, saved with the model's configuration, and the known kinds.
 
-A new kind of attention is one spec here, one module, and one line in :mod:`arl2.attention.factory`.
+A kind is found by its letter. Its module is imported when the letter is first used, so reading a plan loads no torch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from arl2.errors import ConfigError
+from arl2.geometry import SINK_POSITIONS as SINK_POSITIONS
+from arl2.geometry import SinkPositions as SinkPositions
 
-SinkPositions = Literal["absolute", "relative"]
-SINK_POSITIONS: tuple[str, ...] = get_args(SinkPositions)
+if TYPE_CHECKING:
+    from arl2.attention.kind import AttentionSpec
+
+    KindClass = type[AttentionSpec]
+else:
+    KindClass = type  # the class itself would bring torch
+
+_BUILT_IN = {
+    "S": "arl2.attention.softmax.SoftmaxSpec",
+    "H": "arl2.attention.hybrid.HybridSpec",
+}
+BASELINE = "S"
+"""What pretrained models come with; layers of all other kinds are converted from it."""
+DEFAULT_KIND = "H"
+"""What layers given by number are converted to."""
+
+_registered: dict[str, KindClass] = {}
+
+Kind = TypeVar("Kind", bound=KindClass)
 
 
-@dataclass(frozen=True)
-class SoftmaxSpec:
-    """Softmax over the block and the past, the past kept in a key-value cache.
+def register(kind: Kind) -> Kind:
+    """Make a kind of attention known by its letter, from any module; also a class decorator.
 
-    Attributes:
-        window: latent frames visible, the current block included; None sees the whole past.
-        sink: first frames of the stream that the window never evicts.
-        sink_positions: where the sinks stand for a block that sees them. ``"absolute"``, as published: at their own
-            frames, ever farther away. ``"relative"``: right before the oldest frame of the window, so that no distance
-            is longer than the window; the same until the window slides.
+    Raises:
+        ConfigError: a letter that is none or is taken.
     """
-
-    letter: ClassVar[str] = "S"
-    window: int | None = None
-    sink: int = 0
-    sink_positions: SinkPositions = "absolute"
-
-    def __post_init__(self) -> None:
-        if self.sink < 0 or (self.window is not None and self.window <= self.sink):
-            raise ConfigError(
-                f"A window must hold more frames than its sink; got window {self.window} and sink {self.sink}."
-            )
+    letter = kind.letter
+    if len(letter) != 1 or not ("A" <= letter <= "Z"):
+        raise ConfigError(f"{kind.__name__} has the letter {letter!r}; give it one of A to Z.")
+    if letter in letters():
+        raise ConfigError(f"The letter {letter} stands for {kind_of(letter).name} layers already; choose another.")
+    _registered[letter] = kind
+    return kind
 
 
-@dataclass(frozen=True)
-class HybridSpec:
-    """Softmax inside the block, one recurrent state for the past.
+def unregister(kind: KindClass) -> None:
+    """Forget a kind that :func:`register` made known, so that it can be defined again."""
+    del _registered[kind.letter]
 
-    Attributes:
-        rank: of the low-rank change of the state branch's q, k, v; 0 for none.
-        alpha: the change is scaled by ``alpha / rank``.
+
+def letters() -> tuple[str, ...]:
+    """Of all known kinds, the baseline's first."""
+    return (*_BUILT_IN, *_registered)
+
+
+def kind_of(letter: str) -> KindClass:
+    """The kind that a letter stands for.
+
+    Raises:
+        ConfigError: no kind has this letter.
     """
+    if letter in _registered:
+        return _registered[letter]
+    if letter not in _BUILT_IN:
+        raise ConfigError(
+            f"No kind of attention has the letter {letter!r}; known are {_known()}. "
+            "Import the module that registers it first."
+        )
+    module, _, name = _BUILT_IN[letter].rpartition(".")
+    kind: KindClass = getattr(importlib.import_module(module), name)
+    return kind
 
-    letter: ClassVar[str] = "H"
-    rank: int = 0
-    alpha: float = 0.0
 
-
-AttentionSpec = SoftmaxSpec | HybridSpec
-LETTERS = (SoftmaxSpec.letter, HybridSpec.letter)
+def all_kinds() -> tuple[KindClass, ...]:
+    """In the order of :func:`letters`."""
+    return tuple(kind_of(letter) for letter in letters())
 
 
 def parse_plan(plan: str, num_layers: int) -> str:
@@ -61,22 +86,47 @@ def parse_plan(plan: str, num_layers: int) -> str:
     Raises:
         ConfigError: an unknown letter, or another number of letters than layers.
     """
-    unknown = sorted(set(plan) - set(LETTERS))
+    unknown = sorted(set(plan) - set(letters()))
     if unknown:
-        raise ConfigError(
-            f"Layer plan {plan!r} has unknown letters {''.join(unknown)}; H is a hybrid layer, S a softmax layer."
-        )
+        raise ConfigError(f"Layer plan {plan!r} has unknown letters {''.join(unknown)}; known are {_known()}.")
     if len(plan) != num_layers:
         raise ConfigError(f"Layer plan {plan!r} names {len(plan)} layers but the model has {num_layers}.")
     return plan
 
 
-def plan_of(hybrid_layers: Sequence[int], num_layers: int) -> str:
-    """The plan whose ``hybrid_layers`` (indices from 0) are hybrid and all others softmax.
+def plan_of(layers: Sequence[int], num_layers: int, *, kind: str = DEFAULT_KIND) -> str:
+    """The plan whose ``layers`` (indices from 0) are of a kind, given by its letter, and all others softmax.
 
     Raises:
         ConfigError: an index outside the model, or named twice.
     """
-    if len(set(hybrid_layers)) != len(hybrid_layers) or any(not 0 <= i < num_layers for i in hybrid_layers):
-        raise ConfigError(f"Hybrid layers {list(hybrid_layers)} must be different indices from 0 to {num_layers - 1}.")
-    return "".join(HybridSpec.letter if i in set(hybrid_layers) else SoftmaxSpec.letter for i in range(num_layers))
+    if len(set(layers)) != len(layers) or any(not 0 <= i < num_layers for i in layers):
+        named = f"{kind_of(kind).name.capitalize()} layers"
+        raise ConfigError(f"{named} {list(layers)} must be different indices from 0 to {num_layers - 1}.")
+    return "".join(kind if i in set(layers) else BASELINE for i in range(num_layers))
+
+
+def converted_layers(plan: str) -> list[int]:
+    """Indices of the layers that are no longer what pretrained models come with."""
+    return [i for i, letter in enumerate(plan) if letter != BASELINE]
+
+
+def with_converted(plan: str, layers: Iterable[int], *, kind: str = DEFAULT_KIND) -> str:
+    """The plan with ``layers`` of a kind; those that are converted already stay as they are.
+
+    Raises:
+        ConfigError: an index outside the model.
+    """
+    added = plan_of(sorted(set(layers)), len(plan), kind=kind)
+    return "".join(old if old != BASELINE else new for old, new in zip(plan, added, strict=True))
+
+
+def plan_summary(plan: str) -> str:
+    """How many layers are of which kind, as in ``3 of 4 hybrid (75 %)``."""
+    counts = [(kind.name, plan.count(kind.letter)) for kind in all_kinds() if kind.letter in plan]
+    shown = [(name, count) for name, count in counts if name != kind_of(BASELINE).name] or counts
+    return ", ".join(f"{count} of {len(plan)} {name} ({100 * count / len(plan):.0f} %)" for name, count in shown)
+
+
+def _known() -> str:
+    return ", ".join(f"{kind.letter} ({kind.name})" for kind in all_kinds())

@@ -46,7 +46,7 @@ class Projections(nn.Module):
         self.heads = heads
 
     def project(self, x: Float[Tensor, "batch tokens width"]) -> Projected:
-        """q, k, v before their norms: what the low-rank changes of the state branch are added to."""
+        """q, k, v before their norms: what the LoRAs of the state branch are added to."""
         return Projected(self.to_q(x), self.to_k(x), self.to_v(x))
 
     def split(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens heads head"]:

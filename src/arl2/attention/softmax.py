@@ -1,26 +1,104 @@
 """The softmax layer: a block attends to itself and to the cached keys and values of the past."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.access import Access
-from arl2.attention.base import SelfAttention
+from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
+from arl2.attention.key_value_cache import KeyValueCache
+from arl2.attention.kind import Access, AttentionSpec, SelfAttention
+from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
-from arl2.attention.memory import KeyValueCache, LayerMemory, MemoryGeometry
-from arl2.attention.plan import SinkPositions, SoftmaxSpec
+from arl2.attention.plan import BASELINE
 from arl2.attention.projections import Projections
+from arl2.errors import ConfigError
+from arl2.geometry import SinkPositions
 from arl2.kernels.attention import range_attention, softmax_attention
 from arl2.kernels.rope import Rotation, turn_frames
 
 
-class SoftmaxAttention(SelfAttention):
-    """Block-causal softmax attention (spec: the baseline, and the layers that are not converted)."""
+@dataclass(frozen=True)
+class SoftmaxSpec(AttentionSpec):
+    """Softmax over the block and the past, the past kept in a key-value cache.
 
-    def __init__(self, width: int, heads: int, eps: float, spec: SoftmaxSpec) -> None:
+    Attributes:
+        window: latent frames visible, the current block included; None sees the whole past.
+        sink: first frames of the stream that the window never evicts.
+        sink_positions: where the sinks stand for a block that sees them. ``"absolute"``, as published: at their own
+            frames, ever farther away. ``"relative"``: right before the oldest frame of the window, so that no distance
+            is longer than the window; the same until the window slides.
+    """
+
+    letter: ClassVar[str] = BASELINE
+    name: ClassVar[str] = "softmax"
+    published_names: ClassVar = ()
+
+    window: int | None = None
+    sink: int = 0
+    sink_positions: SinkPositions = "absolute"
+
+    def __post_init__(self) -> None:
+        if self.sink < 0 or (self.window is not None and self.window <= self.sink):
+            raise ConfigError(
+                f"A window must hold more frames than its sink; got window {self.window} and sink {self.sink}."
+            )
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> "SoftmaxSpec":
+        return cls(config.get("window"), config.get("sink", 0), config.get("sink_positions", "absolute"))
+
+    def build(self, size: HeadSize, eps: float) -> "SoftmaxAttention":
+        return SoftmaxAttention(size, eps, self)
+
+    def seeing(self, window: int | None) -> "SoftmaxSpec":
+        return replace(self, window=window, sink=self.sink if window is not None else 0)
+
+    def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
+        keys = batch * frame_tokens * size.width * element_size
+        # A sink that moves has its keys kept twice: as they were written and as they stand now.
+        return MemoryBytes(cache_per_frame=2 * keys, moved_sink=keys, growth_per_frame=keys)
+
+    def read_flops(self, size: HeadSize, block: MemoryGeometry, past_frames: int) -> PassFlops:
+        tokens, seen = block.block_tokens, (past_frames + block.block_frames) * block.frame_tokens
+        return PassFlops(linear=8 * tokens * size.width**2, self_attention=4 * tokens * seen * size.width)
+
+    def write_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
+        return PassFlops()  # the keys and values that were attended to are kept
+
+    def write_alone_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
+        return PassFlops(linear=4 * block.block_tokens * size.width**2)
+
+    def pass_bytes(self, size: HeadSize, element_size: int) -> int:
+        # q, k, v and the output; normed and rotated copies go through float32.
+        return (4 * element_size + 4 * max(4, element_size)) * size.width
+
+    def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
+        return saved_bytes(_LAYER_SAVES[element_size], size, ffn_dim)
+
+    def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:
+        return 0.0  # it is what others are aligned to
+
+
+# By bytes of a number; see saved_bytes.
+_LAYER_SAVES = {4: (74.4, 4.0, 0.2), 2: (50.3, 2.0, 0.2)}
+
+
+class SoftmaxAttention(SelfAttention):
+    """Block-causal softmax attention: the baseline, and the layers that are not converted."""
+
+    spec: SoftmaxSpec
+
+    def __init__(self, size: HeadSize, eps: float, spec: SoftmaxSpec) -> None:
         super().__init__()
-        self.shared = Projections(width, heads, eps)
+        self.shared = Projections(size.width, size.heads, eps)
         self.spec = spec
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Nothing: a conversion adds nothing to it."""
 
     def stream(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
@@ -39,7 +117,7 @@ class SoftmaxAttention(SelfAttention):
         v = self.shared.split(self.shared.to_v(x))
         cache.write(k, v, x.shape[1] // cache.geometry.frame_tokens)
 
-    def parallel(
+    def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
         q, k, v = self._rotated(x, rotation)

@@ -11,19 +11,31 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.gate import Gate
 from arl2.attention.lora import LoRA
-from arl2.attention.plan import HybridSpec
 from arl2.attention.projections import Projected, Projections
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.norm import l2_norm
 from arl2.kernels.rope import Rotation
 
 
+class Gate(nn.Linear):
+    """``W x``, one number per token and head, in the dtype of ``W`` whatever the tokens are in.
+
+    In training the weights may be float32 where all else is half precision: so few numbers are cheap in float32, and
+    rounding them would move the whole state. The cast tokens live as long as the layer's activations do.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads, bias=False)
+
+    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows heads"]:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class StateBranch(nn.Module):
     """``S`` in ``R^{D x D}`` per head: every token of a block reads it as it was before the block."""
 
-    def __init__(self, width: int, heads: int, spec: HybridSpec) -> None:
+    def __init__(self, width: int, heads: int, rank: int, alpha: float) -> None:
         super().__init__()
         head_dim = width // heads
         self.decay_proj = Gate(width, heads)
@@ -34,7 +46,7 @@ class StateBranch(nn.Module):
         self.phi_q = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.phi_k = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.phi_v = nn.Parameter(torch.empty(heads, head_dim, head_dim))
-        changes = {name: LoRA(width, width, spec.rank, spec.alpha) for name in "qkv"} if spec.rank else {}
+        changes = {name: LoRA(width, width, rank, alpha) for name in "qkv"} if rank else {}
         self.changes = nn.ModuleDict(changes)
         self.reset_parameters()
 
@@ -100,7 +112,7 @@ class StateBranch(nn.Module):
         return k, v, g, beta
 
     def _changed(self, name: str, raw: Tensor, x: Tensor) -> Tensor:
-        """The shared projection plus this branch's low-rank change, added before the norm."""
+        """The shared projection plus this branch's LoRA, added before the norm."""
         return raw + self.changes[name](x) if name in self.changes else raw
 
 

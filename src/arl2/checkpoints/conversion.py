@@ -1,6 +1,6 @@
-"""A softmax model made hybrid: every pretrained weight kept, the state branch added at its start values.
+"""Softmax layers made of another kind: every pretrained weight kept, what is new added at its start values.
 
-Nothing is trained here. Until it is, a converted layer sees its own block as before and little of what came earlier.
+Nothing is trained here. Until it is, a hybrid layer sees its own block as before and little of earlier ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arl2.attention.hybrid import HybridAttention
-from arl2.attention.lora import LoRALinear
-from arl2.attention.plan import HybridSpec, parse_plan, plan_of
+from arl2.attention.kind import SelfAttention
+from arl2.attention.lora import LoRA, LoRALinear
+from arl2.attention.plan import converted_layers, kind_of, parse_plan, plan_of, with_converted
 from arl2.errors import ConfigError
 from arl2.model.layer import TransformerLayer
 from arl2.model.precision import parameter_dtype
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 PUBLISHED_RANK = 16
+# Of a first conversion, unless others are given.
+START_SETTINGS: dict[str, Any] = {
+    "state_rank": PUBLISHED_RANK,
+    "ffn_rank": PUBLISHED_RANK,
+    "low_rank_alpha": None,
+    "ffn_rank_layers": "hybrid",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Conversion:
     """A converted model and what of it is new.
 
     Attributes:
-        model: the hybrid model, on the device and in the dtype of the one it came from.
+        model: on the device and in the dtype of the one that was converted.
         new: names of the tensors that no pretrained weight filled; all that training has to move.
         new_parameters, parameters: how many numbers these hold, and the whole model.
     """
@@ -42,116 +49,125 @@ def convert(
     model: CausalWanTransformer3DModel,
     plan: str | Sequence[int],
     *,
-    state_rank: int = PUBLISHED_RANK,
-    ffn_rank: int = PUBLISHED_RANK,
+    state_rank: int | None = None,
+    ffn_rank: int | None = None,
     low_rank_alpha: float | None = None,
-    ffn_rank_layers: str = "hybrid",
+    ffn_rank_layers: str | None = None,
     seed: int = 0,
 ) -> Conversion:
-    """Make layers hybrid (spec 1, "Start values"). Pretrained tensors are shared with ``model``, not copied.
+    """Make softmax layers of another kind. Pretrained tensors are shared with ``model``, not copied.
+
+    What is new has the start values that its kind says (of hybrid layers: spec 1, "Start values").
 
     Args:
-        model: its softmax layers can become hybrid; layers that are hybrid already stay as they are.
+        model: its softmax layers can be converted; layers that are converted already stay as they are.
         plan: one letter a layer, such as ``HHSH``, or the indices of the hybrid layers.
-        state_rank, ffn_rank: of the low-rank changes; 0 for none. Of a model that has hybrid layers already, theirs.
-        low_rank_alpha: as in the config; None is twice the rank.
-        ffn_rank_layers: ``"hybrid"`` or ``"all"``.
+        state_rank, ffn_rank: of the LoRAs; 0 for none. None: as published, or those of a model that has converted
+            layers already, which no others can join.
+        low_rank_alpha: as in the config; None is twice the rank, or what the model has.
+        ffn_rank_layers: ``"hybrid"`` (the default) or ``"all"``.
         seed: of the new parameters' random start.
 
     Raises:
-        ConfigError: a plan that does not fit the model, or would turn a hybrid layer back.
+        ConfigError: a plan that does not fit the model, or would change a converted layer; settings that the model's
+            converted layers do not share.
     """
-    before = model.config.layer_plan
+    before = str(model.config.layer_plan)
     after = parse_plan(plan, len(before)) if isinstance(plan, str) else plan_of(plan, len(before))
-    if HybridSpec.letter in before and (state_rank, ffn_rank) != (model.config.state_rank, model.config.ffn_rank):
+    changed = [i for i in converted_layers(before) if before[i] != after[i]]
+    if changed:
+        was = kind_of(before[changed[0]]).name
         raise ConfigError(
-            f"The model's hybrid layers have ranks {model.config.state_rank} and {model.config.ffn_rank}; the others "
-            f"cannot have {state_rank} and {ffn_rank}: give the same."
-        )
-    back = [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old == HybridSpec.letter != new]
-    if back:
-        raise ConfigError(
-            f"Layers {back} are hybrid already and the plan {after} makes them softmax; their softmax past is gone, "
+            f"Layers {changed} are {was} already and the plan {after} changes them; their softmax past is gone, "
             "so convert the original model instead."
         )
+    asked = {
+        "state_rank": state_rank,
+        "ffn_rank": ffn_rank,
+        "low_rank_alpha": low_rank_alpha,
+        "ffn_rank_layers": ffn_rank_layers,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
     settings |= {"layer_plan": after}
-    # Of a model that has hybrid layers, trained low-rank changes keep their scale.
-    if HybridSpec.letter in after and HybridSpec.letter not in before:
-        settings |= {"state_rank": state_rank, "ffn_rank": ffn_rank, "low_rank_alpha": low_rank_alpha}
-        settings |= {"ffn_rank_layers": ffn_rank_layers}
+    if converted_layers(before):
+        # LoRAs that are trained keep their rank and scale, and there is one of each in a configuration.
+        _refuse_other_settings(model.config, given)
+    elif converted_layers(after):
+        settings |= {**START_SETTINGS, **given}
     with torch.device("meta"):
         converted = CausalWanTransformer3DModel(**settings)
 
     held = dict(model.state_dict())
     kept = {name: held[source] for name in converted.state_dict() if (source := _source(name, held)) is not None}
     unfit = sorted(name for name, x in converted.state_dict().items() if name in kept and kept[name].shape != x.shape)
-    lost = len(held) - len(kept)
-    if unfit or lost:
+    if unfit or len(kept) < len(held):
         raise ConfigError(
-            f"{len(unfit) or lost} tensors of the model do not fit the conversion, first {(unfit or ['?'])[0]}: its "
-            "hybrid layers have other ranks; give state_rank and ffn_rank as they are."
+            f"{len(unfit) or len(held) - len(kept)} tensors of the model have no place in the converted one, first "
+            f"{(unfit or sorted(held.keys() - kept.keys()))[0]}: give ffn_rank and ffn_rank_layers as the model has "
+            "them."
         )
     converted.load_state_dict(kept, strict=False, assign=True)
-    _fill_new(converted, set(kept), model.patch_embedding.weight, torch.Generator().manual_seed(seed))
     new = tuple(name for name in converted.state_dict() if name not in kept)
+    _fill_new(converted, new, model.patch_embedding.weight, torch.Generator().manual_seed(seed))
     sizes = {name: x.numel() for name, x in converted.state_dict().items()}
     converted.train(model.training)
     return Conversion(converted, new, sum(sizes[name] for name in new), sum(sizes.values()))
 
 
 def config_after(config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
-    """The configuration after ``convert`` of these layers besides those that are hybrid already, with its defaults.
+    """The configuration after ``convert`` has made these layers hybrid, with its defaults.
 
     Raises:
         ConfigError: a layer outside the model.
     """
     before = str(config["layer_plan"])
-    kept = {i for i, letter in enumerate(before) if letter == HybridSpec.letter}
-    ranks = {} if kept else {"state_rank": PUBLISHED_RANK, "ffn_rank": PUBLISHED_RANK}
-    return {**config, **ranks, "layer_plan": plan_of(sorted(kept | set(layers)), len(before))}
+    start = {} if converted_layers(before) else START_SETTINGS
+    return {**config, **start, "layer_plan": with_converted(before, layers)}
+
+
+def _refuse_other_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value != config[name]:
+            raise ConfigError(
+                f"The model's converted layers have {name} {config[name]}; the others cannot have {value}: leave it "
+                "out, or give the same."
+            )
 
 
 def _source(name: str, held: dict[str, Tensor]) -> str | None:
     """Where the pretrained model keeps what the converted one calls ``name``; None for what is new."""
     if name in held:
         return name
-    # A feed-forward that gains a low-rank change keeps its weights one level deeper.
+    # A feed-forward that gains a LoRA keeps its weights one level deeper.
     flat = name.replace(".ffn.up.linear.", ".ffn.up.").replace(".ffn.down.linear.", ".ffn.down.")
     return flat if flat in held else None
 
 
-def _fill_new(model: CausalWanTransformer3DModel, kept: set[str], like: Tensor, generator: torch.Generator) -> None:
+def _fill_new(model: CausalWanTransformer3DModel, new: Sequence[str], like: Tensor, generator: torch.Generator) -> None:
     """Start values for every parameter still on the meta device, drawn layer by layer on the CPU in float32."""
     if like.is_meta:
         return  # a model without weights: only sizes were asked for
-    for i, layer in enumerate(model.layers):
+    for layer in model.layers:
         assert isinstance(layer, TransformerLayer)
-        parts: list[nn.Module] = []
-        attention = layer.self_attention
-        if isinstance(attention, HybridAttention) and f"layers.{i}.self_attention.gate_proj.weight" not in kept:
-            _materialise(attention.state)
-            attention.state.reset_parameters(generator)
-            _materialise(attention.gate_proj)
-            attention.reset_gate(generator)
-            parts += [attention.state, attention.gate_proj]
-        for half in (layer.ffn.up, layer.ffn.down):
-            if isinstance(half, LoRALinear) and half.change.A.is_meta:
-                _materialise(half.change)
-                half.change.reset_parameters(generator)
-                parts.append(half.change)
+        parts: list[SelfAttention | LoRA] = [layer.self_attention]
+        parts += [half.change for half in (layer.ffn.up, layer.ffn.down) if isinstance(half, LoRALinear)]
         for part in parts:
-            _cast(model, part, like)
+            if _materialise(part):
+                part.reset_parameters(generator)
+    for name in new:
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.to(device=like.device, dtype=parameter_dtype(name, like.dtype))
 
 
-def _materialise(part: nn.Module) -> None:
-    part.to_empty(device="cpu")
-    part.float()
-
-
-def _cast(model: CausalWanTransformer3DModel, part: nn.Module, like: Tensor) -> None:
-    """To the model's device and dtype, a few parameters staying float32."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for parameter in part.parameters():
-        dtype = parameter_dtype(names[id(parameter)], like.dtype)
-        parameter.data = parameter.data.to(device=like.device, dtype=dtype)
+def _materialise(part: nn.Module) -> bool:
+    """Room in float32 for what has none; whether anything had none."""
+    empty = [
+        (module, name)
+        for module in part.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_meta
+    ]
+    for module, name in empty:
+        setattr(module, name, nn.Parameter(torch.empty(getattr(module, name).shape)))
+    return bool(empty)

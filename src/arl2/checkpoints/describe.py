@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from arl2.attention.plan import kind_of
 from arl2.checkpoints.layouts import Layout, translate
 from arl2.checkpoints.load import build_transformer
 from arl2.checkpoints.reading import read_weights
@@ -14,8 +15,9 @@ from arl2.errors import GeometryError
 from arl2.geometry import token_grid
 from arl2.model.cost import MemoryBytes, memory_bytes
 from arl2.model.precision import parameter_count, parameter_dtype
+from arl2.video.codec import SPATIAL_FACTOR
 
-LATENT_STRIDE = 8  # pixels a latent row or column, of Wan's VAE
+LATENT_STRIDE = SPATIAL_FACTOR
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Description:
         branch: which weights of the file (``generator_ema``, ...), None if it has one set.
         unused: other entries of the file: number of tensors by name. Training leaves them; generating needs none.
         config: the model's.
-        parameters: of the model; ``low_rank_parameters`` of these in low-rank changes.
+        parameters: of the model; ``low_rank_parameters`` of these in LoRAs.
         dtypes: stored tensors by dtype.
         not_finite: names of tensors with NaN or infinity.
         weight_bytes: by compute dtype.
@@ -50,8 +52,13 @@ class Description:
 
     @property
     def plan(self) -> str:
-        """The layer plan as a strip."""
+        """One letter a layer."""
         return str(self.config["layer_plan"])
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Operations whose backends decide how fast self-attention is."""
+        return tuple(dict.fromkeys(name for letter in self.plan for name in kind_of(letter).kernels))
 
 
 def describe(

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import all_kinds, converted_layers
 from arl2.checkpoints.layouts import to_original
 from arl2.checkpoints.merging import with_published_alpha
 from arl2.errors import CheckpointError
@@ -24,14 +24,20 @@ def export_checkpoint(
 
     Args:
         path: ``.pt`` (a dict with ``generator``, names behind ``model.``) or ``.safetensors`` (bare names).
-        layout: ``"arl2"`` takes any model; ``"wan"``, the original naming, all-softmax models without low-rank changes.
+        layout: ``"arl2"``, or ``"wan"``: the original naming, for all-softmax models without LoRAs.
 
     Raises:
         CheckpointError: a model that the layout cannot hold, another kind of file, or a disk that is full.
     """
     path = Path(path)
     config = model.config
-    if layout == "wan" and (HybridSpec.letter in config.layer_plan or config.ffn_rank):
+    unpublished = [kind for kind in all_kinds() if kind.letter in config.layer_plan and kind.published_names is None]
+    if unpublished:
+        raise CheckpointError(
+            f"The published layouts have no names for {unpublished[0].name} layers (plan {config.layer_plan}); save "
+            "the model with save_pretrained()."
+        )
+    if layout == "wan" and (converted_layers(config.layer_plan) or config.ffn_rank):
         raise CheckpointError(
             f"The original layout holds softmax models only, but this plan is {config.layer_plan} "
             f'with feed-forward rank {config.ffn_rank}; export with layout="arl2".'

@@ -21,7 +21,7 @@ def parse_layers(text: str, num_layers: int) -> list[int]:
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"Layers {text!r} came; give numbers and ranges such as 0-21,25.")
+            raise ConfigError(f"Layers {text!r} are no numbers and ranges; give some such as 0-21,25.")
         start, stop = int(first), int(last) if dash else int(first)
         if start > stop:
             raise ConfigError(f"The range of layers {word.strip()} runs backwards; give the smaller number first.")
@@ -55,7 +55,7 @@ def share_of_layers(
     count = math.floor(fraction * num_layers + 1e-9) if math.isfinite(fraction) else 0
     if not 0 < fraction <= 1 or not count:
         raise ConfigError(
-            f"A share of {fraction:g} of {num_layers} layers came; give {1 / num_layers:.3f} (one layer) to 1 (all)."
+            f"Got a share of {fraction:g} of {num_layers} layers; give {1 / num_layers:.3f} (one layer) to 1 (all)."
         )
     check_layers(keep, num_layers)
     order = range(num_layers) if ranking is None else ranking
@@ -64,8 +64,8 @@ def share_of_layers(
     if len(allowed) < count:
         source = "the model has" if ranking is None else "the ranking names"
         raise ConfigError(
-            f"{count} layers were asked (a share of {fraction:g}), but without those to keep {source} {len(allowed)}; "
-            "give a smaller share, or keep fewer."
+            f"A share of {fraction:g} is {count} layers, but without those to keep {source} {len(allowed)}; give a "
+            "smaller share, or keep fewer."
         )
     return sorted(allowed[:count])
 

@@ -6,7 +6,7 @@ from enum import Enum
 
 from torch import Tensor
 
-from arl2.checkpoints.names import diffusers_names, original_names
+from arl2.checkpoints.names import diffusers_names, is_converted, original_names
 from arl2.errors import CheckpointError
 
 # Wrappers of training frameworks leave their names inside tensor names.
@@ -80,7 +80,7 @@ def _unwrapped(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _original_kind(names: set[str], bare: dict[str, Tensor]) -> Layout:
-    if any(".A_log" in name or ".lora_" in name for name in bare):
+    if any(map(is_converted, bare)):
         return Layout.ARL2
     return Layout.CAUSAL if any(name.startswith(("model.", "module.")) for name in names) else Layout.WAN
 
@@ -106,7 +106,7 @@ def _refuse_unknown(bare: dict[str, Tensor], known: object, layout: Layout, wher
 
 def _not_a_model(tensors: dict[str, Tensor], where: str) -> str:
     if tensors and all("lora" in name.lower() for name in tensors):
-        return f"{where} holds low-rank (LoRA) tensors alone; give the checkpoint of the whole model."
+        return f"{where} holds LoRA tensors alone; give the checkpoint of the whole model."
     shown = ", ".join(sorted(tensors)[:3])
     accepted = "; ".join(layout.value for layout in Layout)
     return f"{where} is no known transformer ({len(tensors)} tensors, first {shown}); accepted are: {accepted}."

@@ -1,8 +1,8 @@
-"""Low-rank changes folded into the weights that they change, where that gives the same model.
+"""LoRAs folded into the weights beside them, where that gives the same model.
 
 The feed-forward's can be: ``W x + s (x A) B`` is ``(W + s (A B)^T) x``. The state branch's cannot: its q, k and v are
-the shared projections plus the change, and the shared projections alone feed the softmax inside the block. Nor can it
-move into ``phi``: a norm stands between for q and k, and for v ``phi`` mixes within a head what the change mixes across
+the shared projections plus the LoRA, and the shared projections alone feed the softmax inside the block. Nor can it
+move into ``phi``: a norm stands between for q and k, and for v ``phi`` mixes within a head what the LoRA mixes across
 all of them. So these stay, as the published layout keeps them.
 """
 
@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from arl2.attention.lora import LoRA, LoRALinear
-from arl2.attention.state_branch import StateBranch
 from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 
 class Merged(NamedTuple):
-    """A model without low-rank changes in its feed-forwards.
+    """A model without LoRAs in its feed-forwards.
 
     Attributes:
         model: shares all other tensors with the one that it was made from.
-        merged: how many changes were folded in; ``kept``: how many stay, in state branches.
+        merged: how many were folded in; ``kept``: how many stay, in self-attention.
         parameters_saved: numbers that the model has less.
     """
 
@@ -34,10 +33,10 @@ class Merged(NamedTuple):
 
 @torch.no_grad()
 def merge_lora(model: CausalWanTransformer3DModel) -> Merged:
-    """Fold the feed-forwards' low-rank changes into their weights.
+    """Fold the feed-forwards' LoRAs into their weights.
 
     Sums are made in float64 and rounded once, to the weight's own dtype; in half precision that rounds away part of a
-    small change, so keep the changes where that matters.
+    small change, so keep the LoRAs where that matters.
     """
     tensors = dict(model.state_dict())
     merged = kept = saved = 0
@@ -52,7 +51,7 @@ def merge_lora(model: CausalWanTransformer3DModel) -> Merged:
             tensors[f"{name}.weight"] = _sum(part.linear.weight, part.change)
             tensors[f"{name}.bias"] = tensors.pop(f"{name}.linear.bias")
             merged += 1
-        kept += sum(len(part.changes) for part in layer.modules() if isinstance(part, StateBranch))
+        kept += sum(isinstance(part, LoRA) for part in layer.self_attention.modules())
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
     with torch.device("meta"):
         plain = CausalWanTransformer3DModel(**{**settings, "ffn_rank": 0})
@@ -65,7 +64,7 @@ def with_published_alpha(model: CausalWanTransformer3DModel) -> CausalWanTransfo
     """The same model with ``alpha`` twice the rank, which readers of the published layout take for granted.
 
     No file of that layout says its alpha; another one is folded into ``B``, exactly where their ratio is a power of 2.
-    A model that has it already is given back as it is.
+    A model that has it already is returned as it is.
     """
     changes = [(name, part) for name, part in model.named_modules() if isinstance(part, LoRA)]
     if all(part.scale == 2.0 for _, part in changes):
@@ -81,6 +80,6 @@ def with_published_alpha(model: CausalWanTransformer3DModel) -> CausalWanTransfo
 
 
 def _sum(weight: Tensor, change: LoRA) -> Tensor:
-    """The weight ``[out, in]`` plus the change."""
+    """The weight ``[out, in]`` plus what the LoRA adds to it."""
     low_rank = (change.A.double() @ change.B.double()).T * change.scale
     return (weight.double() + low_rank).to(weight.dtype).contiguous()

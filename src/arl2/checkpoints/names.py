@@ -1,14 +1,17 @@
 """Tensor names of the published layouts, beside ours: tables, one line a module, for both directions.
 
 ``original`` is Wan 2.1's own naming, which CausVid, Self Forcing, Causal Forcing and ARL2 keep (behind ``model.``) and
-to which ARL2 adds names of its own. In the published names a layer is ``blocks.i``.
+to which ARL2 adds names of its own: those of a kind of attention are in its spec. In the published names a layer is
+``blocks.i``.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import Tensor
+
+from arl2.attention.kind import AttentionSpec, PublishedName
+from arl2.attention.plan import all_kinds
 
 _TOP = {
     "patch_embedding": "patch_embedding",
@@ -28,17 +31,6 @@ _ATTENTION = {
     "norm_q": "shared.norm_q",
     "norm_k": "shared.norm_k",
 }
-
-_STATE = {
-    "a_proj.weight": "state.decay_proj.weight",
-    "b_proj.weight": "state.beta_proj.weight",
-    "A_log": "state.A_log",
-    "dt_bias": "state.dt_bias",
-    "gate_proj.weight": "gate_proj.weight",
-    **{f"lora_{x}_{part}": f"state.changes.{x}.{part}" for x in "qkv" for part in "AB"},
-}
-
-_PHI = {f"phi_{x}.weight": f"state.phi_{x}" for x in "qkv"}
 
 _DIFFUSERS_TOP = {
     "patch_embedding": "patch_embedding",
@@ -69,18 +61,6 @@ _DIFFUSERS_LAYER = {
 }
 
 
-class Name(NamedTuple):
-    """Our name of a tensor, and how its shape changes on the way in and out."""
-
-    ours: str
-    to_ours: Callable[[Tensor], Tensor]
-    to_original: Callable[[Tensor], Tensor]
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def _drop_first(tensor: Tensor) -> Tensor:
     """``[1, n, d]`` -> ``[n, d]``; another shape is left for the strict shape check to name."""
     return tensor[0] if tensor.dim() == 3 and tensor.shape[0] == 1 else tensor
@@ -90,29 +70,17 @@ def _add_first(tensor: Tensor) -> Tensor:
     return tensor[None]
 
 
-def _conv_to_matrices(tensor: Tensor) -> Tensor:
-    """Grouped 1x1 convolution ``[d, D, 1]`` -> one matrix per head ``[H, D, D]``."""
-    if tensor.dim() != 3 or tensor.shape[2] != 1 or tensor.shape[0] % tensor.shape[1]:
-        return tensor
-    return tensor.reshape(-1, tensor.shape[1], tensor.shape[1])
-
-
-def _matrices_to_conv(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, tensor.shape[-1], 1)
+def original_names(num_layers: int) -> dict[str, PublishedName]:
+    """Every name that a file in the original or ARL2 naming may hold, for a model of ``num_layers`` layers."""
+    return _original_names(num_layers, all_kinds())
 
 
 @functools.cache
-def original_names(num_layers: int) -> dict[str, Name]:
-    """Every name that a file in the original or ARL2 naming may hold, for a model of ``num_layers`` layers."""
-    table: dict[str, Name] = {}
+def _original_names(num_layers: int, kinds: tuple[type[AttentionSpec], ...]) -> dict[str, PublishedName]:
+    table: dict[str, PublishedName] = {}
 
-    def add(original: str, ours: str, kind: str = "") -> None:
-        convert = {
-            "": (_same, _same),
-            "modulation": (_drop_first, _add_first),
-            "phi": (_conv_to_matrices, _matrices_to_conv),
-        }
-        table[original] = Name(ours, *convert[kind])
+    def add(original: str, ours: str, *shapes: Callable[[Tensor], Tensor]) -> None:
+        table[original] = PublishedName(original, ours, *shapes)
 
     def add_module(original: str, ours: str) -> None:
         for part in ("weight", "bias"):
@@ -120,24 +88,33 @@ def original_names(num_layers: int) -> dict[str, Name]:
 
     for original, ours in _TOP.items():
         add_module(original, ours)
-    add("head.modulation", "head.modulation", "modulation")
+    add("head.modulation", "head.modulation", _drop_first, _add_first)
     for i in range(num_layers):
         theirs, mine = f"blocks.{i}", f"layers.{i}"
-        add(f"{theirs}.modulation", f"{mine}.modulation", "modulation")
+        add(f"{theirs}.modulation", f"{mine}.modulation", _drop_first, _add_first)
         add_module(f"{theirs}.norm3", f"{mine}.cross_norm")
         for a, b in (("self_attn", "self_attention"), ("cross_attn", "cross_attention")):
             for original, ours in _ATTENTION.items():
                 add_module(f"{theirs}.{a}.{original}", f"{mine}.{b}.{ours}")
-        for original, ours in _STATE.items():
-            add(f"{theirs}.self_attn.{original}", f"{mine}.self_attention.{ours}")
-        for original, ours in _PHI.items():
-            add(f"{theirs}.self_attn.{original}", f"{mine}.self_attention.{ours}", "phi")
+        for name in (name for kind in kinds for name in kind.published_names or ()):
+            add(
+                f"{theirs}.self_attn.{name.original}",
+                f"{mine}.self_attention.{name.ours}",
+                name.to_ours,
+                name.to_original,
+            )
         for a, b in (("ffn.0", "ffn.up"), ("ffn.2", "ffn.down")):
             add_module(f"{theirs}.{a}", f"{mine}.{b}")
             add_module(f"{theirs}.{a}.linear", f"{mine}.{b}.linear")
             for part in "AB":
                 add(f"{theirs}.{a}.lora_{part}", f"{mine}.{b}.change.{part}")
     return table
+
+
+def is_converted(name: str) -> bool:
+    """Whether a name in the original naming is of something that a conversion has added."""
+    added = (own.original for kind in all_kinds() for own in kind.published_names or ())
+    return ".lora_" in name or any(name.endswith(f".self_attn.{own}") for own in added)
 
 
 @functools.cache

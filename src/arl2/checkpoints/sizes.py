@@ -2,11 +2,14 @@
 
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from arl2.attention.plan import plan_of
+from arl2.attention.kind import AttentionSpec
+from arl2.attention.lora import common_rank
+from arl2.attention.plan import BASELINE, all_kinds, kind_of
 from arl2.errors import CheckpointError, ConfigError
 
 # What no tensor tells, and its value unless a config beside the file or the caller says otherwise.
@@ -33,12 +36,12 @@ _SYNONYMS = {
 
 
 def config_from_tensors(
-    tensors: dict[str, Tensor], beside: dict[str, Any], given: dict[str, Any], where: str
+    tensors: dict[str, Tensor], stored: dict[str, Any], given: dict[str, Any], where: str
 ) -> dict[str, Any]:
     """Arguments of ``CausalWanTransformer3DModel`` for tensors under our names.
 
     Args:
-        beside: the ``config.json`` found beside the weights (of any source; keys that do not matter are passed over).
+        stored: the ``config.json`` found beside the weights (of any source; keys that do not matter are passed over).
         given: the caller's settings, which win; only those of ``OPTIONAL``.
         where: the file, for messages.
 
@@ -47,19 +50,30 @@ def config_from_tensors(
         CheckpointError: shapes that no such model has.
     """
     _refuse_other_settings(given)
-    told = {**_optional_of(beside), **given}
+    told = {**_optional_of(stored), **given}
     patch_embedding = _tensor(tensors, "patch_embedding.weight", 5, where)
     width, in_channels, *patch = patch_embedding.shape
     num_layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
-    decays = {int(name.split(".")[1]): t for name, t in tensors.items() if name.endswith(".state.A_log")}
-    heads = _heads(decays, told, width, where)
-    state_rank = _one_rank(tensors, ".state.changes.q.A", set(decays), where)
-    ffn_layers = {int(name.split(".")[1]) for name in tensors if name.endswith(".ffn.up.change.A")}
-    scope = "all" if ffn_layers - set(decays) else "hybrid"
-    ffn_rank = _one_rank(tensors, ".ffn.up.change.A", set(range(num_layers)) if scope == "all" else set(decays), where)
-    ffn_name = "layers.0.ffn.up.linear.weight" if 0 in ffn_layers else "layers.0.ffn.up.weight"
+    layers: dict[int, dict[str, Tensor]] = {i: {} for i in range(num_layers)}
+    ffn_ranks: dict[int, int] = {}
+    for name, tensor in tensors.items():
+        top, _, rest = name.partition(".")
+        i, _, inner = rest.partition(".")
+        if top == "layers" and inner.startswith("self_attention."):
+            layers[int(i)][inner.removeprefix("self_attention.")] = tensor
+        elif top == "layers" and inner == "ffn.up.change.A":
+            ffn_ranks[int(i)] = tensor.shape[-1]
+    kinds = [_kind(own) for own in layers.values()]
+    found = {
+        key: value for kind in dict.fromkeys(kinds) for key, value in kind.settings_of(layers, width, where).items()
+    }
+    heads = _heads(found.pop("num_attention_heads", None), told, width, where)
+    beside = {i for i, kind in enumerate(kinds) if kind.lora_in_ffn}
+    scope = "all" if set(ffn_ranks) - beside else "hybrid"
+    ffn_rank = common_rank(ffn_ranks, set(layers) if scope == "all" else beside, where)
+    ffn_name = "layers.0.ffn.up.linear.weight" if 0 in ffn_ranks else "layers.0.ffn.up.weight"
     config = {
-        "layer_plan": plan_of(sorted(decays), num_layers),
+        "layer_plan": "".join(kind.letter for kind in kinds),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "ffn_dim": _tensor(tensors, ffn_name, 2, where).shape[0],
@@ -68,9 +82,10 @@ def config_from_tensors(
         "patch_size": list(patch),
         "freq_dim": _tensor(tensors, "time_embedder.linear_1.weight", 2, where).shape[1],
         "text_dim": _tensor(tensors, "text_embedder.linear_1.weight", 2, where).shape[1],
-        "state_rank": state_rank,
+        "state_rank": 0,
         "ffn_rank": ffn_rank,
         "ffn_rank_layers": scope,
+        **found,
     }
     return {**config, **{key: value for key, value in told.items() if key in OPTIONAL and key != "num_attention_heads"}}
 
@@ -94,18 +109,14 @@ def _optional_of(config: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _heads(decays: dict[int, Tensor], told: dict[str, Any], width: int, where: str) -> int:
-    if decays:
-        counts = {t.numel() for t in decays.values()}
-        heads = counts.pop()
-        if counts or heads == 0 or width % heads:
-            raise CheckpointError(f"{where}: the A_log tensors do not agree on a number of heads for width {width}.")
-        if told.get("num_attention_heads", heads) != heads:
-            raise CheckpointError(
-                f"{where} has {heads} heads, but {told['num_attention_heads']} were asked for; leave the number out."
-            )
-        return heads
-    heads = told.get("num_attention_heads", width // DEFAULT_HEAD_DIM)
+def _heads(found: object, told: dict[str, Any], width: int, where: str) -> int:
+    """As the layers tell (``found``, or None), or as was given, or of the usual size."""
+    given = told.get("num_attention_heads")
+    if isinstance(found, int):
+        if given not in (None, found):
+            raise CheckpointError(f"{where} has {found} heads, but {given} were requested; leave the number out.")
+        return found
+    heads = width // DEFAULT_HEAD_DIM if given is None else given
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise CheckpointError(
             f"{where} does not tell its number of heads, and width {width} is not {heads} equal heads; "
@@ -114,17 +125,9 @@ def _heads(decays: dict[int, Tensor], told: dict[str, Any], width: int, where: s
     return heads
 
 
-def _one_rank(tensors: dict[str, Tensor], suffix: str, expected: set[int], where: str) -> int:
-    """The rank of the low-rank changes ending in ``suffix``; all expected layers have it, or none does."""
-    ranks = {int(name.split(".")[1]): t.shape[-1] for name, t in tensors.items() if name.endswith(suffix)}
-    if not ranks:
-        return 0
-    if set(ranks) != expected or len(set(ranks.values())) != 1:
-        raise CheckpointError(
-            f"{where}: low-rank changes stand on layers {sorted(ranks)} with ranks {sorted(set(ranks.values()))}; "
-            f"one rank on layers {sorted(expected)} is needed."
-        )
-    return next(iter(ranks.values()))
+def _kind(tensors: Mapping[str, Tensor]) -> type[AttentionSpec]:
+    """What kind of self-attention these tensors are of."""
+    return next((kind for kind in all_kinds() if kind.recognised_by in tensors), kind_of(BASELINE))
 
 
 def _tensor(tensors: dict[str, Tensor], name: str, dims: int, where: str) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory, RecurrentState
 from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
@@ -16,7 +15,7 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, read_goldens, relative_error
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
-from arl2.model.passes import DiffusionForcing, Stream, TeacherForcing
+from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.generator import generate_blocks
@@ -134,7 +133,7 @@ def _check_rollout(golden: RolloutGolden, model: CausalWanTransformer3DModel) ->
     def first_pass(block: int) -> Tensor:
         x = noise[:, :, block * size : (block + 1) * size].to(model.device)
         timestep = torch.full((x.shape[0], size), plan.timesteps[0], dtype=torch.float64, device=x.device)
-        flow = model(x, timestep, text, run=Stream(memory, Access.READ))
+        flow = model.predict(x, timestep, text, memory)
         return flow.transpose(1, 2)
 
     with torch.no_grad():

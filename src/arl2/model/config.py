@@ -1,10 +1,12 @@
-"""What a configuration may hold, and a layer's part of it."""
+"""What a configuration may hold, and what it says about each layer."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from arl2.attention.plan import SINK_POSITIONS, AttentionSpec, HybridSpec, SinkPositions, SoftmaxSpec, parse_plan
+from arl2.attention.kind import AttentionSpec
+from arl2.attention.plan import kind_of, parse_plan
 from arl2.errors import ConfigError
+from arl2.geometry import SINK_POSITIONS
 
 _WHOLE_NUMBERS = {
     **dict.fromkeys(("num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "out_channels"), 1),
@@ -18,7 +20,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     plan, patch = config["layer_plan"], config["patch_size"]
     parse_plan(plan, len(plan))
     if not plan:
-        raise ConfigError("The layer plan is empty; it needs one letter a layer, H or S.")
+        raise ConfigError("The layer plan is empty; it needs one letter a layer, such as HHSH.")
     if len(patch) != 3 or patch[0] != 1:
         raise ConfigError(f"The patch size {list(patch)} must be three numbers, the first (frames) 1.")
     for name, least in _WHOLE_NUMBERS.items():
@@ -49,8 +51,17 @@ def check_sink_positions(value: object) -> None:
         raise ConfigError(f"sink_positions is {value!r}; it must be one of {', '.join(SINK_POSITIONS)}.")
 
 
-def layer_spec(
-    letter: str, window: int | None, sink: int, sink_positions: SinkPositions, rank: int, alpha: float
-) -> AttentionSpec:
-    """The self-attention of a layer with that letter in the plan."""
-    return HybridSpec(rank, alpha) if letter == HybridSpec.letter else SoftmaxSpec(window, sink, sink_positions)
+def layer_specs(config: Mapping[str, Any]) -> list[AttentionSpec]:
+    """The self-attention of every layer, with its options.
+
+    Raises:
+        ConfigError: a letter of the plan that no kind has.
+    """
+    return [kind_of(letter).of_config(config) for letter in config["layer_plan"]]
+
+
+def ffn_rank_beside(spec: AttentionSpec, config: Mapping[str, Any]) -> int:
+    """Rank of the LoRA in the feed-forward of a layer with this self-attention; 0 for none."""
+    has_lora = spec.lora_in_ffn or config.get("ffn_rank_layers") == "all"
+    rank: int = config.get("ffn_rank", 0) if has_lora else 0
+    return rank

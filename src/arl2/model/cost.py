@@ -1,44 +1,27 @@
-"""What a pass costs and what memory takes, counted from the configuration: operations and bytes, no measuring.
+"""What a transformer costs, counted from its configuration: operations and bytes, no measuring.
 
-A multiply-add is two operations. Elementwise work, norms and the time path are left out: they cost bytes.
+A multiply-add is two operations. Elementwise work, norms and the time path are left out: they cost bytes. What
+self-attention costs, the spec of each layer says.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from arl2.attention.memory import MemoryGeometry
-from arl2.attention.plan import HybridSpec
+import torch
+
+from arl2.attention.cost import BlockSeen, HeadSize
+from arl2.attention.cost import MemoryBytes as MemoryBytes
+from arl2.attention.cost import PassFlops as PassFlops
+from arl2.attention.kind import AttentionSpec
+from arl2.attention.layer_memory import MemoryGeometry
+from arl2.attention.plan import converted_layers
 from arl2.geometry import split_blocks
-from arl2.kernels.delta_rule.chunked import CHUNK
-
-STATE_BYTES = 4  # states are float32
-
-
-@dataclass(frozen=True)
-class PassFlops:
-    """Floating-point operations of one pass over one block, by what does them."""
-
-    linear: int
-    self_attention: int
-    cross_attention: int
-    state_read: int
-    state_update: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.linear + self.self_attention + self.cross_attention + self.state_read + self.state_update
-
-    def __add__(self, other: "PassFlops") -> "PassFlops":
-        return PassFlops(*(a + b for a, b in zip(self._parts(), other._parts(), strict=True)))
-
-    def times(self, count: int) -> "PassFlops":
-        """Of so many passes."""
-        return PassFlops(*(count * part for part in self._parts()))
-
-    def _parts(self) -> tuple[int, ...]:
-        return (self.linear, self.self_attention, self.cross_attention, self.state_read, self.state_update)
+from arl2.model.config import ffn_rank_beside, layer_specs
+from arl2.model.precision import parameter_dtype
+from arl2.model.transformer import CausalWanTransformer3DModel
 
 
 def pass_flops(config: Mapping[str, Any], geometry: MemoryGeometry, *, past_frames: int, commit: bool) -> PassFlops:
@@ -48,24 +31,21 @@ def pass_flops(config: Mapping[str, Any], geometry: MemoryGeometry, *, past_fram
         config: the transformer's.
         geometry: batch, token grid and frames of the block.
         past_frames: frames that softmax layers see before the block.
-        commit: a clean pass (writes memory; the last layer stops there) or a denoising pass.
+        commit: a cache-update pass (writes memory; the last layer stops there) or a denoising pass.
+
+    Raises:
+        ConfigError: a letter of the plan that no kind has.
     """
-    plan: str = config["layer_plan"]
-    last = len(plan) - 1
-    tokens = geometry.batch * geometry.block_frames * geometry.frame_tokens
-    ends = _end(config, tokens, config["in_channels"])
-    if not commit:
-        ends += _end(config, tokens, config["out_channels"])
-    total = PassFlops(ends, 0, 0, 0, 0)
-    for i, letter in enumerate(plan):
-        memory_only = commit and i == last
-        if letter == HybridSpec.letter:
-            total += _hybrid(config, geometry, tokens, commit, memory_only)
-        else:
-            total += _softmax(config, geometry, tokens, past_frames, memory_only)
-        if not memory_only:
-            total += _cross_and_ffn(config, tokens, letter)
-    return total
+    size, tokens = HeadSize.of_config(config), geometry.block_tokens
+    specs = layer_specs(config)
+    total = PassFlops(linear=_end(config, tokens, config["in_channels"]))
+    for spec in specs[:-1] if commit else specs:
+        total += spec.read_flops(size, geometry, past_frames) + _cross_and_ffn(config, tokens, spec)
+        if commit:
+            total += spec.write_flops(size, geometry)
+    if commit:
+        return total + specs[-1].write_alone_flops(size, geometry)
+    return total + PassFlops(linear=_end(config, tokens, config["out_channels"]))
 
 
 def clip_flops(
@@ -74,7 +54,7 @@ def clip_flops(
     *,
     frames: int,
     first_block_frames: int | None = None,
-    hybrid_attention_alone: bool = False,
+    attention_alone: bool = False,
 ) -> PassFlops:
     """Operations of one parallel forward of a whole clip under teacher forcing, both halves.
 
@@ -83,29 +63,25 @@ def clip_flops(
         geometry: batch, token grid and frames of a block.
         frames: latent frames of the clip.
         first_block_frames: where the first block differs.
-        hybrid_attention_alone: count the self-attention of hybrid layers and nothing else: what stage 1 adds to the
+        attention_alone: count the self-attention of converted layers and nothing else: what stage 1 adds to the
             teacher's pass.
 
     Raises:
         GeometryError: frames that are not whole blocks.
+        ConfigError: a letter of the plan that no kind has.
     """
-    plan, window = str(config["layer_plan"]), config["window"]
-    hybrid = plan.count(HybridSpec.letter)
-    total = PassFlops(0, 0, 0, 0, 0)
-    spans = split_blocks(frames, geometry.block_frames, first_block_frames)
-    for span in spans:
-        block = replace(geometry, block_frames=len(span))
-        tokens = block.batch * block.block_frames * block.frame_tokens
-        past = span.start if window is None else min(span.start, window - len(span))
-        # Both halves; the head reads the noisy one alone.
-        if hybrid_attention_alone:
-            total += _hybrid(config, block, tokens, commit=False, memory_only=False).times(2 * hybrid)
-        else:
-            total += pass_flops(config, block, past_frames=past, commit=False).times(2)
-            total += PassFlops(-_end(config, tokens, config["out_channels"]), 0, 0, 0, 0)
-        if span is not spans[-1]:  # the clean half writes the state that the next block reads
-            linear, update = _state_write(config, tokens)
-            total += PassFlops(hybrid * linear, 0, 0, 0, hybrid * update)
+    size, specs = HeadSize.of_config(config), layer_specs(config)
+    blocks = list(_blocks(config, geometry, frames, first_block_frames))
+    if attention_alone:
+        own = [specs[i].clip_flops(size, blocks) for i in converted_layers(config["layer_plan"])]
+        return sum(own, PassFlops())
+    tokens = sum(block.block_tokens for block, _ in blocks)
+    # The head reads the noisy half alone.
+    total = PassFlops(
+        linear=2 * _end(config, tokens, config["in_channels"]) + _end(config, tokens, config["out_channels"])
+    )
+    for spec in specs:
+        total += spec.clip_flops(size, blocks) + _cross_and_ffn(config, tokens, spec).times(2)
     return total
 
 
@@ -125,18 +101,17 @@ def rollout_flops(
         config: the transformer's.
         geometry: batch, token grid and frames of a block.
         frames: latent frames of the clip.
-        passes: denoising passes of a block; a clean pass follows.
+        passes: denoising passes of a block; a cache-update pass follows.
         first_block_passes: of the first block, where they differ.
         first_block_frames: where the first block differs.
-        known_blocks: first blocks that are given, and cost a clean pass alone.
+        known_blocks: first blocks that are given, and cost a cache-update pass alone.
 
     Raises:
         GeometryError: frames that are not whole blocks.
+        ConfigError: a letter of the plan that no kind has.
     """
-    window, total = config["window"], PassFlops(0, 0, 0, 0, 0)
-    for number, span in enumerate(split_blocks(frames, geometry.block_frames, first_block_frames)):
-        block = replace(geometry, block_frames=len(span))
-        past = span.start if window is None else min(span.start, window - len(span))
+    total = PassFlops()
+    for number, (block, past) in enumerate(_blocks(config, geometry, frames, first_block_frames)):
         count = passes if number or first_block_passes is None else first_block_passes
         if number >= known_blocks:
             total += pass_flops(config, block, past_frames=past, commit=False).times(count)
@@ -144,79 +119,26 @@ def rollout_flops(
     return total
 
 
+def _blocks(
+    config: Mapping[str, Any], geometry: MemoryGeometry, frames: int, first_block_frames: int | None
+) -> Iterator[BlockSeen]:
+    window = config["window"]
+    for span in split_blocks(frames, geometry.block_frames, first_block_frames):
+        past = span.start if window is None else min(span.start, window - len(span))
+        yield BlockSeen(replace(geometry, block_frames=len(span)), past)
+
+
 def _end(config: Mapping[str, Any], tokens: int, channels: int) -> int:
     """Of embedding patches, or of the head."""
     patch_values = config["patch_size"][1] * config["patch_size"][2] * channels
-    return 2 * tokens * config["num_attention_heads"] * config["attention_head_dim"] * patch_values
+    return 2 * tokens * HeadSize.of_config(config).width * patch_values
 
 
-def _softmax(
-    config: Mapping[str, Any], geometry: MemoryGeometry, tokens: int, past_frames: int, memory_only: bool
-) -> PassFlops:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    if memory_only:
-        return PassFlops(4 * tokens * width**2, 0, 0, 0, 0)
-    seen = (past_frames + geometry.block_frames) * geometry.frame_tokens
-    return PassFlops(8 * tokens * width**2, 4 * tokens * seen * width, 0, 0, 0)
-
-
-def _hybrid(
-    config: Mapping[str, Any], geometry: MemoryGeometry, tokens: int, commit: bool, memory_only: bool
-) -> PassFlops:
-    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
-    width = heads * head_dim
-    branch = (
-        2 * tokens * width * head_dim + 4 * tokens * width * config["state_rank"]
-    )  # phi and low-rank, each of q k v
-    gate = 2 * tokens * width * heads
-    linear = self_attention = read = update = 0
-    if commit:
-        linear, update = _state_write(config, tokens)
-    if memory_only:
-        linear += 4 * tokens * width**2
-    else:
-        linear += 8 * tokens * width**2 + branch + gate
-        self_attention = 4 * tokens * geometry.block_frames * geometry.frame_tokens * width
-        read = 2 * tokens * width * head_dim
-    return PassFlops(linear, self_attention, 0, read, update)
-
-
-def _state_write(config: Mapping[str, Any], tokens: int) -> tuple[int, int]:
-    """Linear operations of k', v', decay and strength, and those of the update."""
-    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
-    width = heads * head_dim
-    linear = 4 * tokens * width * head_dim + 8 * tokens * width * config["state_rank"] + 4 * tokens * width * heads
-    return linear, tokens * heads * (4 * head_dim**2 + 3 * CHUNK * head_dim)
-
-
-def _cross_and_ffn(config: Mapping[str, Any], tokens: int, letter: str) -> PassFlops:
-    width, hidden = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
-    has_change = config["ffn_rank_layers"] == "all" or letter == HybridSpec.letter
-    rank = config["ffn_rank"] if has_change else 0
+def _cross_and_ffn(config: Mapping[str, Any], tokens: int, spec: AttentionSpec) -> PassFlops:
+    width, hidden = HeadSize.of_config(config).width, config["ffn_dim"]
+    rank = ffn_rank_beside(spec, config)
     linear = 4 * tokens * width**2 + 4 * tokens * width * hidden + 4 * tokens * rank * (width + hidden)
-    return PassFlops(linear, 0, 4 * tokens * config["text_len"] * width, 0, 0)
-
-
-@dataclass(frozen=True)
-class MemoryBytes:
-    """Bytes that a stream's memory takes.
-
-    Attributes:
-        states: of all hybrid layers, for ever.
-        cache_per_frame: of all softmax layers, for each latent frame kept.
-    """
-
-    states: int
-    cache_per_frame: int
-
-    def at(self, frames: int, *, moved_sinks: int = 0) -> int:
-        """With ``frames`` latent frames kept in the softmax layers.
-
-        Args:
-            moved_sinks: sinks that move with the window (``sink_positions="relative"``): their keys are kept twice, as
-                they were written and as they stand now.
-        """
-        return self.states + frames * self.cache_per_frame + moved_sinks * self.cache_per_frame // 2
+    return PassFlops(linear=linear, cross_attention=4 * tokens * config["text_len"] * width)
 
 
 def memory_bytes(config: Mapping[str, Any], *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
@@ -226,11 +148,82 @@ def memory_bytes(config: Mapping[str, Any], *, batch: int, frame_tokens: int, el
         config: the transformer's.
         frame_tokens: tokens a latent frame.
         element_size: bytes of a cached key or value (2 in half precision).
+
+    Raises:
+        ConfigError: a letter of the plan that no kind has.
     """
-    plan: str = config["layer_plan"]
-    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
-    hybrid = plan.count(HybridSpec.letter)
-    return MemoryBytes(
-        states=hybrid * batch * heads * head_dim**2 * STATE_BYTES,
-        cache_per_frame=(len(plan) - hybrid) * 2 * batch * frame_tokens * heads * head_dim * element_size,
+    size = HeadSize.of_config(config)
+    each = (
+        spec.memory_bytes(size, batch=batch, frame_tokens=frame_tokens, element_size=element_size)
+        for spec in layer_specs(config)
     )
+    return sum(each, MemoryBytes())
+
+
+def prompt_bytes(config: Mapping[str, Any], *, batch: int, element_size: int) -> int:
+    """Bytes of the cross-attention keys and values of ``batch`` prompts."""
+    width, layers = HeadSize.of_config(config).width, len(config["layer_plan"])
+    return 2 * layers * batch * config["text_len"] * width * element_size
+
+
+def pass_bytes(config: Mapping[str, Any], *, tokens: int, dtype: torch.dtype) -> int:
+    """Working memory of one pass over a block: an estimate.
+
+    The widest moment is in the feed-forward (its hidden values before and after the GELU, a third time with a LoRA) or
+    in self-attention, as its spec says.
+
+    Args:
+        config: complete, as :class:`TransformerSize` has it.
+        tokens: of a block, of all samples.
+
+    Raises:
+        ConfigError: a letter of the plan that no kind has.
+    """
+    size, specs = HeadSize.of_config(config), layer_specs(config)
+    has_lora = any(ffn_rank_beside(spec, config) for spec in specs)
+    hidden = (3 if has_lora else 2) * dtype.itemsize * config["ffn_dim"] + 4 * dtype.itemsize * size.width
+    attention = max(spec.pass_bytes(size, dtype.itemsize) for spec in specs)
+    rotation = 16 * size.head_dim  # angles in float64, cosine and sine in float32
+    return tokens * (max(hidden, attention) + dtype.itemsize * size.width + rotation)
+
+
+class TransformerSize(NamedTuple):
+    """A transformer without its weights.
+
+    Attributes:
+        config: complete, defaults filled in.
+        parameters: that are of the compute dtype.
+        float32_parameters: that are float32 in any case.
+    """
+
+    config: Mapping[str, Any]
+    parameters: int
+    float32_parameters: int
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Of all parameters in a model that computes in ``dtype``."""
+        return self.parameters * dtype.itemsize + self.float32_parameters * max(4, dtype.itemsize)
+
+
+def transformer_size(config: Mapping[str, Any]) -> TransformerSize:
+    """Sizes of a transformer, from its configuration: it is built without memory.
+
+    Raises:
+        ConfigError: a configuration that cannot be.
+    """
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    layer_specs(own)  # a size remembered from before must not hide a letter that is not known now
+    return _transformer_size(json.dumps(own, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _transformer_size(config: str) -> TransformerSize:
+    with torch.device("meta"):
+        model = CausalWanTransformer3DModel(**json.loads(config))
+    kept = compute = 0
+    for name, parameter in model.named_parameters():
+        if parameter_dtype(name, torch.bfloat16) is torch.float32:
+            kept += parameter.numel()
+        else:
+            compute += parameter.numel()
+    return TransformerSize(dict(model.config), compute, kept)

@@ -1,9 +1,8 @@
-"""One transformer layer: self-attention, cross-attention, feed-forward, the first and last modulated by time.
+"""One transformer layer: self-attention, cross-attention, feed-forward, the first and last modulated by time; the head.
 
 Legend: B batch, F frames, S tokens a frame, T = F S tokens, d width.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,13 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.access import Access
+from arl2.attention.cost import HeadSize
 from arl2.attention.cross import CrossAttention, CrossAttentionCache
-from arl2.attention.factory import build_self_attention
+from arl2.attention.kind import Access, AttentionSpec
+from arl2.attention.layer_memory import LayerMemory
 from arl2.attention.layout import ClipLayout
 from arl2.attention.lora import linear
-from arl2.attention.memory import LayerMemory
-from arl2.attention.plan import AttentionSpec
 from arl2.kernels.norm import layer_norm
 from arl2.kernels.rope import Rotation
 
@@ -30,17 +28,8 @@ class Modulation(NamedTuple):
     gate: Tensor
 
 
-class AttentionCall(NamedTuple):
-    """One parallel self-attention: its normed and modulated input, what came out, and where the tokens stand."""
-
-    input: Float[Tensor, "batch tokens width"]
-    output: Float[Tensor, "batch tokens width"]
-    rotation: Rotation
-    layout: ClipLayout
-
-
 class FeedForward(nn.Module):
-    """Linear, GELU (tanh), Linear; with low-rank changes if ``rank`` is not 0."""
+    """Linear, GELU (tanh), Linear; with a LoRA on each if ``rank`` is not 0."""
 
     def __init__(self, width: int, hidden: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -71,22 +60,20 @@ class TransformerLayer(nn.Module):
         self,
         spec: AttentionSpec,
         *,
-        width: int,
-        heads: int,
+        size: HeadSize,
         ffn_dim: int,
         ffn_rank: int,
         ffn_alpha: float,
         eps: float,
     ) -> None:
         super().__init__()
-        self.self_attention = build_self_attention(spec, width=width, heads=heads, eps=eps)
+        width = size.width
+        self.self_attention = spec.build(size, eps)
         self.cross_norm = CrossNorm(width, eps)
-        self.cross_attention = CrossAttention(width, heads, eps)
+        self.cross_attention = CrossAttention(width, size.heads, eps)
         self.ffn = FeedForward(width, ffn_dim, ffn_rank, ffn_alpha)
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.eps = eps
-        # Training looks on here (arl2.training.conversion.watching); nobody else does.
-        self.attention_watcher: Callable[[AttentionCall], None] | None = None
 
     def stream(
         self,
@@ -109,7 +96,7 @@ class TransformerLayer(nn.Module):
         rotation: Rotation,
         memory: LayerMemory,
     ) -> None:
-        """Write this layer's memory and compute nothing else (the last layer of a clean pass)."""
+        """Write this layer's memory and compute nothing else (the last layer of a cache-update pass)."""
         local, _ = self._modulations(time)
         self.self_attention.commit(self._modulated(x, local), rotation, memory)
 
@@ -123,10 +110,7 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch tokens width"]:
         """A whole clip in parallel (training); equal to streaming its blocks."""
         local, mixing = self._modulations(time)
-        given = self._modulated(x, local)
-        attended = self.self_attention.parallel(given, rotation, layout)
-        if self.attention_watcher is not None:
-            self.attention_watcher(AttentionCall(given, attended, rotation, layout))
+        attended = self.self_attention(self._modulated(x, local), rotation, layout)
         return self._rest(_gated(x, attended, local), text, mixing)
 
     def _rest(self, x: Tensor, text: CrossAttentionCache, mixing: Modulation) -> Tensor:
@@ -141,6 +125,24 @@ class TransformerLayer(nn.Module):
     def _modulated(self, x: Tensor, by: Modulation) -> Tensor:
         normed = layer_norm(x, self.eps).unflatten(1, (by.shift.shape[1], -1))
         return torch.addcmul(by.shift, normed, 1 + by.scale).flatten(1, 2).to(x.dtype)
+
+
+class FlowHead(nn.Module):
+    """Modulated norm and a linear layer from the width to the values of a patch."""
+
+    def __init__(self, width: int, patch_values: int, eps: float) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.proj = nn.Linear(width, patch_values)
+        self.eps = eps
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], time: Float[Tensor, "batch frames width"]
+    ) -> Float[Tensor, "batch tokens values"]:
+        shift, scale = (self.modulation.float() + time[:, :, None])[:, :, None].unbind(-2)
+        normed = layer_norm(x, self.eps).unflatten(1, (time.shape[1], -1))
+        modulated = torch.addcmul(shift, normed, 1 + scale).flatten(1, 2)
+        return self.proj(modulated.to(self.proj.weight.dtype))
 
 
 def _gated(x: Tensor, change: Tensor, by: Modulation) -> Tensor:

@@ -1,35 +1,21 @@
-"""The ways to run the transformer, each with all that it needs; there is no default among them."""
+"""The two ways to run the transformer over a whole clip in parallel, as training does."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.access import Access
-from arl2.attention.memory import Memory
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One block of a stream, at the position where ``memory`` stands.
-
-    ``READ`` predicts the flow and leaves memory as it is. ``COMMIT`` writes memory and predicts nothing.
-    """
-
-    memory: Memory
-    access: Access
-
 
 @dataclass(frozen=True)
 class DiffusionForcing:
-    """A whole clip, one noise level per block; what a block remembers of earlier ones is their noisy selves."""
+    """A clip with one timestep per block; what a block remembers of earlier ones is their noisy selves."""
 
     first_block_frames: int | None = None
 
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """A whole clip twice: every noisy block remembers the *clean* earlier blocks, as in a rollout.
+    """A clip twice: every noisy block remembers the *clean* earlier blocks, as in a rollout.
 
     Attributes:
         clean: latents ``[B, C, F, h, w]`` of the same clip.
@@ -41,4 +27,4 @@ class TeacherForcing:
     first_block_frames: int | None = None
 
 
-Pass = Stream | DiffusionForcing | TeacherForcing
+ParallelPass = DiffusionForcing | TeacherForcing

@@ -8,8 +8,8 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 
 def parameter_dtype(name: str, compute_dtype: torch.dtype) -> torch.dtype:
     """The dtype of the parameter ``name`` in a model that computes in ``compute_dtype``."""
-    kept = set(CausalWanTransformer3DModel._keep_in_fp32_modules)
-    wants_float32 = compute_dtype.itemsize < torch.float32.itemsize and not kept.isdisjoint(name.split("."))
+    kept = CausalWanTransformer3DModel._keep_in_fp32_modules
+    wants_float32 = compute_dtype.itemsize < torch.float32.itemsize and not set(kept).isdisjoint(name.split("."))
     return torch.float32 if wants_float32 else compute_dtype
 
 

@@ -14,30 +14,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from arl2.attention.access import Access
+from arl2.attention.cost import HeadSize
 from arl2.attention.cross import CrossAttentionCache
+from arl2.attention.kind import Access
 from arl2.attention.layout import ClipLayout
-from arl2.attention.memory import Memory, MemoryGeometry
-from arl2.attention.plan import HybridSpec, SinkPositions
-from arl2.errors import ConfigError, GeometryError, MemoryMismatchError, NonFiniteError
-from arl2.geometry import split_blocks, token_grid
+from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
+from arl2.attention.plan import all_kinds
+from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.geometry import SinkPositions, split_blocks, token_grid
 from arl2.kernels.rope import Rotation, rope_angles
-from arl2.model.config import check_config, check_sink_positions, layer_spec
+from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
-from arl2.model.head import FlowHead
-from arl2.model.layer import TransformerLayer
-from arl2.model.passes import DiffusionForcing, Pass, Stream, TeacherForcing
+from arl2.model.layer import FlowHead, TransformerLayer
+from arl2.model.passes import ParallelPass, TeacherForcing
 
 
 class PromptCache(NamedTuple):
     """A prompt as the layers see it: cross-attention keys and values of every layer, made once per prompt.
 
     Attributes:
-        owner: what the model that made it calls itself; another model refuses it.
+        owner: the model that made it; another one refuses it.
         layers: keys and values, one pair a layer.
     """
 
-    owner: str
+    owner: ModelIdentity
     layers: tuple[CrossAttentionCache, ...]
 
     @property
@@ -46,15 +46,38 @@ class PromptCache(NamedTuple):
         return self.layers[0].k.shape[0]
 
     def repeated(self, count: int) -> "PromptCache":
-        """The whole batch so many times, one after the other."""
+        """The whole batch ``count`` times, one after the other."""
         return PromptCache(self.owner, tuple(layer.repeated(count) for layer in self.layers))
+
+
+class _StreamedBlock(NamedTuple):
+    """A block on its way into the layers."""
+
+    x: Tensor
+    time: TimeEmbedding
+    prompt: PromptCache
+    rotation: Rotation
+    rows: int
+    columns: int
+
+
+class _Float32Names:
+    """Parts of names of parameters that stay float32: small, and rounding them moves everything after them.
+
+    Read as a class attribute, as diffusers does; kinds of attention that were registered later are in it, too.
+    """
+
+    _OWN = ("time_embedder", "modulation", "cross_norm", "norm_q", "norm_k")
+
+    def __get__(self, instance: object, owner: type) -> list[str]:
+        return [*self._OWN, *(name for kind in all_kinds() for name in kind.float32)]
 
 
 class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     """Predicts the flow ``v = noise - x0`` of video latents, block after block.
 
     Args:
-        layer_plan: one letter a layer, ``H`` hybrid or ``S`` softmax.
+        layer_plan: one letter a layer: ``H`` hybrid, ``S`` softmax, or a kind that was registered.
         num_attention_heads, attention_head_dim: their product is the width ``d``.
         ffn_dim: hidden size of the feed-forward.
         in_channels, out_channels: latent channels.
@@ -65,9 +88,9 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         window: frames visible to softmax layers, current block included; None sees the whole past.
         sink: first frames of the stream that the window never evicts.
         sink_positions: ``"absolute"`` or ``"relative"``: sinks stay at their own frames or move with the window.
-        state_rank, ffn_rank: of the low-rank changes of the state branch and of the feed-forward; 0 for none.
+        state_rank, ffn_rank: of the LoRAs of the state branch and of the feed-forward; 0 for none.
         low_rank_alpha: both are scaled by ``alpha / rank``; None is twice the rank.
-        ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has the change.
+        ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has a LoRA.
         eps: of all norms.
 
     Raises:
@@ -75,16 +98,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    # Small, and rounding them moves everything after them: they stay float32 whatever the compute dtype.
-    _keep_in_fp32_modules = [  # noqa: RUF012  # diffusers reads it as a class attribute
-        "time_embedder",
-        "modulation",
-        "cross_norm",
-        "norm_q",
-        "norm_k",
-        "A_log",
-        "dt_bias",
-    ]
+    _keep_in_fp32_modules = _Float32Names()
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
     _repeated_blocks = ["TransformerLayer"]  # noqa: RUF012
 
@@ -113,29 +127,25 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         check_config(self.config)
-        width = num_attention_heads * attention_head_dim
-        state_alpha, ffn_alpha = (
-            2.0 * rank if low_rank_alpha is None else float(low_rank_alpha) for rank in (state_rank, ffn_rank)
-        )
+        size = HeadSize(num_attention_heads, attention_head_dim)
+        width = size.width
         patch = (patch_size[0], patch_size[1], patch_size[2])
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.time_embedder = TimeEmbedder(width, freq_dim)
         self.text_embedder = TextEmbedder(text_dim, width)
         self.layers = nn.ModuleList(
             TransformerLayer(
-                layer_spec(letter, window, sink, cast(SinkPositions, sink_positions), state_rank, state_alpha),
-                width=width,
-                heads=num_attention_heads,
+                spec,
+                size=size,
                 ffn_dim=ffn_dim,
-                ffn_rank=ffn_rank if ffn_rank_layers == "all" or letter == HybridSpec.letter else 0,
-                ffn_alpha=ffn_alpha,
+                ffn_rank=ffn_rank_beside(spec, self.config),
+                ffn_alpha=2.0 * ffn_rank if low_rank_alpha is None else float(low_rank_alpha),
                 eps=eps,
             )
-            for letter in layer_plan
+            for spec in layer_specs(self.config)
         )
         self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
-        self._flow_was_finite = self._memory_was_finite = False
 
     def forward(
         self,
@@ -143,25 +153,99 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         timestep: Float[Tensor, "_ _"],
         text: Float[Tensor, "prompts words text"] | PromptCache,
         *,
-        run: Pass,
-    ) -> Float[Tensor, "batch out_channels frames height width"] | None:
-        """One pass.
+        run: ParallelPass,
+    ) -> Float[Tensor, "batch out_channels frames height width"]:
+        """The flow of a whole clip in parallel, as in training; equal to streaming its blocks.
 
         Args:
-            latents: noisy latents ``[B, C, F, h, w]``: one block for ``Stream``, a whole clip otherwise.
+            latents: noisy latents ``[B, C, F, h, w]``.
             timestep: one per sample and frame ``[B, F]``, in [0, 1000]; equal within a block.
             text: embeddings ``[B, words, text_dim]`` (rows past the prompt zero), or what ``prompt_context`` made.
-            run: how to run it, see :mod:`arl2.model.passes`.
-
-        Returns:
-            The flow, like ``latents``; None for a ``Stream`` that commits.
+            run: what a block remembers of earlier ones, see :mod:`arl2.model.passes`.
 
         Raises:
             GeometryError: latents that do not fit the patch, the block or the timesteps.
             ConfigError: text of another width or length than the model's.
-            MemoryMismatchError: memory of another model, batch or size.
-            NonFiniteError: the first forward gave NaN or infinity; the message names the tensors at fault.
         """
+        prompt, rows, columns = self._checked(latents, timestep, text)
+        teacher_forcing = isinstance(run, TeacherForcing)
+        blocks = split_blocks(latents.shape[2], self.config.block_frames, run.first_block_frames)
+        layout = ClipLayout(blocks, rows * columns, teacher_forcing)
+        x = self._embed(latents)
+        if isinstance(run, TeacherForcing):
+            if run.clean.shape != latents.shape:
+                raise GeometryError(
+                    f"The clean clip is {list(run.clean.shape)} but the noisy one {list(latents.shape)}; they must "
+                    "match."
+                )
+            x = torch.cat([self._embed(run.clean), x], dim=1)
+            timestep = torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1)
+        time = self.time_embedder(timestep)
+        # Both copies stand at the same positions.
+        rotation = self._rotation([*range(layout.frames)] * len(layout.copies()), rows, columns, x.device)
+        for layer, words in zip(self._stack, prompt.layers, strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, time.layers, words, rotation, layout, use_reentrant=False)
+            else:
+                x = layer(x, time.layers, words, rotation, layout)
+        noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
+        return self._unpatchify(self.head(noisy, noisy_time), rows, columns)
+
+    def predict(
+        self,
+        latents: Float[Tensor, "batch channels frames height width"],
+        timestep: Float[Tensor, "_ _"],
+        text: Float[Tensor, "prompts words text"] | PromptCache,
+        memory: Memory,
+    ) -> Float[Tensor, "batch out_channels frames height width"]:
+        """The flow of one block, at the position where ``memory`` stands: a denoising pass, memory stays as it is.
+
+        Args and errors as for :meth:`forward`, and:
+
+        Raises:
+            MemoryMismatchError: memory of another model, batch or size.
+        """
+        start = self._start_streaming(latents, timestep, text, memory)
+        x = start.x
+        for layer, words, own in zip(self._stack, start.prompt.layers, memory.layers, strict=True):
+            x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.READ)
+        return self._unpatchify(self.head(x, start.time.head), start.rows, start.columns)
+
+    def commit(
+        self,
+        latents: Float[Tensor, "batch channels frames height width"],
+        timestep: Float[Tensor, "_ _"],
+        text: Float[Tensor, "prompts words text"] | PromptCache,
+        memory: Memory,
+    ) -> None:
+        """The cache-update pass over a finished block: every layer's memory is written, nothing is predicted.
+
+        Past the last layer's memory there is nothing to compute. Args and errors as for :meth:`predict`.
+        """
+        start = self._start_streaming(latents, timestep, text, memory)
+        *layers, last = self._stack
+        x = start.x
+        for layer, words, own in zip(layers, start.prompt.layers[:-1], memory.layers[:-1], strict=True):
+            x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.COMMIT)
+        last.commit(x, start.time.layers, start.rotation, memory.layers[-1])
+        memory.frames += latents.shape[2]
+
+    def _start_streaming(
+        self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache, memory: Memory
+    ) -> "_StreamedBlock":
+        prompt, rows, columns = self._checked(latents, timestep, text)
+        if not isinstance(memory, Memory):
+            raise MemoryMismatchError(
+                f"A stream needs memory; got {type(memory).__name__}. Allocate it with allocate_memory()."
+            )
+        frames = latents.shape[2]
+        memory.check(self.identity, latents.shape[0], rows, columns, frames)
+        x = self._embed(latents)
+        rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
+        return _StreamedBlock(x, self.time_embedder(timestep), prompt, rotation, rows, columns)
+
+    def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
+        """The prompt's keys and values, and the token grid."""
         batch, rows, columns = self._check_latents(latents, timestep)
         prompt = text if isinstance(text, PromptCache) else self.prompt_context(text)
         if prompt.owner != self.identity:
@@ -171,90 +255,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         if prompt.batch != batch:
             raise ConfigError(f"Got {prompt.batch} prompts for a batch of {batch} latents; give one prompt a sample.")
-        match run:
-            case Stream():
-                flow = self._stream(latents, timestep, prompt, run, rows, columns)
-            case DiffusionForcing():
-                flow = self._diffusion_forcing(latents, timestep, prompt, run, rows, columns)
-            case TeacherForcing():
-                flow = self._teacher_forcing(latents, timestep, prompt, run, rows, columns)
-        if flow is not None and not self._flow_was_finite:
-            self._flow_was_finite = self._check_finite([flow], latents, timestep, prompt)
-        if isinstance(run, Stream) and run.access is Access.COMMIT and not self._memory_was_finite:
-            written = [tensor for layer in run.memory.layers for tensor in layer.held().values()]
-            self._memory_was_finite = self._check_finite(written, latents, timestep, prompt)
-        return flow
-
-    def _stream(
-        self, latents: Tensor, timestep: Tensor, prompt: PromptCache, run: Stream, rows: int, columns: int
-    ) -> Tensor | None:
-        memory, frames = run.memory, latents.shape[2]
-        if not isinstance(memory, Memory) or not isinstance(run.access, Access):
-            raise MemoryMismatchError(
-                f"A stream needs memory and an access, but {type(memory).__name__} and {run.access!r} came; "
-                "allocate memory with allocate_memory() and say Access.READ or Access.COMMIT."
-            )
-        memory.check(self.identity, latents.shape[0], rows, columns, frames)
-        x = self._embed(latents)
-        time = self.time_embedder(timestep)
-        rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
-        # A clean pass exists to write memory: past the last layer's memory there is nothing to compute.
-        layers = self._stack
-        through = len(layers) if run.access is Access.READ else len(layers) - 1
-        for layer, words, own in zip(layers[:through], prompt.layers[:through], memory.layers[:through], strict=True):
-            x = layer.stream(x, time.layers, words, rotation, own, run.access)
-        if run.access is Access.COMMIT:
-            layers[-1].commit(x, time.layers, rotation, memory.layers[-1])
-            memory.frames += frames
-            return None
-        return self._unpatchify(self.head(x, time.head), rows, columns)
-
-    def _diffusion_forcing(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        prompt: PromptCache,
-        run: DiffusionForcing,
-        rows: int,
-        columns: int,
-    ) -> Tensor:
-        layout = self._layout(latents.shape[2], rows * columns, run.first_block_frames, teacher_forcing=False)
-        x, time = self._embed(latents), self.time_embedder(timestep)
-        rotation = self._rotation(range(layout.frames), rows, columns, x.device)
-        x = self._through_layers(x, time, prompt, rotation, layout)
-        return self._unpatchify(self.head(x, time.head), rows, columns)
-
-    def _teacher_forcing(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        prompt: PromptCache,
-        run: TeacherForcing,
-        rows: int,
-        columns: int,
-    ) -> Tensor:
-        if run.clean.shape != latents.shape:
-            raise GeometryError(
-                f"The clean clip is {list(run.clean.shape)} but the noisy one {list(latents.shape)}; they must match."
-            )
-        layout = self._layout(latents.shape[2], rows * columns, run.first_block_frames, teacher_forcing=True)
-        x = torch.cat([self._embed(run.clean), self._embed(latents)], dim=1)
-        time = self.time_embedder(torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1))
-        # Both copies stand at the same positions.
-        rotation = self._rotation([*range(layout.frames)] * 2, rows, columns, x.device)
-        x = self._through_layers(x, time, prompt, rotation, layout)
-        noisy = x[:, layout.clip_tokens :]
-        return self._unpatchify(self.head(noisy, time.head[:, layout.frames :]), rows, columns)
-
-    def _through_layers(
-        self, x: Tensor, time: TimeEmbedding, prompt: PromptCache, rotation: Rotation, layout: ClipLayout
-    ) -> Tensor:
-        for layer, text in zip(self._stack, prompt.layers, strict=True):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, time.layers, text, rotation, layout, use_reentrant=False)
-            else:
-                x = layer(x, time.layers, text, rotation, layout)
-        return x
+        return prompt, rows, columns
 
     def prompt_context(self, text: Float[Tensor, "batch words text"]) -> PromptCache:
         """Cross-attention keys and values of a prompt, for all layers; shorter texts are padded with zero rows.
@@ -325,10 +326,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
         return Memory(self.identity, geometry, layers)
 
-    def skip_finite_checks(self) -> None:
-        """Search no first flow or memory for NaN: for a caller who looks after every pass, or cannot look alone."""
-        self._flow_was_finite = self._memory_was_finite = True
-
     @property
     def signature(self) -> str:
         """Plan and sizes. Two models that differ in their weights alone have the same one."""
@@ -337,10 +334,10 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}"
 
     @property
-    def identity(self) -> str:
-        """Signature, dtype and device: what memory and prompts in use must match."""
+    def identity(self) -> ModelIdentity:
+        """What memory and prompts in use must match."""
         weight = self.patch_embedding.weight
-        return f"{self.signature}, {weight.dtype} on {weight.device}"
+        return ModelIdentity(self.signature, weight.dtype, weight.device)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -349,7 +346,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
     @property
     def _stack(self) -> list[TransformerLayer]:
-        """The layers, typed."""
         return cast(list[TransformerLayer], list(self.layers))
 
     def _embed(self, latents: Tensor) -> Tensor:
@@ -357,12 +353,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
     def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
         return Rotation(rope_angles(frames, rows, columns, self.config.attention_head_dim, device))
-
-    def _layout(
-        self, frames: int, frame_tokens: int, first_block_frames: int | None, teacher_forcing: bool
-    ) -> ClipLayout:
-        blocks = split_blocks(frames, self.config.block_frames, first_block_frames)
-        return ClipLayout(blocks, frame_tokens, teacher_forcing)
 
     def _unpatchify(self, values: Tensor, rows: int, columns: int) -> Tensor:
         patch_rows, patch_columns = self.config.patch_size[1:]
@@ -393,25 +383,3 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         grid = token_grid(height, width, tuple(self.config.patch_size))
         return batch, grid.rows, grid.columns
-
-    def _check_finite(self, results: list[Tensor], latents: Tensor, timestep: Tensor, prompt: PromptCache) -> bool:
-        """On the first flow and the first memory only: weights are not scanned at loading, later passes do not wait."""
-        if all(_is_finite(x) for x in results):
-            return True
-        broken = [name for name, parameter in self.named_parameters() if not _is_finite(parameter)]
-        if broken:
-            raise NonFiniteError(
-                f"{len(broken)} weight tensors contain NaN or infinity, first {', '.join(broken[:3])}; "
-                "load the checkpoint again from its source."
-            )
-        for name, given in (("latents", latents), ("timesteps", timestep), ("prompt embeddings", prompt.layers[0].k)):
-            if not _is_finite(given):
-                raise NonFiniteError(f"The {name} contain NaN or infinity; check what they were made from.")
-        raise NonFiniteError(
-            f"A result is not finite although weights and inputs are: {self.compute_dtype} overflows here; "
-            "compute in float32 or float64."
-        )
-
-
-def _is_finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from arl2.attention.lora import LoRA
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import converted_layers, with_converted
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -135,12 +135,11 @@ def untrained_layers(model: CausalWanTransformer3DModel) -> list[int]:
 
 
 def _converted(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> CausalWanTransformer3DModel:
-    missing = [i for i in layers if model.config.layer_plan[i : i + 1] != HybridSpec.letter]
+    plan = str(model.config.layer_plan)
+    missing = sorted(set(layers) - set(converted_layers(plan)))
     if not missing:
         return model  # the file's own plan says the same
-    own = _hybrid_layers(model)
-    ranks = {"state_rank": model.config.state_rank, "ffn_rank": model.config.ffn_rank} if own else {}
-    result = convert(model, sorted({*layers, *own}), **ranks)
+    result = convert(model, with_converted(plan, layers))
     warnings.warn(
         f"Layers {missing} were made hybrid without training: {result.new_parameters:,} of {result.parameters:,} "
         "parameters are at their start values, so blocks after the first will be wrong. All pretrained weights are "
@@ -149,7 +148,3 @@ def _converted(model: CausalWanTransformer3DModel, layers: Sequence[int]) -> Cau
         stacklevel=3,
     )
     return result.model
-
-
-def _hybrid_layers(model: CausalWanTransformer3DModel) -> list[int]:
-    return [i for i, letter in enumerate(model.config.layer_plan) if letter == HybridSpec.letter]

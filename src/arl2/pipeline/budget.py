@@ -1,6 +1,7 @@
 """The memory plan: what a generation will take of its device, phase by phase, before anything is loaded.
 
-Pure arithmetic over :mod:`arl2.pipeline.footprint`, so a plan that does not fit can say which single change would.
+Pure arithmetic over :mod:`arl2.model.cost` and :mod:`arl2.pipeline.footprint`, so a plan that does not fit can say
+which single change would.
 """
 
 import logging
@@ -12,25 +13,16 @@ from typing import Any, Literal
 
 import torch
 
-from arl2.attention.plan import HybridSpec, SinkPositions
 from arl2.errors import Arl2Error, ConfigError, GeometryError
-from arl2.geometry import token_grid, video_frames_of
-from arl2.model.cost import memory_bytes
-from arl2.pipeline.footprint import (
-    TINY_DECODER,
-    DecoderFootprint,
-    TransformerSize,
-    pass_bytes,
-    text_pass_bytes,
-    transformer_size,
-)
+from arl2.geometry import SinkPositions, token_grid, video_frames_of
+from arl2.model.cost import TransformerSize, memory_bytes, pass_bytes, prompt_bytes, transformer_size
+from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, text_pass_bytes
 
 logger = logging.getLogger(__name__)
 
-_SPATIAL_FACTOR, _TEMPORAL_FACTOR = 8, 4  # of Wan's codec
 _TEXT_DTYPE = torch.bfloat16  # of the text encoder, whatever the rest computes in
 _TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
-_SMALLEST_SIDE = 128  # pixels: a smaller picture is no help to anybody
+_SMALLEST_SIDE = 128  # pixels: no smaller picture is proposed
 
 
 class MemoryBudgetError(Arl2Error):
@@ -42,7 +34,7 @@ class GenerationJob:
     """What is to be generated, as far as memory depends on it.
 
     Attributes:
-        frames: latent frames of a video; None for a stream without end.
+        frames: latent frames of a video; None for a continuous stream.
         batch: videos at once.
         height, width: of the picture, in pixels.
         window, sink: latent frames that softmax layers see and never evict; None and 0 for the whole past.
@@ -78,7 +70,7 @@ class MemoryPlan:
         work, transformer_size, decoder, text_encoder_parameters: what it was counted from.
         transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere.
         prompts: cross-attention keys and values.
-        states: of hybrid layers.
+        states: of layers whose memory is constant.
         cache: keys and values of the frames kept.
         spare: room that a cache without a window has allocated ahead when the last frame is in, and what its last
             growth copied from.
@@ -160,7 +152,7 @@ def plan_memory(
         decoder: ``footprint.wan_decoder(...)`` or ``footprint.TINY_DECODER``.
 
     Raises:
-        ConfigError: a configuration that cannot be, or a stream without end whose cache has no window.
+        ConfigError: a configuration that cannot be, or a continuous stream whose cache has no window.
         GeometryError: a picture that fits neither codec nor patch.
     """
     return _plan(transformer_size(config), work, text_encoder_parameters, decoder)
@@ -169,21 +161,19 @@ def plan_memory(
 def _plan(
     size: TransformerSize, work: GenerationJob, text_encoder_parameters: int, decoder: DecoderFootprint
 ) -> MemoryPlan:
-    config, dtype = size.config, work.dtype
+    config, dtype, factor = size.config, work.dtype, decoder.spatial_factor
     for name, pixels in (("height", work.height), ("width", work.width)):
-        if pixels < _SPATIAL_FACTOR or pixels % _SPATIAL_FACTOR:
-            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {_SPATIAL_FACTOR}.")
-    grid = token_grid(work.height // _SPATIAL_FACTOR, work.width // _SPATIAL_FACTOR, tuple(config["patch_size"]))
+        if pixels < factor or pixels % factor:
+            raise GeometryError(f"The {name} is {pixels} pixels; give a multiple of {factor}.")
+    grid = token_grid(work.height // factor, work.width // factor, tuple(config["patch_size"]))
     block, streams, pixels = config["block_frames"], work.batch * (2 if work.guided else 1), work.height * work.width
     per_stream = memory_bytes(config, batch=streams, frame_tokens=grid.tokens, element_size=dtype.itemsize)
     kept, spare = _frames_kept(work, block, has_cache=per_stream.cache_per_frame > 0)
     moved_sinks = work.sink if work.sink_positions == "relative" else 0
-    layers, width = len(config["layer_plan"]), config["num_attention_heads"] * config["attention_head_dim"]
     is_here = work.text_encoder != "elsewhere" and text_encoder_parameters > 0
-    # A tensor of keys (or of values) grows at a time, in one layer at a time: then its old copy is there, too.
-    softmax = layers - str(config["layer_plan"]).count(HybridSpec.letter)
-    growing = spare.old * per_stream.cache_per_frame // (2 * softmax) if softmax else 0
-    block_pixels = 3 * _TEMPORAL_FACTOR * block * pixels * work.batch
+    # One tensor of one layer grows at a time: then its old copy is there, too.
+    growing = spare.old * per_stream.growth_per_frame
+    block_pixels = 3 * decoder.temporal_factor * block * pixels * work.batch
     return MemoryPlan(
         work=work,
         transformer_size=size,
@@ -192,7 +182,7 @@ def _plan(
         transformer=size.weight_bytes(dtype),
         text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
         codec=decoder.weight_bytes(dtype),
-        prompts=2 * layers * streams * config["text_len"] * width * dtype.itemsize,
+        prompts=prompt_bytes(config, batch=streams, element_size=dtype.itemsize),
         states=per_stream.states,
         cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
         spare=spare.ahead * per_stream.cache_per_frame + growing,
@@ -213,7 +203,7 @@ class _Spare:
 
 
 def _frames_kept(work: GenerationJob, block: int, *, has_cache: bool) -> tuple[int, _Spare]:
-    """Frames in a softmax layer's cache at the end, as ``KeyValueCache`` allocates them."""
+    """Frames in a cache at the end, as ``KeyValueCache`` allocates them."""
     if not has_cache:
         return 0, _Spare(0, 0)
     if work.window is not None:
@@ -224,7 +214,7 @@ def _frames_kept(work: GenerationJob, block: int, *, has_cache: bool) -> tuple[i
             )
         return work.window, _Spare(0, 0)
     if work.frames is None:
-        raise ConfigError("A stream without end needs a window: softmax layers keep every frame without one.")
+        raise ConfigError("A continuous stream needs a window: softmax layers keep every frame without one.")
     room, old = 4 * block, 0
     while room < work.frames:
         room, old = 2 * room, room
@@ -236,7 +226,7 @@ def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
 
     Args:
         available: bytes free on the device, from :func:`available_bytes`; None if it does not say: then all passes.
-        device: what the person called it.
+        device: as the caller named it.
 
     Raises:
         MemoryBudgetError: the message names the single changes that fit, or what all of them together need.
@@ -281,9 +271,9 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
             blocks = _largest(0, later - 1, lambda n: fits(replace(work, frames=first + n * block)))
             if blocks is not None:
                 frames = first + blocks * block
-                shown = video_frames_of(0, frames, _TEMPORAL_FACTOR)
+                shown = video_frames_of(0, frames, plan.decoder.temporal_factor)
                 yield Change(f"num_frames={shown}", _changed(plan, replace(work, frames=frames)))
-    for picture in _smaller_pictures(work, config["patch_size"]):
+    for picture in _smaller_pictures(work, config["patch_size"], plan.decoder.spatial_factor):
         if fits(picture):
             yield Change(f"height={picture.height}, width={picture.width}", _changed(plan, picture))
             break
@@ -335,9 +325,9 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
     return low
 
 
-def _smaller_pictures(work: GenerationJob, patch: tuple[int, int, int]) -> Iterator[GenerationJob]:
+def _smaller_pictures(work: GenerationJob, patch: tuple[int, int, int], spatial_factor: int) -> Iterator[GenerationJob]:
     """The same shape, ever smaller, in steps that codec and patch allow."""
-    rows, columns = _SPATIAL_FACTOR * patch[1], _SPATIAL_FACTOR * patch[2]
+    rows, columns = spatial_factor * patch[1], spatial_factor * patch[2]
     for height in range(work.height - rows, _SMALLEST_SIDE - 1, -rows):
         width = max(columns, round(work.width * height / work.height / columns) * columns)
         if width >= _SMALLEST_SIDE:

@@ -1,90 +1,23 @@
-"""How many bytes each part takes: counted where they can be, estimated where they are working memory.
+"""How many bytes text encoder and decoder take: counted where they can be, estimated where they are working memory.
 
 Estimates count the tensors that are alive at the widest moment. What a library sets aside for itself (a CUDA context,
 a convolution's workspace, fragments between allocations) comes on top.
 """
 
-import functools
 import json
 import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from arl2.attention.plan import HybridSpec
 from arl2.errors import CheckpointError, ConfigError
-from arl2.model.precision import parameter_dtype
-from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.video.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 _HEADER_LIMIT = 100_000_000  # bytes, as the format itself says
-
-
-class TransformerSize(NamedTuple):
-    """A transformer without its weights.
-
-    Attributes:
-        config: complete, defaults filled in.
-        parameters: that are of the compute dtype.
-        float32_parameters: that are float32 in any case.
-    """
-
-    config: Mapping[str, Any]
-    parameters: int
-    float32_parameters: int
-
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Of all parameters in a model that computes in ``dtype``."""
-        return self.parameters * dtype.itemsize + self.float32_parameters * max(4, dtype.itemsize)
-
-
-def transformer_size(config: Mapping[str, Any]) -> TransformerSize:
-    """Sizes of a transformer, from its configuration: it is built without memory.
-
-    Raises:
-        ConfigError: a configuration that cannot be.
-    """
-    own = {name: value for name, value in config.items() if not name.startswith("_")}
-    return _transformer_size(json.dumps(own, sort_keys=True))
-
-
-@functools.lru_cache(maxsize=16)
-def _transformer_size(config: str) -> TransformerSize:
-    with torch.device("meta"):
-        model = CausalWanTransformer3DModel(**json.loads(config))
-    kept = compute = 0
-    for name, parameter in model.named_parameters():
-        if parameter_dtype(name, torch.bfloat16) is torch.float32:
-            kept += parameter.numel()
-        else:
-            compute += parameter.numel()
-    return TransformerSize(dict(model.config), compute, kept)
-
-
-def pass_bytes(config: Mapping[str, Any], *, tokens: int, dtype: torch.dtype) -> int:
-    """Working memory of one pass over a block: an estimate.
-
-    The widest moment is in the feed-forward (its hidden values before and after the GELU, a third time with a low-rank
-    change) or in self-attention (projections, their normed and rotated copies, and float32 copies on the way; a hybrid
-    layer has the state branch's besides). Attention itself is taken to be a fused kernel, without a score matrix.
-
-    Args:
-        config: complete, as :class:`TransformerSize` has it.
-        tokens: of a block, of all samples.
-    """
-    plan: str = config["layer_plan"]
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    size, full = dtype.itemsize, max(4, dtype.itemsize)
-    changed = config["ffn_rank"] and (config["ffn_rank_layers"] == "all" or HybridSpec.letter in plan)
-    hidden = (3 if changed else 2) * size * config["ffn_dim"] + 4 * size * width
-    attention = (4 * size + 4 * full) * width
-    if HybridSpec.letter in plan:
-        attention = max(attention, (9 * size + 5 * full) * width)
-    rotation = 16 * config["attention_head_dim"]  # angles in float64, cosine and sine in float32
-    return tokens * (max(hidden, attention) + size * width + rotation)
 
 
 def text_pass_bytes(config: Mapping[str, Any], *, batch: int, dtype: torch.dtype) -> int:
@@ -99,12 +32,15 @@ class DecoderFootprint:
     Attributes:
         parameters: of the codec, encoder included if it is loaded.
         cached: numbers remembered between latent frames, for each pixel of the picture.
-        working: numbers alive at the widest moment besides, for each pixel of the picture.
+        working: numbers alive at the widest moment on top, for each pixel of the picture.
+        spatial_factor, temporal_factor: pixels along a side, and video frames, that a latent one stands for.
     """
 
     parameters: int
     cached: float
     working: float
+    spatial_factor: int = SPATIAL_FACTOR
+    temporal_factor: int = TEMPORAL_FACTOR
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Of all parameters."""
@@ -115,7 +51,7 @@ class DecoderFootprint:
         return math.ceil(self.cached * batch * pixels) * dtype.itemsize
 
     def work_bytes(self, *, batch: int, pixels: int, dtype: torch.dtype) -> int:
-        """Alive at the widest moment of a latent frame besides."""
+        """Alive at the widest moment of a latent frame on top."""
         return math.ceil(self.working * batch * pixels) * dtype.itemsize
 
 
@@ -158,7 +94,13 @@ def wan_decoder(config: Mapping[str, Any], parameters: int) -> DecoderFootprint:
             remembered += after / area
             frames *= 2
     remembered += widths[-1]
-    return DecoderFootprint(parameters, 2 * remembered, working + 3 * frames)
+    return DecoderFootprint(
+        parameters,
+        2 * remembered,
+        working + 3 * frames,
+        spatial_factor=2 ** (stages - 1),
+        temporal_factor=2 ** sum(doubles_time),
+    )
 
 
 def parameters_of(path: str | Path) -> int:

@@ -13,7 +13,6 @@ from arl2.rollout.frames import plan_frames
 
 # Files of the first release's folder (Wan-AI/Wan2.1-T2V-1.3B); the diffusers repository has folders instead.
 ORIGINAL_VAE, ORIGINAL_TEXT = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
-_TEMPORAL_FACTOR = 4  # video frames a latent frame, of Wan's codec
 # The VAE of the first release has no config beside it; these are its sizes.
 _WAN21_VAE = {
     "base_dim": 96,
@@ -48,9 +47,10 @@ def plan_source(
     assert source.base is not None  # a saved pipeline is not planned
     options = options or SamplingOptions()
     settings, config = options.over(source.settings), source.config
+    decoder = TINY_DECODER if source.decoder is not None else _wan_decoder(source.base)
     plan = plan_frames(
         settings.num_frames,
-        temporal_factor=_TEMPORAL_FACTOR,
+        temporal_factor=decoder.temporal_factor,
         block_frames=config["block_frames"],
         first_block_frames=settings.first_block_frames,
     )
@@ -67,7 +67,6 @@ def plan_source(
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
     )
-    decoder = TINY_DECODER if source.decoder is not None else _wan_decoder(source.base)
     return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(source.base), decoder=decoder)
 
 

@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.access import Access
 from arl2.attention.memory import Memory
 from arl2.errors import MemoryMismatchError
 from arl2.geometry import FrameRange, split_blocks
-from arl2.model.passes import Stream
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.rollout.best_of import SideBySide
 from arl2.rollout.blocks import Block
+from arl2.rollout.finite import require_finite
 from arl2.rollout.noise import NoiseSource
 from arl2.rollout.settings import RolloutSettings
 
@@ -70,6 +69,8 @@ class Rollout:
             split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
+        # The first flow and the first memory are searched for NaN; later passes do not wait for the device.
+        self._flow_is_finite = self._memory_is_finite = False
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -117,8 +118,10 @@ class Rollout:
     def commit(self, latents: Latents) -> None:
         """The cache-update pass, which only writes memory."""
         for one in self.prompted:
-            timesteps = _timesteps(latents, self.settings.context_noise)
-            self.model(latents, timesteps, one.prompt, run=Stream(one.memory, Access.COMMIT))
+            self.model.commit(latents, _timesteps(latents, self.settings.context_noise), one.prompt, one.memory)
+            if not self._memory_is_finite:
+                require_finite(one.memory.views().values(), self.model, latents, one.prompt)
+        self._memory_is_finite = True
 
     def _generate(self, index: int, span: FrameRange) -> Latents:
         best_of = self.settings.best_of
@@ -156,8 +159,10 @@ class Rollout:
 
     def _read(self, x: Tensor, timestep: float, one: Prompted) -> Tensor:
         """A denoising pass: memory is read, never written."""
-        flow = self.model(x, _timesteps(x, timestep), one.prompt, run=Stream(one.memory, Access.READ))
-        assert flow is not None  # only a committing pass predicts nothing
+        flow = self.model.predict(x, _timesteps(x, timestep), one.prompt, one.memory)
+        if not self._flow_is_finite:
+            require_finite([flow], self.model, x, one.prompt)
+            self._flow_is_finite = True
         return flow.to(x.dtype)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arl2.attention.memory import KeyValueCache
 from arl2.rollout.denoise import Rollout
 from arl2.streams.components import for_codec
 from arl2.streams.recent import Recent
@@ -36,7 +35,7 @@ def warm_up_memory(rollout: Rollout, recent: Recent, states: States, *, frames: 
         states: of ``states_of`` at that position.
         frames: position of the next block.
     """
-    if any(isinstance(layer, KeyValueCache) for layer in rollout.memories[0].layers) and recent.last:
+    if rollout.memories[0].has_window and recent.last:
         for memory in rollout.memories:
             # States only reach what other layers keep of these passes; the given ones replace them below.
             memory.scale_states(0.0)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from arl2.attention.plan import converted_layers
 from arl2.errors import ConfigError
 from arl2.pipeline.folder import VERIFIER, load_settings, pipeline_folder
 from arl2.rollout.settings import GenerationSettings
@@ -16,7 +17,7 @@ from arl2.shapes.training.captioned import Captioned, load_export
 from arl2.shapes.training.scene_clips import SceneClipsConfig
 from arl2.shapes.training.task import WEIGHT_DECAY, ShapesConfig, ShapesTask, part_groups
 from arl2.training.conversion.dmd import DistributionMatching, Flows, Run
-from arl2.training.conversion.trainable import groups_of, part_of, unfreeze
+from arl2.training.conversion.trainable import groups_of, unfreeze
 from arl2.training.engine.config import check_number
 from arl2.training.engine.task import Batch, Loss, ParameterGroup
 
@@ -67,7 +68,7 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
         super().__init__(config, model, text, device=device)
         self.start = pipeline_folder(config.start_from)
         self.converted: dict[str, nn.Parameter] = {}
-        if any(part_of(name, 2) for name, _ in self.model.named_parameters()):
+        if converted_layers(model.config.layer_plan):
             self.converted = unfreeze(self.model, 2)
             self.text.encoder.requires_grad_(False)
         real = config.real or config.start_from
@@ -85,7 +86,7 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
             self.critic.model, self.critic.text, name="critic.", learning_rate_scale=self.config.critic_rate
         )
         if self.converted:
-            return [*groups_of(self.converted, 2, weight_decay=WEIGHT_DECAY), *critic]
+            return [*groups_of(self.model, self.converted, 2, weight_decay=WEIGHT_DECAY), *critic]
         return [*part_groups(self.model, self.text), *critic]
 
     def loss(self, batch: Batch) -> Loss:

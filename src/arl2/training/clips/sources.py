@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import converted_layers
 from arl2.errors import ConfigError
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.streams.request import Window
@@ -59,7 +59,7 @@ class TeacherClips:
         openings: what the clips start with; None: nothing.
 
     Raises:
-        ConfigError: the model has hybrid layers, no prompts, or a prompt that is empty.
+        ConfigError: the model has converted layers, no prompts, or a prompt that is empty.
         GeometryError: frames that are not whole blocks.
     """
 
@@ -76,10 +76,10 @@ class TeacherClips:
         openings: Openings | None = None,
     ) -> None:
         plan = str(pipe.transformer.config.layer_plan)
-        if HybridSpec.letter in plan:
+        if converted_layers(plan):
             raise ConfigError(
-                f"The teacher has hybrid layers (plan {plan}), but a teacher is a softmax model: give the original "
-                "model that the hybrid was made from."
+                f"The teacher has converted layers (plan {plan}), but a teacher is a softmax model: give the original "
+                "model that it was made from."
             )
         check_prompts(prompts)
         self._pipe, self._prompts, self._openings = pipe, prompts, openings

@@ -1,4 +1,4 @@
-"""Stage 1: every hybrid layer learns to give what the softmax layer in its place gives, each on its own."""
+"""Stage 1: every converted layer learns to give what the softmax layer in its place gives, each on its own."""
 
 import statistics
 from collections.abc import Mapping
@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from arl2.attention.layout import ClipLayout
+from arl2.attention.plan import converted_layers
 from arl2.errors import GeometryError
-from arl2.model.layer import AttentionCall, TransformerLayer
+from arl2.model.layer import TransformerLayer
 from arl2.model.passes import TeacherForcing
 from arl2.training.conversion.batches import ClipBatch, TrainingClips
-from arl2.training.conversion.students import StudentSpec, hybrid_layers
+from arl2.training.conversion.students import StudentSpec
 from arl2.training.conversion.task import ConversionConfig, ConversionTask
 from arl2.training.conversion.trainable import Stage
-from arl2.training.conversion.watching import watched_attention
+from arl2.training.conversion.watching import AttentionCall, watched_attention
 from arl2.training.engine.noising import NoisyClips
 from arl2.training.engine.task import Batch, Loss
 
@@ -39,7 +40,7 @@ class AlignConfig(ConversionConfig):
 
 
 class AlignTask(ConversionTask[AlignConfig]):
-    """Trains the state branches and gates of hybrid layers beside a frozen teacher.
+    """Trains what is new in the self-attention of converted layers, beside a frozen teacher.
 
     Raises:
         ConfigError, CheckpointError, GeometryError: a teacher, clips or lengths that do not fit.
@@ -51,7 +52,7 @@ class AlignTask(ConversionTask[AlignConfig]):
         self, config: AlignConfig, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
     ) -> None:
         super().__init__(config, device=device, clips=clips)
-        self.layers = hybrid_layers(self.student.config.layer_plan)
+        self.layers = converted_layers(self.student.config.layer_plan)
         for frames in config.frames:
             if len(self._blocks(frames)) < 2:
                 raise GeometryError(
@@ -90,7 +91,7 @@ class AlignTask(ConversionTask[AlignConfig]):
     def _ratio(self, i: int, call: AttentionCall) -> Float[Tensor, ""]:
         layer = self.student.layers[i]
         assert isinstance(layer, TransformerLayer)
-        hybrid = layer.self_attention.parallel(call.input, call.rotation, call.layout)
+        hybrid = layer.self_attention(call.input, call.rotation, call.layout)
         return alignment_ratio(hybrid, call.output, call.layout)
 
 

@@ -207,9 +207,8 @@ class DistillTask(ConversionTask[DistillConfig]):
 
     def _flow(self, model: CausalWanTransformer3DModel, clips: ClipBatch, noisy: NoisyClips) -> Tensor:
         run = TeacherForcing(noisy.clean, first_block_frames=self.teacher.settings.first_block_frames)
-        result = model(noisy.noisy, noisy.timestep, clips.text, run=run)
-        assert result is not None  # only a committing pass predicts nothing
-        return result.float()
+        flow: Tensor = model(noisy.noisy, noisy.timestep, clips.text, run=run)
+        return flow.float()
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:

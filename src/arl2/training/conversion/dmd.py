@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.attention.plan import converted_layers
 from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.flow import add_noise, velocity_to_clean
 from arl2.errors import ConfigError
@@ -30,7 +31,7 @@ from arl2.training.conversion.batches import TrainingClips
 from arl2.training.conversion.pictures import RolloutSpec, roll_out
 from arl2.training.conversion.students import Teacher, export_student, load_teacher
 from arl2.training.conversion.task import TeacherStudentConfig, TeacherStudentTask
-from arl2.training.conversion.trainable import groups_of, part_of, unfreeze
+from arl2.training.conversion.trainable import groups_of, unfreeze
 from arl2.training.engine.config import check_number, check_share
 from arl2.training.engine.noising import LevelsBetween, NoisyClips, noised
 from arl2.training.engine.processes import Processes
@@ -221,7 +222,7 @@ class DmdTask(TeacherStudentTask[DmdConfig]):
     @property
     def is_hybrid(self) -> bool:
         """Whether the student has layers that a conversion trains."""
-        return any(part_of(name, 2) for name, _ in self.student.named_parameters())
+        return bool(converted_layers(self.student.config.layer_plan))
 
     def student_settings(self) -> GenerationSettings:
         config, own = self.config, self.start.settings
@@ -245,7 +246,7 @@ class DmdTask(TeacherStudentTask[DmdConfig]):
             learning_rate_scale=self.config.critic_rate,
         )
         if self.is_hybrid:
-            return [*groups_of(self.trained, 2, weight_decay=decay), *critic]
+            return [*groups_of(self.student, self.trained, 2, weight_decay=decay), *critic]
         return [*groups_by_decay(_of_transformer(self.student), weight_decay=decay), *critic]
 
     def shard(self, processes: Processes) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from arl2.attention.memory import MemoryGeometry
-from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.errors import ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.geometry import token_grid
@@ -30,6 +29,7 @@ from arl2.training.conversion.estimate import WEIGHT, StepEstimate, estimate_ste
 from arl2.training.conversion.students import Teacher, load_teacher, make_student
 from arl2.training.conversion.task import ConversionConfig
 from arl2.training.conversion.trainable import ParameterTable, parameter_table
+from arl2.video.codec import SPATIAL_FACTOR
 
 
 def dry_run(
@@ -93,7 +93,7 @@ class Sketch:
         student = make_student(teacher, config.student())
         settings, frames = teacher.settings, max(config.frames)
         grid = token_grid(
-            settings.height // LATENT_STRIDE, settings.width // LATENT_STRIDE, tuple(teacher.model.config.patch_size)
+            settings.height // SPATIAL_FACTOR, settings.width // SPATIAL_FACTOR, tuple(teacher.model.config.patch_size)
         )
         clips = max(1, config.batch_frames // frames)
         geometry = MemoryGeometry(clips, grid.rows, grid.columns, student.config.block_frames)

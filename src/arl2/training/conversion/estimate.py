@@ -4,23 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arl2.attention.cost import HeadSize, PassFlops
 from arl2.attention.memory import MemoryGeometry
-from arl2.attention.plan import HybridSpec
-from arl2.kernels.delta_rule.chunked import CHUNK
-from arl2.model.cost import PassFlops, clip_flops
+from arl2.attention.plan import converted_layers
+from arl2.model.config import layer_specs
+from arl2.model.cost import clip_flops
 from arl2.training.conversion.trainable import ParameterTable
 from arl2.training.engine.task import Compute
 
 MASTER = 4  # bytes: what trains is float32, whatever is computed in
 WEIGHT: dict[Compute, int] = {"float32": 4, "bfloat16": 2}
 
-# Bytes that autograd keeps for a token of a layer whose weights are frozen but for the table of spec 4: multiples of
-# the width, of the feed-forward's hidden size, and of heads x chunk of the delta rule. Counted with
-# torch.autograd.graph.saved_tensors_hooks over layers of many sizes and clips of seven blocks; a test counts again.
-_Multiples = tuple[float, float, float]
-_HYBRID_LAYER: dict[Compute, _Multiples] = {"float32": (97.5, 8.0, 5.2), "bfloat16": (85.1, 4.0, 5.0)}
-_SOFTMAX_LAYER: dict[Compute, _Multiples] = {"float32": (74.4, 4.0, 0.2), "bfloat16": (50.3, 2.0, 0.2)}
-_HYBRID_ATTENTION: dict[Compute, _Multiples] = {"float32": (37.0, 0.0, 4.9), "bfloat16": (36.1, 0.0, 4.9)}
 # While a layer that is frozen runs, so many bytes for each of the width are alive: eight tensors, of which half are
 # float32 in any case. Of the hidden size there is one.
 _PASSING: dict[Compute, float] = {"float32": 32.0, "bfloat16": 24.0}
@@ -39,7 +33,7 @@ class StepEstimate:
         compute: the dtype of frozen weights and of most activations.
         teacher_flops, student_flops: of the forward passes.
         backward_flops: of the backward pass: frozen weights need no gradients of their own, and below the first
-            hybrid layer there is none. Where activations are computed again, the student's operations once more.
+            converted layer there is none. Where activations are computed again, the student's operations once more.
         weight_bytes: of teacher and student; what is frozen is shared.
         training_bytes: gradients, two moments and the average of what trains.
         activation_bytes: kept for the backward pass, or with checkpointing in its worst moment.
@@ -99,7 +93,7 @@ def estimate_step(
         frames: latent frames of a clip.
         first_block_frames: where the first block differs.
         checkpointing: whether activations are computed again in the backward pass.
-        layers_alone: stage 1: hybrid layers run beside the teacher, not one after the other.
+        layers_alone: stage 1: converted layers run beside the teacher, not one after the other.
         compute: the dtype of frozen weights and of most activations.
         beside: of the teacher in a second pass, with another window, if there is one.
 
@@ -108,14 +102,12 @@ def estimate_step(
     """
 
     def counted(config: Mapping[str, Any], *, alone: bool = False) -> PassFlops:
-        return clip_flops(
-            config, geometry, frames=frames, first_block_frames=first_block_frames, hybrid_attention_alone=alone
-        )
+        return clip_flops(config, geometry, frames=frames, first_block_frames=first_block_frames, attention_alone=alone)
 
     own = counted(student, alone=layers_alone)
     plan = str(student["layer_plan"])
-    # Below the first hybrid layer nothing has a gradient.
-    above = {**student, "layer_plan": plan[plan.index(HybridSpec.letter) :]}
+    # Below the first converted layer nothing has a gradient.
+    above = {**student, "layer_plan": plan[converted_layers(plan)[0] :]}
     differentiated = own if layers_alone else counted(above)
     tokens = 2 * frames * geometry.frame_tokens
     backward = _backward(differentiated, student, table, tokens * geometry.batch, layers_alone=layers_alone)
@@ -143,30 +135,22 @@ def _backward(
     if layers_alone:
         # The layers' inputs are the teacher's and take no gradients, so nothing goes through q, k, v or the attention
         # inside blocks; the output projection alone stands between the loss and what trains.
-        width = student["num_attention_heads"] * student["attention_head_dim"]
-        hybrid = str(student["layer_plan"]).count(HybridSpec.letter)
-        return own_gradients + states + 2 * tokens * hybrid * width**2
+        converted = len(converted_layers(student["layer_plan"]))
+        return own_gradients + states + 2 * tokens * converted * HeadSize.of_config(student).width ** 2
     attention = forward.self_attention + forward.cross_attention
     return own_gradients + states + forward.linear + _ATTENTION_BACKWARD * attention
 
 
 def _kept_by_token(config: Mapping[str, Any], compute: Compute, *, checkpointing: bool, layers_alone: bool) -> float:
     """Bytes alive at the end of the forward pass (or, with checkpointing, in the worst moment), for each token."""
-    plan = str(config["layer_plan"])
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    size = WEIGHT[compute]
-
-    def kept(multiples: Mapping[Compute, _Multiples]) -> float:
-        of_width, of_hidden, of_chunk = multiples[compute]
-        return of_width * width + of_hidden * config["ffn_dim"] + of_chunk * config["num_attention_heads"] * CHUNK
-
-    hybrid = plan.count(HybridSpec.letter)
-    passing = _PASSING[compute] * width + size * config["ffn_dim"]
+    size, hidden, number = HeadSize.of_config(config), config["ffn_dim"], WEIGHT[compute]
+    specs, converted = layer_specs(config), converted_layers(config["layer_plan"])
+    passing = _PASSING[compute] * size.width + number * hidden
     if layers_alone:
         # Input and output of every layer are kept; with checkpointing one layer at a time keeps the rest.
-        inner = kept(_HYBRID_ATTENTION)
-        return passing + hybrid * 2 * size * width + (inner if checkpointing else hybrid * inner)
+        alone = [specs[i].kept_bytes_alone(size, number) for i in converted]
+        return passing + len(alone) * 2 * number * size.width + (max(alone) if checkpointing else sum(alone))
+    kept = [spec.kept_bytes(size, hidden, number) for spec in specs]
     if checkpointing:
-        return passing + len(plan) * size * width + kept(_HYBRID_LAYER)
-    above = len(plan) - plan.index(HybridSpec.letter)
-    return passing + hybrid * kept(_HYBRID_LAYER) + (above - hybrid) * kept(_SOFTMAX_LAYER)
+        return passing + len(specs) * number * size.width + max(kept)
+    return passing + sum(kept[converted[0] :])

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from arl2.attention.layer_memory import MemoryGeometry
-from arl2.attention.plan import LETTERS
+from arl2.attention.plan import all_kinds
 from arl2.checkpoints.conversion import Conversion
-from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.geometry import token_grid
 from arl2.model.cost import memory_bytes, pass_flops
 from arl2.rollout.frames import plan_frames
 from arl2.rollout.settings import GenerationSettings
-from arl2.training.conversion.trainable import part_of
+from arl2.training.conversion.trainable import Stage, trained_parameters
+from arl2.video.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 VIDEO_FRAMES = (81, 921)
-TEMPORAL_FACTOR = 4  # video frames a latent frame, of every codec that is known here
 _HALF = 2  # bytes of a cached number
 
 
@@ -24,7 +23,7 @@ class LayerKind:
     """One kind of layer: how many there are, and numbers of one of them.
 
     Attributes:
-        letter: in the plan.
+        letter: in the plan; ``name`` in words.
         layers: how many.
         parameters: of one layer, new ones included.
         new: that no pretrained weight filled.
@@ -32,6 +31,7 @@ class LayerKind:
     """
 
     letter: str
+    name: str
     layers: int
     parameters: int
     new: int
@@ -66,7 +66,7 @@ class ConversionReport:
         pretrained: numbers of the model before.
         new: numbers that were added; ``stage_1`` and ``stage_2``: that train.
         kinds: by letter.
-        passes: denoising passes of a block, each twice where the model is guided; a clean pass comes on top.
+        passes: denoising passes of a block, each twice where the model is guided; a cache-update pass comes on top.
         costs: for ``VIDEO_FRAMES``.
         height, width, window: of the picture that the costs are for, and what its softmax layers see.
     """
@@ -103,17 +103,19 @@ def report_conversion(
     plan = str(model.config.layer_plan)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     new = set(conversion.new)
-    trained = {stage: {name for name in sizes if part_of(name, stage)} for stage in (1, 2)}
+    stages: tuple[Stage, ...] = (1, 2)
+    trained = {stage: set(trained_parameters(model, stage)) for stage in stages}
     kinds = []
-    for letter in LETTERS:
-        of_kind = [i for i, one in enumerate(plan) if one == letter]
-        # Layers of one kind are alike, but for what was hybrid before: then some of it is not new.
+    for kind in all_kinds():
+        of_kind = [i for i, letter in enumerate(plan) if letter == kind.letter]
+        # Layers of one kind are alike, but for those that were converted before: then some of it is not new.
         for added in sorted({_sum(sizes, i, new) for i in of_kind}):
             layers = [i for i in of_kind if _sum(sizes, i, new) == added]
             first = layers[0]
             kinds.append(
                 LayerKind(
-                    letter,
+                    kind.letter,
+                    kind.name,
                     len(layers),
                     _sum(sizes, first, set(sizes)),
                     added,
@@ -158,7 +160,7 @@ def _cost(
         block_frames=block,
         first_block_frames=settings.first_block_frames,
     ).latent_frames
-    grid = token_grid(settings.height // LATENT_STRIDE, settings.width // LATENT_STRIDE, tuple(after["patch_size"]))
+    grid = token_grid(settings.height // SPATIAL_FACTOR, settings.width // SPATIAL_FACTOR, tuple(after["patch_size"]))
     geometry = MemoryGeometry(batch=1, rows=grid.rows, columns=grid.columns, block_frames=block)
     kept = frames if settings.window is None else min(frames, settings.window)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.plan import plan_of
+from arl2.attention.plan import converted_layers, plan_of
 from arl2.checkpoints.layer_choice import check_layers
 from arl2.errors import ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -16,7 +16,6 @@ from arl2.training.conversion.pictures import RolloutSpec, latent_distance, roll
 from arl2.training.conversion.students import (
     StudentSpec,
     Teacher,
-    hybrid_layers,
     load_aligned,
     make_student,
     take_aligned,
@@ -96,12 +95,12 @@ def measure_sensitivity(
         ConfigError: prompts that do not fit, or none.
     """
     if not len(text):
-        raise ConfigError("No prompts came, so there is nothing to roll out; give one or more.")
+        raise ConfigError("Got no prompts, so there is nothing to roll out; give one or more.")
     model = load_aligned(aligned, teacher).to(teacher.model.patch_embedding.weight.device)
     expected = _rollouts(teacher.model, text, spec, batch)
     distances: dict[int, float] = {}
-    for layer in hybrid_layers(model.config.layer_plan):
-        student = make_student(teacher, StudentSpec((layer,)))
+    for layer in converted_layers(model.config.layer_plan):
+        student = make_student(teacher, StudentSpec(_alone(layer, model.config.layer_plan)))
         take_aligned(student, model)
         moved = [
             distance(ours, theirs) for ours, theirs in zip(_rollouts(student, text, spec, batch), expected, strict=True)
@@ -110,6 +109,11 @@ def measure_sensitivity(
         distances[layer] = sum(one * size for one, size in zip(moved, sizes, strict=True)) / sum(sizes)
         tell(layer, distances[layer])
     return Sensitivity(distances, len(model.config.layer_plan))
+
+
+def _alone(layer: int, plan: str) -> str:
+    """The plan in which one layer is what it is, and all others are softmax."""
+    return plan_of([layer], len(plan), kind=plan[layer])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.conversion.students import Teacher, assembled
-from arl2.training.conversion.trainable import part_of
+from arl2.training.conversion.trainable import trained_parameters
 from arl2.training.engine.processes import full_tensor
 from arl2.training.engine.task import Sharding
 
@@ -45,16 +45,13 @@ def shard_model(
     """
     for layer in model.layers:
         assert isinstance(layer, TransformerLayer)
-        # A prompt's keys and values are made outside the layer too, so cross-attention is a unit beside it. Gathering
-        # hangs on a module's forward or on methods named here.
-        part, method = (layer.self_attention, "parallel") if attention_alone else (layer.cross_attention, "remember")
+        part = layer.self_attention if attention_alone else layer.cross_attention
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        register_fsdp_forward_method(part, method)
+        if not attention_alone:
+            # A prompt's keys and values are made outside the layer, and gathering hangs on forward unless told.
+            register_fsdp_forward_method(part, "remember")
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    # One process alone would look for NaN in every shard and wait for the others. The loop, where all processes look
-    # together, refuses a loss that is not finite.
-    model.skip_finite_checks()
     # Layers return views of fresh tensors; nobody changes them in place, which is what FSDP warns of.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -69,7 +66,7 @@ def whole_models(
     The copies share their frozen weights, so the two take the memory of one; others get the sharded models back.
     """
     frozen = _gathered(teacher.model.named_parameters(), keep=here)
-    trained = _gathered(((n, p) for n, p in student.named_parameters() if part_of(n, 2)), keep=here)
+    trained = _gathered(trained_parameters(student, 2).items(), keep=here)
     if not here:
         yield teacher, student
         return

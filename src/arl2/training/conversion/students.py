@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arl2.attention.plan import HybridSpec, parse_plan, plan_of
+from arl2.attention.plan import converted_layers, parse_plan, plan_of
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer, transformer_config
 from arl2.errors import CheckpointError, ConfigError
@@ -30,7 +30,7 @@ from arl2.pipeline.folder import (
 )
 from arl2.rollout.settings import GenerationSettings
 from arl2.training.conversion.named_teacher import named_sizes, require_folder
-from arl2.training.conversion.trainable import part_of, trained_tensors
+from arl2.training.conversion.trainable import trained_parameters
 
 Window = int | Literal["model", "all"]
 Plan = str | tuple[int, ...]
@@ -58,7 +58,7 @@ class StudentSpec:
     """Which student to make of a teacher.
 
     Attributes:
-        plan: one letter a layer, or the indices of the hybrid layers; None: every layer.
+        plan: one letter a layer, or the indices of the hybrid layers; None: every layer hybrid.
         state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: as in ``convert``.
         window: of its softmax layers; ``"model"`` is the teacher's own.
         aligned: folder of an export of stage 1 to start from.
@@ -92,7 +92,7 @@ def load_teacher(
 
     Raises:
         CheckpointError: a folder that is no pipeline, or a damaged one.
-        ConfigError: a model with hybrid layers: its past is a state already, nothing can be learnt from it here.
+        ConfigError: a model with converted layers: nothing can be learnt from them here.
     """
     on_meta = torch.device(device).type == "meta"
     if not on_meta:
@@ -108,10 +108,10 @@ def load_teacher(
     else:
         model = load_transformer(folder.transformer)
     plan = str(model.config.layer_plan)
-    if HybridSpec.letter in plan:
+    if converted_layers(plan):
         raise ConfigError(
-            f"The teacher '{name}' has hybrid layers (plan {plan}), but a teacher is a softmax model: give the model "
-            "that it was converted from."
+            f"The teacher '{name}' has converted layers (plan {plan}), but a teacher is a softmax model: give the "
+            "model that it was converted from."
         )
     if not on_meta:
         model = cast_model(model, dtype).to(device)
@@ -137,14 +137,14 @@ def with_window(model: CausalWanTransformer3DModel, window: int | None) -> Causa
 
 
 def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DModel:
-    """A hybrid model that shares the teacher's frozen weights; its new parameters are its own, and float32.
+    """A converted model that shares the teacher's frozen weights; its new parameters are its own, and float32.
 
     Raises:
         ConfigError: a plan or a window that does not fit, or layers that ``aligned`` has not trained.
         CheckpointError: ``aligned`` is no export, or one of another teacher.
     """
     layers = len(teacher.model.config.layer_plan)
-    plan = hybrid_plan(spec.plan, layers)
+    plan = student_plan(spec.plan, layers)
     student = convert(
         with_window(teacher.model, _frames(spec.window, teacher.own_window)),
         plan,
@@ -154,31 +154,25 @@ def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DM
         ffn_rank_layers=spec.ffn_rank_layers,
         seed=spec.seed,
     ).model
-    for name, parameter in student.named_parameters():
-        if part_of(name, 2):
-            parameter.data = parameter.data.float()
+    for parameter in trained_parameters(student, 2).values():
+        parameter.data = parameter.data.float()
     if spec.aligned is not None and not student.patch_embedding.weight.is_meta:
         take_aligned(student, load_aligned(spec.aligned, teacher))
     return student.eval()
 
 
-def hybrid_plan(plan: Plan | None, layers: int) -> str:
-    """A plan in letters, whatever way it was given; None makes every layer hybrid.
+def student_plan(plan: Plan | None, layers: int) -> str:
+    """A plan in letters, however it was given; None makes every layer hybrid.
 
     Raises:
-        ConfigError: a plan that does not fit so many layers, or one without a hybrid layer.
+        ConfigError: a plan that does not fit ``layers``, or one that converts none.
     """
     if plan is None:
-        return HybridSpec.letter * layers
+        return plan_of(range(layers), layers)
     letters = parse_plan(plan, layers) if isinstance(plan, str) else plan_of(plan, layers)
-    if HybridSpec.letter not in letters:
-        raise ConfigError(f"The plan {letters} has no hybrid layer, so nothing would train; name one.")
+    if not converted_layers(letters):
+        raise ConfigError(f"The plan {letters} converts no layer, so nothing would train; name one.")
     return letters
-
-
-def hybrid_layers(plan: str) -> list[int]:
-    """Indices of the hybrid layers of a plan."""
-    return [i for i, letter in enumerate(plan) if letter == HybridSpec.letter]
 
 
 def load_aligned(folder: str | Path, teacher: Teacher) -> CausalWanTransformer3DModel:
@@ -200,21 +194,21 @@ def load_aligned(folder: str | Path, teacher: Teacher) -> CausalWanTransformer3D
 
 @torch.no_grad()
 def take_aligned(student: CausalWanTransformer3DModel, aligned: CausalWanTransformer3DModel) -> None:
-    """Fill the stage-1 parameters of all the student's hybrid layers, in place.
+    """Fill the stage-1 parameters of all the student's converted layers, in place.
 
     Raises:
-        ConfigError: a layer that is not hybrid in ``aligned``.
+        ConfigError: a layer that is not of the same kind in ``aligned``.
     """
-    there = set(hybrid_layers(aligned.config.layer_plan))
-    lacking = [i for i in hybrid_layers(student.config.layer_plan) if i not in there]
+    plan, there = str(student.config.layer_plan), str(aligned.config.layer_plan)
+    lacking = [i for i in converted_layers(plan) if there[i : i + 1] != plan[i]]
     if lacking:
         raise ConfigError(
-            f"Layers {lacking} are to be hybrid, but stage 1 has aligned layers {sorted(there)} only; align them too, "
-            "or leave them out of the plan."
+            f"Layers {lacking} are to be converted (plan {plan}), but stage 1 has aligned layers "
+            f"{converted_layers(there)} only (plan {there}); align them too, or leave them out of the plan."
         )
     source = aligned.state_dict()
-    for name, tensor in trained_tensors(student, 1).items():
-        tensor.copy_(source[name])
+    for name, parameter in trained_parameters(student, 1).items():
+        parameter.copy_(source[name])
 
 
 def _frames(window: Window, own: int | None) -> int | None:
@@ -235,7 +229,7 @@ def assembled(
         model = CausalWanTransformer3DModel.from_config(config)
     tensors = {}
     for name in model.state_dict():
-        # A feed-forward with a low-rank change keeps the teacher's weights one level deeper.
+        # A feed-forward with a LoRA keeps the teacher's weights one level deeper.
         source = name if name in frozen else name.replace(".linear.", ".")
         tensors[name] = trained[name] if name in trained else frozen[source]
     model.load_state_dict(tensors, assign=True)
@@ -258,8 +252,7 @@ def export_student(
     Raises:
         CheckpointError: the teacher's file cannot be read, or the folder cannot be written.
     """
-    if trained is None:
-        trained = {name: x for name, x in student.named_parameters() if part_of(name, 2)}
+    trained = trained_parameters(student, 2) if trained is None else trained
     held = {name: x.detach().cpu() for name, x in trained.items()}
     model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), held)
     try:

@@ -226,7 +226,7 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """What this stage trains."""
-        return groups_of(self.trained, self.config.stage, weight_decay=self.config.weight_decay)
+        return groups_of(self.student, self.trained, self.config.stage, weight_decay=self.config.weight_decay)
 
     def export(self, folder: Path) -> None:
         """The student's pipeline folder; of stage 1 it is what stage 2 and ``sensitivity`` read."""

@@ -1,83 +1,72 @@
-"""What trains in a conversion: the table of spec 4, by stage, everything else frozen."""
+"""What trains in a conversion, by stage, everything else frozen: what each kind of attention says, and LoRAs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import nn
 
+from arl2.attention.kind import Part
+from arl2.attention.kind import Stage as Stage
+from arl2.attention.plan import all_kinds, kind_of
 from arl2.errors import ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.engine.task import ParameterGroup
 
-Stage = Literal[1, 2]
+_FFN = Part("ffn low-rank", 2, tuple(f"ffn.{half}.change.{x}" for half in ("up", "down") for x in "AB"), hidden=True)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A kind of parameter that trains.
-
-    Attributes:
-        label: as the published code and the paper's tables call it.
-        stage: from which on it trains.
-        endings: of the names of its parameters.
-        decays: whether weight decay may pull on it.
-        hidden: whether they are matrices between hidden layers, which Muon is made for.
-    """
-
-    label: str
-    stage: Stage
-    endings: tuple[str, ...]
-    decays: bool = True
-    hidden: bool = False
+def parts_of(plan: str) -> tuple[Part, ...]:
+    """All that trains in a model of this plan, in the order of tables; the feed-forwards' LoRAs come last."""
+    kinds = [kind for kind in all_kinds() if kind.letter in plan]
+    return (*(part for kind in kinds for part in kind.parts), _FFN)
 
 
-_STATE = "self_attention.state"
-PARTS = (
-    Part("a_proj", 1, (f"{_STATE}.decay_proj.weight",)),
-    Part("b_proj", 1, (f"{_STATE}.beta_proj.weight",)),
-    Part("A_log", 1, (f"{_STATE}.A_log",), decays=False),
-    Part("dt_bias", 1, (f"{_STATE}.dt_bias",), decays=False),
-    *(Part(f"phi_{x}", 1, (f"{_STATE}.phi_{x}",)) for x in "qkv"),
-    Part("gate_proj", 1, ("self_attention.gate_proj.weight",)),
-    *(Part(f"lora_{x}", 2, (f"{_STATE}.changes.{x}.A", f"{_STATE}.changes.{x}.B"), hidden=True) for x in "qkv"),
-    Part("ffn low-rank", 2, tuple(f"ffn.{half}.change.{x}" for half in ("up", "down") for x in "AB"), hidden=True),
-)
-
-
-def part_of(name: str, stage: Stage) -> Part | None:
+def part_of(name: str, plan: str, stage: Stage) -> Part | None:
     """The part that a parameter of the transformer belongs to; None if it stays frozen in this stage."""
-    for part in PARTS:
-        if part.stage <= stage and name.startswith("layers.") and name.endswith(part.endings):
+    top, _, rest = name.partition(".")
+    if top != "layers":
+        return None
+    layer, _, inner = rest.partition(".")
+    own = ((f"self_attention.{ending}", part) for part in kind_of(plan[int(layer)]).parts for ending in part.endings)
+    for ending, part in (*own, *((ending, _FFN) for ending in _FFN.endings)):
+        if part.stage <= stage and inner == ending:
             return part
     return None
+
+
+def trained_parameters(model: CausalWanTransformer3DModel, stage: Stage) -> dict[str, nn.Parameter]:
+    """What of a model trains in this stage, by name; frozen or not."""
+    plan = model.config.layer_plan
+    return {name: p for name, p in model.named_parameters() if part_of(name, plan, stage) is not None}
 
 
 def unfreeze(model: CausalWanTransformer3DModel, stage: Stage) -> dict[str, nn.Parameter]:
     """Freeze the model but for what trains in this stage; those are given back by name, in float32.
 
     Raises:
-        ConfigError: nothing trains: no layer is hybrid.
+        ConfigError: nothing trains: no layer is converted.
     """
-    trained = {}
-    for name, parameter in model.named_parameters():
-        trains = part_of(name, stage) is not None
-        parameter.requires_grad_(trains)
-        if trains:
-            parameter.data = parameter.data.float()
-            trained[name] = parameter
+    trained = trained_parameters(model, stage)
     if not trained:
         raise ConfigError(
-            f"Nothing trains in a model of plan {model.config.layer_plan}: no layer is hybrid; name some in plan."
+            f"Nothing trains in a model of plan {model.config.layer_plan}: no layer is converted; name some in plan."
         )
+    model.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
     return trained
 
 
-def groups_of(trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay: float) -> list[ParameterGroup]:
-    """Three groups: low-rank changes (``hidden``), what else has weight decay, and what has none.
+def groups_of(
+    model: CausalWanTransformer3DModel, trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay: float
+) -> list[ParameterGroup]:
+    """Three groups: LoRAs (``hidden``), what else has weight decay, and what has none (``A_log``, ``dt_bias``).
 
-    The last are ``A_log`` and ``dt_bias``. A group that would be empty is left out.
+    A group that would be empty is left out.
+
+    Args:
+        trained: parameters of ``model`` by name, or what stands for them once they are cut into shards.
     """
     members: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {
         (True, True): {},
@@ -85,7 +74,7 @@ def groups_of(trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay
         (False, False): {},
     }
     for name, parameter in trained.items():
-        if (part := part_of(name, stage)) is not None:
+        if (part := part_of(name, model.config.layer_plan, stage)) is not None:
             members[part.decays, part.hidden][name] = parameter
     return [
         ParameterGroup(own, weight_decay=weight_decay if decays else 0.0, hidden=hidden)
@@ -139,8 +128,9 @@ def parameter_table(model: CausalWanTransformer3DModel, stage: Stage) -> Paramet
     counts: dict[str, int] = {}
     layers: dict[str, set[str]] = {}
     frozen = 0
+    plan = model.config.layer_plan
     for name, parameter in model.named_parameters():
-        part = part_of(name, stage)
+        part = part_of(name, plan, stage)
         if part is None:
             frozen += parameter.numel()
         else:
@@ -148,12 +138,7 @@ def parameter_table(model: CausalWanTransformer3DModel, stage: Stage) -> Paramet
             layers.setdefault(part.label, set()).add(name.split(".")[1])
     rows = tuple(
         Row(part.label, part.stage, len(layers[part.label]), counts[part.label], part.decays)
-        for part in PARTS
+        for part in parts_of(plan)
         if part.label in counts
     )
     return ParameterTable(rows, frozen)
-
-
-def trained_tensors(model: CausalWanTransformer3DModel, stage: Stage) -> dict[str, torch.Tensor]:
-    """The tensors of a model that this stage trains, by name."""
-    return {name: tensor for name, tensor in model.state_dict().items() if part_of(name, stage) is not None}

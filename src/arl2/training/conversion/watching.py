@@ -2,14 +2,24 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.softmax import SoftmaxAttention
-from arl2.model.layer import AttentionCall, TransformerLayer
+from arl2.attention.layout import ClipLayout
+from arl2.kernels.rope import Rotation
+from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
+
+
+class AttentionCall(NamedTuple):
+    """One parallel self-attention: its normed and modulated input, its output, and where the tokens stand."""
+
+    input: Float[Tensor, "batch tokens width"]
+    output: Float[Tensor, "batch tokens width"]
+    rotation: Rotation
+    layout: ClipLayout
 
 
 @contextmanager
@@ -17,14 +27,20 @@ def watched_attention(
     model: CausalWanTransformer3DModel, layers: Sequence[int], tell: Callable[[int, AttentionCall], None]
 ) -> Iterator[None]:
     """Within the context, ``tell(i, call)`` hears of every parallel self-attention of these layers."""
-    watched = [_layer(model, i) for i in layers]
-    for i, layer in zip(layers, watched, strict=True):
-        layer.attention_watcher = lambda call, i=i: tell(i, call)
+
+    def telling(i: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, given: Any, output: Tensor) -> None:
+            x, rotation, layout = given
+            tell(i, AttentionCall(x, output, rotation, layout))
+
+        return hook
+
+    handles = [_layer(model, i).self_attention.register_forward_hook(telling(i)) for i in layers]
     try:
         yield
     finally:
-        for layer in watched:
-            layer.attention_watcher = None
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -53,15 +69,15 @@ def seeing(model: CausalWanTransformer3DModel, window: int | None) -> Iterator[N
 
     The model stays what it is, in shards as well; ``with_window`` makes another one that shares its weights.
     """
-    layers = [_layer(model, i).self_attention for i in range(len(model.layers))]
-    softmax = {layer: layer.spec for layer in layers if isinstance(layer, SoftmaxAttention)}
-    for layer, spec in softmax.items():
-        layer.spec = replace(spec, window=window, sink=spec.sink if window is not None else 0)
+    attentions = [_layer(model, i).self_attention for i in range(len(model.layers))]
+    specs = [attention.spec for attention in attentions]
+    for attention, spec in zip(attentions, specs, strict=True):
+        attention.spec = spec.seeing(window)
     try:
         yield
     finally:
-        for layer, spec in softmax.items():
-            layer.spec = spec
+        for attention, spec in zip(attentions, specs, strict=True):
+            attention.spec = spec
 
 
 def _layer(model: CausalWanTransformer3DModel, i: int) -> TransformerLayer:
