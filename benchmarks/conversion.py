@@ -177,12 +177,8 @@ def facts_of(row: Row, pipe: ARL2Pipeline) -> dict[str, Any]:
     """What need not be measured: plan, window, the trained share of the pretrained numbers, minutes."""
     sizes = {name: parameter.numel() for name, parameter in pipe.transformer.named_parameters()}
     new = sum(parameter.numel() for parameter in trained_parameters(pipe.transformer, 2).values())
-    trained = sum(
-        parameter.numel()
-        for parameter in (
-            trained_parameters(pipe.transformer, 2 if row.stage == 2 else 1) if row.stage else {}
-        ).values()
-    )
+    training = trained_parameters(pipe.transformer, 2 if row.stage == 2 else 1) if row.stage else {}
+    trained = sum(parameter.numel() for parameter in training.values())
     return {
         "model": row.model,
         "plan": str(pipe.transformer.config.layer_plan),
