@@ -97,21 +97,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_prompts(arguments: argparse.Namespace) -> int:
-    from arl2.cli.outputs import check_file, plan_outputs
+    from arl2.serving.file_names import plan_outputs
+    from arl2.video.formats import check_file
 
-    plan = plan_outputs(arguments.prompts, arguments.output)
+    plan = plan_outputs(arguments.prompts, arguments.output, seed=arguments.seed)
     for path, suffix in ((arguments.sheet, ".png"), (arguments.latents, ".safetensors")):
         if path is not None:
             check_file(path, suffix)
 
     import torch
 
-    from arl2.cli.generation import Generation
     from arl2.cli.loading import load_model, model_name
     from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
     from arl2.interrupt import StopSignal
     from arl2.pipeline.conditioning import check_not_source, frames_in_all
+    from arl2.serving.generation import Generation
 
     for output in plan.outputs:
         check_not_source(output.path, arguments.image or arguments.extend)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arl2.errors import ConfigError
-from arl2.serving.prompts_file import VideoRequest, read_prompts_file
+from arl2.serving.prompts_file import VideoRequest, read_image_folder, read_prompts_file
 
 if TYPE_CHECKING:
     from arl2.cli.progress import Progress
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run_prompts_file(arguments: argparse.Namespace) -> int:
     """Make what is not finished yet, and say what it took; 130 if it was interrupted."""
-    from arl2.serving.jobs import JobList, JobSettings, plan_jobs
+    from arl2.serving.jobs import JobList, plan_jobs
 
     folder = _checked_folder(arguments)
     jobs = plan_jobs(
@@ -33,11 +33,11 @@ def run_prompts_file(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from arl2.cli.generation import shown_scale
     from arl2.cli.loading import load_model, model_name
     from arl2.cli.progress import Summary, progress_of, voice
     from arl2.cli.usage import memory_words
     from arl2.interrupt import StopSignal
+    from arl2.serving.engine import JobSettings, shown_scale
 
     say = voice(arguments)
     if arguments.threads:
@@ -57,7 +57,7 @@ def run_prompts_file(arguments: argparse.Namespace) -> int:
     say(f"{len(jobs)} videos: {len(jobs) - pending} finished before, {pending} to make")
     started = time.perf_counter()
     with StopSignal() as stop, progress_of(arguments) as progress:
-        made = _work(work, pending, stop, progress)
+        made = _work(work, stop, progress)
         seconds = time.perf_counter() - started
         progress.done(
             Summary(files=made.finished, video_frames=made.video_frames, seconds=seconds, interrupted=stop.asked)
@@ -66,7 +66,7 @@ def run_prompts_file(arguments: argparse.Namespace) -> int:
         part = f"; the part of '{made.partial}' that was done can be played" if made.partial is not None else ""
         print(
             f"arl2 generate: interrupted; {len(made.finished)} videos were finished in '{folder}'{part}. "
-            "The same words go on with the list.",
+            "Run the same command to resume.",
             file=sys.stderr,
         )
         return 130
@@ -87,35 +87,22 @@ class _Made:
     video_frames: int = 0
 
 
-def _work(work: "JobList", pending: int, stop: "StopSignal", progress: "Progress") -> _Made:
+def _work(work: "JobList", stop: "StopSignal", progress: "Progress") -> _Made:
     """All jobs, until the end, or until a stop is asked for and the current block is written."""
-    from arl2.cli.progress import BlockReport
-    from arl2.serving.jobs import BlockDone, Finished
+    from arl2.serving.engine import BlockDone
+    from arl2.serving.jobs import Finished
 
-    made, started = _Made(), time.perf_counter()
-    # Closing completes the file that a stop cuts short.
+    made = _Made()
+    # Closing completes the file that a stop interrupts.
     with closing(work.run()) as events:
         for event in events:
             if isinstance(event, BlockDone):
-                progress.block(
-                    BlockReport(
-                        index=event.block.index,
-                        blocks=event.blocks,
-                        file=event.job.path,
-                        video_frames=event.video_frames,
-                        video_seconds=event.video_frames / work.pipe.settings.fps,
-                        video=event.job.number,
-                        videos=len(work.jobs),
-                        share=(len(made.finished) + (event.block.index + 1) / event.blocks) / max(1, pending),
-                        fps=event.video_frames / (time.perf_counter() - started),
-                    )
-                )
+                progress.block(event.report)
                 if stop.asked and event.block.index + 1 < event.blocks:
                     made.partial = event.job.path
                     made.video_frames += event.video_frames
                     break
                 continue
-            started = time.perf_counter()
             progress.finished(event.job.path, before=not isinstance(event, Finished))
             if isinstance(event, Finished):
                 made.finished.append(event.job.path)
@@ -126,8 +113,6 @@ def _work(work: "JobList", pending: int, stop: "StopSignal", progress: "Progress
 
 
 def _requests(arguments: argparse.Namespace) -> list[VideoRequest]:
-    from arl2.serving.image_folder import read_image_folder
-
     path: Path = arguments.prompts_file
     found = read_image_folder(path) if path.is_dir() else read_prompts_file(path)
     samples = arguments.num_samples or 1

@@ -99,12 +99,12 @@ def check_memory(
     arguments: argparse.Namespace, model: str, weights: Path | None, dtype: "torch.dtype", device: str
 ) -> None:
     """Say what published parts will take of the device, and refuse what cannot fit before anything is loaded."""
-    from arl2.cli.generation import PROMPTS_AT_ONCE
     from arl2.cli.progress import voice
     from arl2.pipeline.assemble import find_recipe
     from arl2.pipeline.budget import available_bytes, check_fits
     from arl2.pipeline.folder import is_saved_pipeline
     from arl2.pipeline.planning import plan_recipe
+    from arl2.serving.generation import PROMPTS_AT_ONCE
 
     if is_saved_pipeline(model):
         return

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from arl2.cli.loading import load_model, model_name
     from arl2.cli.progress import voice
     from arl2.cli.usage import LiveProgress, memory_words
-    from arl2.serving.model_hash import model_hash
+    from arl2.serving.manifest import model_hash
     from arl2.training.clips.folder import ClipIndex, require_datasets
     from arl2.training.clips.origin import origin_facts
     from arl2.training.clips.sources import write_clips

@@ -85,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from arl2.cli.outputs import check_file
     from arl2.shapes.prompts.captions import captions_of
     from arl2.shapes.world.renderer import render
     from arl2.shapes.world.scene import sample_scenes
+    from arl2.video.formats import check_file
     from arl2.video.pixels import to_bytes
     from arl2.video.sheet import contact_sheet
 
@@ -109,7 +109,8 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> int:
-    from arl2.cli.outputs import file_name, write_manifest
+    from arl2.serving.file_names import file_name
+    from arl2.serving.manifest import write_listing
     from arl2.shapes.evaluation.render import scenes_of_prompts
     from arl2.shapes.prompts.captions import captions_of
     from arl2.shapes.world.renderer import render
@@ -138,7 +139,7 @@ def _render(arguments: argparse.Namespace) -> int:
                 writer.write(to_bytes(render(scenes.select([number]), frames, start=start)[0]))
         entries.append({"file": name, **facts})
         print(f"{name}  {caption}")
-    write_manifest(arguments.output, entries)
+    write_listing(arguments.output, entries)
     print(f"wrote {len(names)} videos and manifest.jsonl to {arguments.output}")
     return 0
 

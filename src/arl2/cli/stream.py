@@ -108,8 +108,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Stream, write, save, and say what it took; 130 if it was interrupted."""
-    from arl2.cli.outputs import check_file
     from arl2.serving.script import read_script
+    from arl2.video.formats import check_file
 
     script = read_script(arguments.script) if arguments.script is not None else ()
     arguments.prompt = _first_prompt(arguments, script)
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _first_prompt(arguments: argparse.Namespace, script: "tuple[Entry, ...]") -> str | None:
-    from arl2.serving.prompts_file import is_text
+    from arl2.serving.file_names import is_text
 
     prompt: str | None = arguments.prompt
     if prompt is not None and not prompt.strip():
@@ -157,11 +157,11 @@ def _check_resume(arguments: argparse.Namespace) -> None:
 
 
 def _choose_output(arguments: argparse.Namespace) -> None:
-    from arl2.cli.outputs import file_name
+    from arl2.serving.file_names import file_name
     from arl2.serving.outputs.opening import HLS_SUFFIX, check_output
 
     if arguments.output is None and not arguments.preview:
-        arguments.output = Path(file_name(0, arguments.prompt))
+        arguments.output = Path(file_name(0, arguments.prompt, seed=arguments.seed or 0))
     if arguments.output is not None:
         kind = check_output(arguments.output, going_on=arguments.resume is not None)
         if arguments.keep_minutes is not None and kind != "hls":
