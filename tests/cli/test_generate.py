@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from arl2.cli import generation
 from arl2.cli.main import main
-from arl2.cli.outputs import file_name, side_by_side
 from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
+from arl2.serving import generation
+from arl2.serving.file_names import file_name
+from arl2.video.pixels import side_by_side
 from arl2.video.reading import read_video, video_info
 
 PROMPT = "a red circle moves right on navy"
@@ -39,8 +40,9 @@ def test_default_name_and_scale(generate, tmp_path: Path) -> None:
     prompt = "A RED ball / ../ moves right!"
     assert generate(prompt, "--frames", "9", "--quiet") == 0
     (written,) = tmp_path.iterdir()
-    assert written.name == file_name(0, prompt)
-    assert written.name.startswith("000-a-red-ball-moves-right-")
+    assert written.name == file_name(0, prompt, seed=0)
+    assert written.name.startswith("0000-a-red-ball-moves-right-")
+    assert written.name.endswith("-seed0.mp4")
     assert video_info(written).width == 256
 
 

@@ -222,7 +222,7 @@ def test_an_index_without_files_is_refused(tmp_path: Path, weight_map: object) -
     with pytest.raises(CheckpointError, match="is not there"):
         shard_names(tmp_path / "other.json")
     os.truncate(tmp_path / "model.safetensors.index.json", 10**9)  # takes no room on disk
-    with pytest.raises(CheckpointError, match="is too large for an index"):
+    with pytest.raises(CheckpointError, match="is too large"):
         shard_names(tmp_path / "model.safetensors.index.json")
 
 

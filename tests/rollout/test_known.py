@@ -17,14 +17,14 @@ from arl2.streams.conditioning import (
     fit_picture,
     image_latents,
     image_prefix,
-    read_image,
     video_latents,
     video_prefix,
     whole_blocks,
 )
-from arl2.video.clips import clip_frames, count_clip_frames
 from arl2.video.formats import VideoFileError
+from arl2.video.images import read_image
 from arl2.video.pixels import from_bytes, to_bytes
+from arl2.video.reading import clip_frames, count_clip_frames
 from arl2.video.writers import open_video
 from pipeline.stand_in import SETTINGS, stand_in_pipeline
 from support import tiny_model
@@ -116,7 +116,7 @@ def test_what_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(Arl2Error, match="There is no image"):
             read_image(tmp_path / missing)
     Image.new("L", (64, 8)).save(tmp_path / "wide.png")
-    monkeypatch.setattr("arl2.streams.conditioning.MAX_SIDE", 32)
+    monkeypatch.setattr("arl2.video.images.MAX_SIDE", 32)
     with pytest.raises(Arl2Error, match="at most 32 pixels a side"):
         read_image(tmp_path / "wide.png")
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from arl2.cli.generation import Generation
-from arl2.cli.outputs import plan_outputs
 from arl2.errors import Arl2Error
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving import encoded
 from arl2.serving.encoded import EncodedPrompts
-from arl2.serving.jobs import JobList, JobSettings, plan_jobs
+from arl2.serving.engine import JobSettings
+from arl2.serving.file_names import plan_outputs
+from arl2.serving.generation import Generation
+from arl2.serving.jobs import JobList, plan_jobs
 from arl2.serving.prompts_file import VideoRequest
 from arl2.shapes.prompts.text import ShapesText
 from pipeline.stand_in import SETTINGS, stand_in_pipeline

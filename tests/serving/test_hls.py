@@ -1,5 +1,6 @@
 """Folders of HLS: what is written plays back frame by frame, at every moment, and does not grow if it shall not."""
 
+import os
 import re
 from pathlib import Path
 
@@ -128,6 +129,9 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     killed.write(pictures(*range(20)))  # two segments are out, half a one is lost
     (folder / "segment-00000002.ts").write_bytes(b"half")
     (folder / "segment-00000002.ts.part").write_bytes(b"half")
+    with pytest.raises(VideoFileError, match="is being written by another process"):
+        HlsOutput(folder, fps=FPS, append=True)
+    os.close(killed._lock)  # as the system does for a killed process
     with HlsOutput(folder, fps=FPS, segment_seconds=1, append=True) as output:
         output.write(pictures(*range(16, 30)))
     assert [number for one in segments(folder) for number in numbers_of(one)] == list(range(30))
@@ -136,6 +140,19 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     assert text.index("segment-00000001") < text.index("#EXT-X-DISCONTINUITY\n") < text.index("segment-00000002")
     assert text.count("ENDLIST") == 1
     assert sorted(one.name for one in folder.glob("*.ts*")) == [one.name for one in segments(folder)]
+
+
+def test_a_flush_lists_everything_and_is_no_cut(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    with HlsOutput(folder, fps=FPS, segment_seconds=1) as output:
+        output.flush()  # nothing yet
+        for first, end in ((0, 3), (3, 9), (9, 20)):
+            output.write(pictures(*range(first, end)))
+            output.flush()
+            output.flush()
+            assert [number for one in segments(folder) for number in numbers_of(one)] == list(range(end))
+    assert numbers_of(folder / PLAYLIST) == list(range(20))
+    assert "#EXT-X-DISCONTINUITY\n" not in (folder / PLAYLIST).read_text()
 
 
 def test_playlists_are_read_as_they_were_written(tmp_path: Path) -> None:

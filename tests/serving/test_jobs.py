@@ -11,9 +11,9 @@ import torch
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.serving.jobs import BlockDone, Finished, JobList, JobSettings, Skipped, latent_bytes, plan_jobs
-from arl2.serving.manifest import manifest_path, read_manifest
-from arl2.serving.model_hash import model_hash
+from arl2.serving.engine import BlockDone, JobSettings
+from arl2.serving.jobs import Finished, JobList, Skipped, latent_bytes, plan_jobs
+from arl2.serving.manifest import manifest_path, model_hash, read_manifest
 from arl2.serving.prompts_file import VideoRequest
 from arl2.video.reading import read_video, video_info
 from arl2.video.writers import open_video

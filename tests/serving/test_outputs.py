@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from arl2.errors import ConfigError
-from arl2.serving.outputs.file import FileOutput, cuts_path
 from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.outputs.opening import check_output, open_output
 from arl2.serving.outputs.preview import TerminalPreview, changes, require_terminal, to_cells
 from arl2.serving.outputs.raw import RawOutput, ReaderGoneError
 from arl2.serving.pace import Pace
+from arl2.video.encoded import EncodedVideo
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video
+from arl2.video.writing import VideoWriter, cuts_path
 
 
 def noise(frames: int, size: int = 16, seed: int = 0) -> np.ndarray:
@@ -67,7 +68,7 @@ def test_cuts_of_raw_video_stand_in_it(tmp_path: Path) -> None:
 
 
 def test_names_say_the_output(tmp_path: Path) -> None:
-    for name, kind in (("a.mp4", FileOutput), ("a.hls", HlsOutput), ("b", FileOutput), ("a.y4m", RawOutput)):
+    for name, kind in (("a.mp4", EncodedVideo), ("a.hls", HlsOutput), ("b", VideoWriter), ("a.y4m", RawOutput)):
         with open_output(tmp_path / name, fps=8) as output:
             assert isinstance(output, kind)
 
@@ -75,7 +76,7 @@ def test_names_say_the_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.webp", "keeps its pictures in memory"),
+        ("a.webp", "is kept in memory until it is closed"),
         ("a.m3u8", "give a folder, such as 'a.hls'"),
         ("a.avi", "accepted are"),
         ("file.hls", "is a file, but a folder of segments"),
@@ -97,7 +98,7 @@ def test_a_stream_that_goes_on_overwrites_nothing(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.y4m"):
         (tmp_path / name).write_bytes(b"an hour of video")
         check_output(tmp_path / name)
-        with pytest.raises(VideoFileError, match="is there already"):
+        with pytest.raises(VideoFileError, match="exists, and a closed file cannot be added to"):
             open_output(tmp_path / name, fps=8, going_on=True)
         assert (tmp_path / name).read_bytes() == b"an hour of video"
 

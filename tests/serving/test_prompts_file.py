@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from arl2.errors import ConfigError
-from arl2.serving.file_names import check_video_name, slug, video_name
-from arl2.serving.image_folder import read_image_folder
-from arl2.serving.prompts_file import VideoRequest, read_prompts_file
+from arl2.serving.file_names import check_video_name, file_name, slug
+from arl2.serving.prompts_file import VideoRequest, read_image_folder, read_prompts_file
 
 
 def test_text_files(tmp_path: Path) -> None:
@@ -34,17 +33,17 @@ def test_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"prompt": "red", "sede": 1}', "unknown key 'sede'; did you mean 'seed'"),
-        ('{"prompt": "red", "zzz": 1}', "unknown key 'zzz'; accepted are prompt, seed, frames, file, image, video"),
-        ('{"prompt": "red", "prompt": "blue"}', "the key 'prompt' comes twice"),
-        ('{"seed": 1}', "'prompt' is missing or empty"),
-        ('{"prompt": " "}', "'prompt' is missing or empty"),
-        ('{"prompt": 3}', "'prompt' takes text, but 3 came"),
-        ('{"prompt": "red", "seed": true}', "'seed' takes a whole number from 0"),
+        ('{"prompt": "red", "sede": 1}', r"Unknown setting 'sede'\. Did you mean 'seed'"),
+        ('{"prompt": "red", "zzz": 1}', r"Unknown setting 'zzz'\. Accepted: prompt, seed, frames, file, image, video"),
+        ('{"prompt": "red", "prompt": "blue"}', "the key 'prompt' stands twice"),
+        ('{"seed": 1}', "'prompt' has no default"),
+        ('{"prompt": " "}', "The prompt is empty"),
+        ('{"prompt": 3}', "'prompt' takes text; got 3"),
+        ('{"prompt": "red", "seed": true}', "'seed' takes a whole number; got true"),
         ('{"prompt": "red", "seed": -1}', "'seed' takes a whole number from 0"),
         ('{"prompt": "red", "seed": 18446744073709551616}', "'seed' takes a whole number from 0"),
         ('{"prompt": "red", "frames": 0}', "'frames' takes a whole number from 1"),
-        ('{"prompt": "red", "frames": 1.5}', "'frames' takes a whole number from 1"),
+        ('{"prompt": "red", "frames": 1.5}', "'frames' takes a whole number; got 1.5"),
         ('{"prompt": "red", "image": "a.png", "video": "b.mp4"}', "not both"),
         ('{"prompt": "red", "image": "a\\u0000"}', "'image' takes text"),
         ('{"prompt": "red", "file": "../a.mp4"}', "not a plain name"),
@@ -73,22 +72,21 @@ def test_files_that_are_no_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match=r"from a \.txt or \.jsonl file"):
         read_prompts_file(tmp_path / "prompts.csv")
     monkeypatch.setattr("arl2.serving.prompts_file._LARGEST", 5)
-    with pytest.raises(ConfigError, match="is it a list of prompts"):
+    with pytest.raises(ConfigError, match="give a text file"):
         read_prompts_file(tmp_path / "latin.txt")
 
 
 def test_names_from_prompts_stay_in_their_folder() -> None:
     for prompt in ("../../etc/passwd", "/abs", "a\\b", "\0", "..", "日本語", "é" * 500, "CON", "a\nb"):
-        name = video_name(3, prompt)
+        name = file_name(3, prompt)
         assert Path(name).name == name == check_video_name(name)
         assert name.startswith("0003-")
     assert (
-        video_name(7, "A red circle / moves")
-        == f"0007-a-red-circle-moves-{video_name(7, 'A red circle / moves')[-10:]}"
+        file_name(7, "A red circle / moves") == f"0007-a-red-circle-moves-{file_name(7, 'A red circle / moves')[-10:]}"
     )
     assert slug("Grüne Bälle") == "grune-balle"
     assert slug("日本語") == "prompt"
-    assert video_name(0, "a b") != video_name(0, "a  b")
+    assert file_name(0, "a b") != file_name(0, "a  b")
 
 
 @pytest.mark.parametrize("name", ["", "a/b.mp4", "..", ".mp4", ".a.mp4", "a\\b.mp4", "c:a.mp4", "a\n.mp4", "a.mp4/"])
@@ -135,7 +133,7 @@ def test_the_published_layout(tmp_path: Path) -> None:
     for entries, said in (
         ([{"file_name": "../one.jpg", "caption": "a"}], "must be a plain name"),
         ([{"file_name": "..", "caption": "a"}], "must be a plain name"),
-        ([{"caption": "a"}], "entry 0: it needs a file_name and a caption"),
+        ([{"caption": "a"}], "entry 0: The setting 'file_name' has no default"),
         ({"file_name": "a"}, "must hold a list"),
         ([], "holds no images with prompts"),
     ):

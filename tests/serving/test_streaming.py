@@ -11,18 +11,19 @@ import torch
 from arl2.errors import ConfigError, SnapshotError
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.keep_up import KeepUp
-from arl2.serving.outputs.base import Pictures, StreamOutput
 from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.script import BlockTimes, Change, Entry, Moment
 from arl2.serving.streaming import Snapshots, StreamRun
 from arl2.video.formats import VideoFileError
+from arl2.video.pixels import Frames
+from arl2.video.writing import VideoWriter
 from pipeline.stand_in import stand_in_pipeline
 
 PROMPT = "a red circle moves right"
 TIMES = BlockTimes(fps=16, temporal_factor=4, block_frames=3, first_block_frames=3)
 
 
-class Kept(StreamOutput):
+class Kept(VideoWriter):
     """Keeps everything; fails at a block if it shall."""
 
     def __init__(self, fails_at: int | None = None, failure: Exception | None = None) -> None:
@@ -31,7 +32,7 @@ class Kept(StreamOutput):
         self.closed = 0
         self._fails_at, self._failure = fails_at, failure or VideoFileError("no room")
 
-    def write(self, frames: Pictures) -> None:
+    def write(self, frames: Frames) -> None:
         if len(self.pieces) == self._fails_at:
             raise self._failure
         self.pieces.append(frames)

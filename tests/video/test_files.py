@@ -149,7 +149,7 @@ def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in NAMES:
         with open_video(tmp_path / f"good-{name}") as writer:
             writer.write(moving_square(3))
-    monkeypatch.setattr("arl2.video.reading.MAX_SIDE", 16)
+    monkeypatch.setattr("arl2.video.images.MAX_SIDE", 16)
     for name in NAMES:
         with pytest.raises(VideoFileError, match="at most 16"):
             read_video(tmp_path / f"good-{name}")

@@ -16,7 +16,6 @@ from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
-    from arl2.cli.outputs import OutputPlan
     from arl2.pipeline.pipeline import ARL2Pipeline
     from arl2.serving.prompts_file import VideoRequest
     from arl2.streams.conditioning import VideoPrefix
@@ -108,17 +107,18 @@ class Generate(Command):
 
 
 def _run_prompts(asked: Generate) -> int:
-    from arl2.cli.outputs import check_file, plan_outputs
+    from arl2.serving.file_names import plan_outputs
+    from arl2.video.formats import check_file
 
     seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
-    plan = _with_seeds(plan_outputs(asked.prompts, asked.output), seed, named=asked.output is not None)
+    plan = plan_outputs(asked.prompts, asked.output, seed=seed)
     for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
             check_file(path, suffix)
     refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
 
-    from arl2.cli.generation import PROMPTS_AT_ONCE, Generation
     from arl2.interrupt import StopSignal
+    from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
     from arl2.streams.conditioning import check_not_source, frames_in_all
 
     for output in plan.outputs:
@@ -172,16 +172,6 @@ def _run_prompts(asked: Generate) -> int:
     return 0
 
 
-def _with_seeds(plan: "OutputPlan", seed: int, *, named: bool) -> "OutputPlan":
-    """Names that were made from prompts hold the seed, too: another seed writes another file."""
-    if named and plan.folder is None:
-        return plan
-    outputs = [
-        replace(one, path=one.path.with_stem(f"{one.path.stem}-seed{seed + one.prompts[0]}")) for one in plan.outputs
-    ]
-    return replace(plan, outputs=tuple(outputs))
-
-
 def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
     from arl2.streams.conditioning import image_prefix, video_prefix
 
@@ -192,7 +182,8 @@ def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
 
 def _run_prompts_file(asked: Generate) -> int:
     """Make what is not finished yet, and say what it took; 130 if it was interrupted."""
-    from arl2.serving.jobs import JobList, JobSettings, plan_jobs
+    from arl2.serving.engine import JobSettings, shown_scale
+    from arl2.serving.jobs import JobList, plan_jobs
 
     folder = _checked_folder(asked)
     jobs = plan_jobs(
@@ -204,7 +195,6 @@ def _run_prompts_file(asked: Generate) -> int:
         video=asked.extend,
     )
 
-    from arl2.cli.generation import shown_scale
     from arl2.cli.jobs import make_videos
     from arl2.interrupt import StopSignal
 
@@ -222,7 +212,7 @@ def _run_prompts_file(asked: Generate) -> int:
     say(f"{len(jobs)} videos: {len(jobs) - pending} finished before, {pending} to make")
     started = time.perf_counter()
     with StopSignal() as stop, asked.reporting.progress() as progress:
-        made = make_videos(work, pending, stop, progress)
+        made = make_videos(work, stop, progress)
         seconds = time.perf_counter() - started
         progress.done(
             Summary(files=made.finished, video_frames=made.video_frames, seconds=seconds, interrupted=stop.asked)
@@ -244,8 +234,7 @@ def _run_prompts_file(asked: Generate) -> int:
 
 
 def _requests(asked: Generate) -> "list[VideoRequest]":
-    from arl2.serving.image_folder import read_image_folder
-    from arl2.serving.prompts_file import read_prompts_file
+    from arl2.serving.prompts_file import read_image_folder, read_prompts_file
 
     path = asked.prompts_file
     assert path is not None

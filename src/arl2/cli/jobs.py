@@ -1,12 +1,11 @@
 """A list of videos as progress sees it: what was made, and where it was stopped."""
 
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arl2.cli.progress import BlockReport, Progress
+from arl2.cli.progress import Progress
 
 if TYPE_CHECKING:
     from arl2.interrupt import StopSignal
@@ -22,34 +21,22 @@ class Made:
     video_frames: int = 0
 
 
-def make_videos(work: "JobList", pending: int, stop: "StopSignal", progress: Progress) -> Made:
+def make_videos(work: "JobList", stop: "StopSignal", progress: Progress) -> Made:
     """All jobs, until the end, or until a stop is asked for and the current block is written."""
-    from arl2.serving.jobs import BlockDone, Finished
+    from arl2.serving.engine import BlockDone
+    from arl2.serving.jobs import Finished
 
-    made, started = Made(), time.perf_counter()
+    made = Made()
     # Closing completes the file that a stop cuts short.
     with closing(work.run()) as events:
         for event in events:
             if isinstance(event, BlockDone):
-                progress.block(
-                    BlockReport(
-                        index=event.block.index,
-                        blocks=event.blocks,
-                        file=event.job.path,
-                        video_frames=event.video_frames,
-                        video_seconds=event.video_frames / work.pipe.settings.fps,
-                        video=event.job.number,
-                        videos=len(work.jobs),
-                        share=(len(made.finished) + (event.block.index + 1) / event.blocks) / max(1, pending),
-                        fps=event.video_frames / (time.perf_counter() - started),
-                    )
-                )
+                progress.block(event.report)
                 if stop.asked and event.block.index + 1 < event.blocks:
                     made.partial = event.job.path
                     made.video_frames += event.video_frames
                     break
                 continue
-            started = time.perf_counter()
             progress.finished(event.job.path, before=not isinstance(event, Finished))
             if isinstance(event, Finished):
                 made.finished.append(event.job.path)

@@ -12,32 +12,7 @@ from typing import Any
 
 from arl2.cli.checks import exclusive
 from arl2.cli.usage import LiveProgress, memory_words, peak_gpu_memory, peak_memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockReport:
-    """A block is written.
-
-    Attributes:
-        index: of the block in its video, from 0; ``blocks``: of the video in all, None if it has no end.
-        file: that it went to.
-        video_frames: in that file by now; ``video_seconds`` of them, when played.
-        video: number of the video, from 0 (of several made at once, the first); ``videos``: of the command in all.
-        share: of the command's work that is done, 0 to 1; None if it has no end.
-        fps: video frames a second, of the machine.
-        dropped: video frames that nobody took in time.
-    """
-
-    index: int
-    blocks: int | None
-    file: Path
-    video_frames: int
-    video_seconds: float
-    video: int
-    videos: int
-    share: float | None
-    fps: float
-    dropped: int = 0
+from arl2.serving.report import BlockReport as BlockReport
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ class Rollouts(Command):
 
 
 def _run(asked: Rollouts, prompts: "list[Prompt] | None") -> int:
-    from arl2.serving.model_hash import model_hash
+    from arl2.serving.manifest import model_hash
     from arl2.training.clips.folder import ClipIndex, require_datasets
     from arl2.training.clips.origin import origin_facts
     from arl2.training.clips.sources import write_clips

@@ -33,10 +33,10 @@ class Sample(Command):
 
     def run(self) -> int:
         """Print, a batch at a time, so that any count takes the same memory."""
-        from arl2.cli.outputs import check_file
         from arl2.shapes.prompts.captions import captions_of
         from arl2.shapes.world.renderer import render
         from arl2.shapes.world.scene import sample_scenes
+        from arl2.video.formats import check_file
         from arl2.video.pixels import to_bytes
         from arl2.video.sheet import contact_sheet
 
@@ -91,7 +91,8 @@ class Render(Command):
 
     def run(self) -> int:
         """Draw and write."""
-        from arl2.cli.outputs import file_name, write_manifest
+        from arl2.serving.file_names import file_name
+        from arl2.serving.manifest import write_listing
         from arl2.shapes.prompts.captions import captions_of
         from arl2.shapes.prompts.parser import scenes_of_prompts
         from arl2.shapes.world.renderer import render
@@ -122,7 +123,7 @@ class Render(Command):
                     writer.write(to_bytes(render(scenes.select([number]), frames, start=start)[0]))
             entries.append({"file": name, **facts})
             print(f"{name}  {caption}")
-        write_manifest(self.output, entries)
+        write_listing(self.output, entries)
         print(f"wrote {len(names)} videos and manifest.jsonl to {self.output}")
         return 0
 

@@ -23,8 +23,8 @@ class Stream(StreamOptions):
 
     def run(self) -> int:
         """Stream, write, save, and say what it took; 130 if it was interrupted."""
-        from arl2.cli.outputs import check_file
         from arl2.serving.script import read_script
+        from arl2.video.formats import check_file
 
         script = read_script(self.script) if self.script is not None else ()
         asked = replace(self, prompt=_first_prompt(self, script))
@@ -44,7 +44,7 @@ class Stream(StreamOptions):
 
 
 def _first_prompt(asked: Stream, script: "tuple[Entry, ...]") -> str | None:
-    from arl2.serving.prompts_file import is_text
+    from arl2.serving.file_names import is_text
 
     prompt: str | None = asked.prompt
     if prompt is not None and not prompt.strip():
@@ -72,13 +72,14 @@ def _check_resume(asked: Stream) -> None:
 
 
 def _chosen_output(asked: Stream) -> Output:
-    from arl2.cli.outputs import file_name
+    from arl2.serving.file_names import file_name
     from arl2.serving.outputs.opening import HLS_SUFFIX, check_output
 
     out, resumed = asked.out, asked.saving.resume is not None
     if out.output is None and not out.preview:
         seed = asked.sampling.seed or 0
-        out = replace(out, output=Path(file_name(0, str(asked.prompt), f"-seed{seed}.mp4")))
+        name = file_name(0, str(asked.prompt), seed=int(seed))  # type: ignore[arg-type]  # the command line gives one
+        out = replace(out, output=Path(name))
     kind = None if out.output is None else check_output(out.output, going_on=resumed)
     if kind in ("file", "raw") and not resumed:
         refuse_existing([out.output], overwrite=out.overwrite)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from arl2.cli.generation import shown_scale
 from arl2.cli.loading import load_pipeline
 from arl2.cli.progress import BlockReport, Progress, Summary
 from arl2.cli.standard_streams import lasting_streams
@@ -19,7 +18,7 @@ from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
 from arl2.interrupt import StopSignal
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.serving.outputs.base import StreamOutput
+from arl2.serving.engine import shown_scale
 from arl2.serving.outputs.opening import open_output
 from arl2.serving.outputs.preview import TerminalPreview, require_terminal
 from arl2.serving.outputs.raw import ReaderGoneError
@@ -29,6 +28,7 @@ from arl2.serving.streaming import Shown, Snapshots, StreamRun
 from arl2.streams.stream import Stream
 from arl2.version import __version__
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
+from arl2.video.writing import VideoWriter
 
 
 def run_stream(asked: StreamOptions, script: tuple[Entry, ...]) -> int:
@@ -199,7 +199,7 @@ def _snapshots(asked: StreamOptions) -> Snapshots | None:
     return Snapshots(path=asked.saving.file, kind=asked.saving.snapshot_kind or "exact", every=asked.saving.save_every)
 
 
-def _file(pipe: ARL2Pipeline, asked: StreamOptions, stop: StopSignal) -> StreamOutput:
+def _file(pipe: ARL2Pipeline, asked: StreamOptions, stop: StopSignal) -> VideoWriter:
     assert asked.out.output is not None
     minutes = asked.out.keep_minutes
     facts: dict[str, Any] = {"prompt": asked.prompt, "seed": asked.sampling.seed or 0}

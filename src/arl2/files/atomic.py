@@ -6,10 +6,13 @@ writer of the same file can tell what a killed process left from what another on
 """
 
 import contextlib
+import errno
+import io
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +92,65 @@ def remove_stale(path: Path) -> None:
                 shutil.rmtree(found)
             else:
                 found.unlink()
+
+
+def open_locked(path: Path) -> io.FileIO:
+    """Open a file to write it from its beginning as it grows, unbuffered, for one writer at a time.
+
+    For what must be readable while it is written, such as a video. The lock ends with the file, however that ends.
+
+    Raises:
+        BlockingIOError: another writer has opened it this way, in this process or another.
+        OSError: the system refuses.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        take_lock(handle)
+        if stat.S_ISREG(os.fstat(handle).st_mode):  # a device has no length
+            os.ftruncate(handle, 0)
+        return io.FileIO(handle, "wb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def lock_folder(path: Path) -> int:
+    """A handle that holds a folder's lock until it is closed; raises ``BlockingIOError`` as ``open_locked``."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        take_lock(handle)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def being_written(path: Path) -> bool:
+    """Whether another writer has the file or folder open through ``open_locked`` or ``lock_folder``."""
+    if os.name != "posix" or not (path.is_file() or path.is_dir()):
+        return False
+    try:
+        os.close(lock_folder(path))
+    except BlockingIOError:
+        return True
+    except PermissionError:
+        return False  # what may not be read may still be written
+    return False
+
+
+def take_lock(handle: int) -> None:
+    """Lock an open file or folder until ``handle`` is closed; raises ``BlockingIOError`` if another handle has it."""
+    if os.name != "posix":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
+            raise
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -62,6 +62,9 @@ def _convert(kind: Any, value: Any, name: str, where: str) -> Any:
             kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
             if len(kinds) == len(value):
                 return tuple(_convert(one, x, name, where) for one, x in zip(kinds, value, strict=True))
+    elif origin is dict:
+        if isinstance(value, dict):
+            return {key: _convert(arguments[1], one, f"{name}.{key}", where) for key, one in value.items()}
     elif kind is float and type(value) in (int, float):
         return float(value)
     elif kind is Any or type(value) is kind:

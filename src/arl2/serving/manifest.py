@@ -1,19 +1,26 @@
-"""The manifest beside a video: what made it, and that it is whole.
+"""What is known of finished videos: a manifest beside each video of a list, or one listing of a folder.
 
-It is written in one step when the video is complete. So after a kill at any moment, a video with a manifest is whole,
-and one without is made again.
+Both are written in one step when a video is complete. So after a kill at any moment, a video with a manifest is whole,
+and one without is made again; a listing names whole videos only.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
+from arl2.errors import Arl2Error
 from arl2.files.atomic import write_atomically
+from arl2.files.plain import read_json
+from arl2.files.records import record_from_mapping
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.model_hash import parts_hash
 from arl2.video.formats import VideoFileError, writing_failed
 
-_LARGEST = 1_000_000
+LISTING = "manifest.jsonl"
+_LARGEST = 1_000_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +30,11 @@ class Manifest:
     Attributes:
         file: its name, in the manifest's folder.
         file_bytes: its size.
-        prompt, seed: as asked.
+        prompt, seed: as requested.
         frames: video frames in the file.
         settings: everything else that decides what the video shows.
         model: what the person called the model.
-        model_hash: of ``arl2.serving.model_hash``.
+        model_hash: of ``model_hash``.
         latents_sha256: of the latents, frame by frame in float32; equal runs have equal ones.
         seconds: that it took.
         arl2: version.
@@ -48,6 +55,11 @@ class Manifest:
     complete: bool = True
 
 
+def model_hash(pipe: ARL2Pipeline) -> str:
+    """Which model made a video: the hash that manifests and snapshots carry, 64 hexadecimal digits."""
+    return parts_hash(pipe.transformer, pipe.codec)
+
+
 def manifest_path(video: Path) -> Path:
     """``NAME.json`` beside ``NAME.mp4``."""
     return video.with_suffix(".json")
@@ -59,12 +71,12 @@ def write_manifest(video: Path, manifest: Manifest) -> None:
     Raises:
         VideoFileError: the system refuses, as when the disk is full.
     """
-    path = manifest_path(video)
     try:
         # First the video itself: a manifest must not outlive it when the machine stops.
         with video.open("r+b") as written:
             os.fsync(written.fileno())
-        write_atomically(path, (json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode(), flush=True)
+        content = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(manifest_path(video), content.encode(), flush=True)
     except OSError as error:
         raise writing_failed(video, error) from error
 
@@ -73,16 +85,12 @@ def remove_manifest(video: Path) -> None:
     """Before a video is made again: from now on it is not whole.
 
     Raises:
-        VideoFileError: the file of that name is no manifest but somebody's own.
+        VideoFileError: the file of that name is not a manifest.
     """
     path = manifest_path(video)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _LARGEST else None
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except (OSError, ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict) or not _is_manifest(values):
+    if _parsed(path) is None:
         raise VideoFileError(
             f"'{path}' is in the way: the manifest of '{video.name}' has this name, and the file is none; move it."
         )
@@ -91,20 +99,54 @@ def remove_manifest(video: Path) -> None:
 
 def read_manifest(video: Path) -> Manifest | None:
     """The manifest of a video that is whole and still there; else None."""
-    path = manifest_path(video)
-    try:
-        if path.stat().st_size > _LARGEST:
-            return None
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or not _is_manifest(values):
-            return None
-        manifest = Manifest(**values)
-        same_file = manifest.file == video.name and manifest.file_bytes == video.stat().st_size
-    except (OSError, ValueError, RecursionError):
+    manifest = _parsed(manifest_path(video))
+    if manifest is None or not manifest.complete or manifest.file != video.name or not video.is_file():
         return None
-    return manifest if manifest.complete and same_file else None
+    return manifest if manifest.file_bytes == video.stat().st_size else None
 
 
-def _is_manifest(values: dict[str, Any]) -> bool:
-    kinds = {one.name: get_origin(one.type) or one.type for one in fields(Manifest)}
-    return values.keys() == kinds.keys() and all(type(value) is kinds[name] for name, value in values.items())
+def _parsed(path: Path) -> Manifest | None:
+    try:
+        return record_from_mapping(Manifest, read_json(path, limit=_LARGEST))
+    except Arl2Error:
+        return None
+
+
+def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a folder's ``manifest.jsonl``, by file; none if it has none.
+
+    Raises:
+        VideoFileError: one that cannot be read; the line is named.
+    """
+    path = folder / LISTING
+    if not path.exists():
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VideoFileError(f"'{path}' cannot be read ({error}); choose another folder.") from error
+    entries = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+                entries[entry["file"]] = entry
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise VideoFileError(
+                    f"'{path}', line {number}: this is no manifest entry; correct it or choose another folder."
+                ) from error
+    return entries
+
+
+def write_listing(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Add entries (each with ``file``) to a folder's ``manifest.jsonl``; an entry of the same file is replaced.
+
+    Raises:
+        VideoFileError: the one that is there cannot be read, or the system refuses to write.
+    """
+    listed = read_listing(folder) | {entry["file"]: dict(entry) for entry in entries}
+    content = "".join(json.dumps(entry) + "\n" for entry in listed.values())
+    try:
+        write_atomically(folder / LISTING, content.encode())
+    except OSError as error:
+        raise writing_failed(folder / LISTING, error) from error

@@ -9,7 +9,6 @@ A list of entries, or a mapping of times to prompts::
 Times count from the beginning of the stream: seconds, ``minutes:seconds``, ``hours:minutes:seconds``, or video frames.
 """
 
-import difflib
 import itertools
 import math
 import re
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
+from arl2.files.plain import read_text
+from arl2.files.records import record_from_mapping
 from arl2.geometry import video_frames_of
-from arl2.rollout.settings import CHANGE_MODES, ChangeMode
-from arl2.serving.prompts_file import is_text
-
-KEYS = ("at", "prompt", "mode")
+from arl2.rollout.settings import ChangeMode
+from arl2.serving.file_names import is_text
 
 _LARGEST = 1_000_000  # bytes
 _LATEST = 1_000_000_000  # seconds or video frames
@@ -53,6 +52,13 @@ class Entry:
     prompt: str
     mode: ChangeMode | None
     where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    at: Any
+    prompt: str
+    mode: ChangeMode | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def parse_moment(value: Any) -> Moment:
     (Fraction(90, 1), 80)
 
     Raises:
-        ConfigError: it is none, or negative, or longer than 30 years.
+        ConfigError: not a time, negative, or longer than 30 years.
     """
     moment = None
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -156,29 +162,20 @@ def parse_moment(value: Any) -> Moment:
         elif found := _FRAMES.fullmatch(value.strip().lower()):
             moment = Moment(frames=int(found[1]))
     if moment is None or moment.seconds > _LATEST or (moment.frames or 0) > _LATEST:
-        raise ConfigError(f"{_short(value)} is no time; give {_TIMES}.")
+        raise ConfigError(f"{_short(value)} is not a time; give {_TIMES}.")
     return moment
 
 
 def _entry(value: Any, where: str) -> Entry:
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{where}: got {_kind(value)}; an entry is a mapping such as {{at: 5, prompt: a red circle}}."
+        )
+    entry = record_from_mapping(_Written, value, where=where)
+    if not entry.prompt.strip() or "\0" in entry.prompt or not is_text(entry.prompt):
+        raise ConfigError(f"{where}: The setting 'prompt' takes text that is not empty; got {_short(entry.prompt)}.")
     try:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{_kind(value)} came; an entry is a mapping such as {{at: 5, prompt: a red circle}}.")
-        for key in value:
-            if key not in KEYS:
-                near = difflib.get_close_matches(str(key), KEYS, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"accepted are {', '.join(KEYS)}."
-                raise ConfigError(f"unknown key {_short(key)}; {hint}")
-        if "at" not in value:
-            raise ConfigError("the key 'at' is missing; it says when the prompt takes effect.")
-        prompt, mode = value.get("prompt"), value.get("mode")
-        if not isinstance(prompt, str) or not prompt.strip() or "\0" in prompt or not is_text(prompt):
-            raise ConfigError(f"the key 'prompt' takes text that is not empty, but {_short(prompt)} came.")
-        if mode is not None and mode not in CHANGE_MODES:
-            near = difflib.get_close_matches(mode, CHANGE_MODES, n=1) if isinstance(mode, str) else []
-            hint = f"did you mean '{near[0]}'?" if near else f"accepted are {', '.join(CHANGE_MODES)}."
-            raise ConfigError(f"unknown mode {_short(mode)}; {hint}")
-        return Entry(parse_moment(value["at"]), prompt, mode, where)
+        return Entry(parse_moment(entry.at), entry.prompt, entry.mode, where)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -188,7 +185,7 @@ def _of_pair(at: Any, value: Any, where: str) -> tuple[Any, str]:
     if not isinstance(value, dict):
         return {"at": at, "prompt": value}, where
     if "at" in value:
-        raise ConfigError(f"{where}: the key 'at' comes a second time; the time stands before the colon.")
+        raise ConfigError(f"{where}: the key 'at' stands twice; the time is before the colon.")
     return {"at": at, **value}, where
 
 
@@ -210,8 +207,8 @@ def _frames(entry: Entry) -> int:
 
 def _backwards(entry: Entry, before: Entry) -> ConfigError:
     return ConfigError(
-        f"{entry.where}: times go on from entry to entry, but {_said(entry.at)} comes after {_said(before.at)}; sort "
-        "the entries, one for each time."
+        f"{entry.where}: times grow from entry to entry, but {_said(entry.at)} follows {_said(before.at)}; sort the "
+        "entries, one for each time."
     )
 
 
@@ -224,26 +221,26 @@ def _read_yaml(path: Path) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     class Strict(yaml.SafeLoader):
-        """The safe loader, but a key may not come twice."""
+        """The safe loader without aliases, whose values can be huge, and with each key once."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"the alias *{self.peek_event().anchor} is not read; write the value out")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             seen = set()
             for key in (self.construct_object(key, deep=True) for key, _ in node.value):
                 if isinstance(key, Hashable):
                     if key in seen:
-                        raise yaml.YAMLError(f"the key {_short(key)} comes twice")
+                        raise yaml.YAMLError(f"the key {_short(key)} stands twice")
                     seen.add(key)
             return super().construct_mapping(node, deep)
 
+    text = read_text(path, limit=_LARGEST)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ConfigError(f"'{path}' has more than {_LARGEST // 1_000_000} MB; that is no script of prompts.")
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=Strict)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' cannot be read ({error}); give a YAML file in UTF-8.") from error
+        return yaml.load(text, Loader=Strict)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"'{path}' is not YAML ({reason}); write entries such as: - {{at: 5, prompt: a red circle}}"

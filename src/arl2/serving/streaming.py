@@ -16,11 +16,11 @@ from pathlib import Path
 from arl2.errors import ConfigError
 from arl2.rollout.blocks import VideoBlock
 from arl2.serving.keep_up import KeepUp, Policy
-from arl2.serving.outputs.base import StreamOutput
 from arl2.serving.pace import Pace, never
 from arl2.serving.script import BlockTimes, Change
 from arl2.streams.state import SnapshotKind
 from arl2.streams.stream import Stream
+from arl2.video.writing import VideoWriter
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class StreamRun:
     def __init__(
         self,
         stream: Stream,
-        outputs: Sequence[StreamOutput] = (),
+        outputs: Sequence[VideoWriter] = (),
         *,
         times: BlockTimes,
         frames: int | None = None,
@@ -114,7 +114,7 @@ class StreamRun:
         """In force at the block that is shown."""
         return self._prompt
 
-    def add_output(self, output: StreamOutput) -> None:
+    def add_output(self, output: VideoWriter) -> None:
         """One more place for the pictures, before ``run``; it is closed there."""
         self._outputs.append(output)
 

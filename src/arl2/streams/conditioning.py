@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from arl2.errors import Arl2Error, GeometryError
+from arl2.errors import GeometryError
 from arl2.geometry import video_frames_of
 from arl2.streams.components import VideoModel, for_codec
-from arl2.video.clips import clip_frames, count_clip_frames
 from arl2.video.codec import VideoCodec
 from arl2.video.formats import VideoFileError
-from arl2.video.pixels import from_bytes
-from arl2.video.reading import MAX_SIDE, Frame
+from arl2.video.images import frame_of, read_image
+from arl2.video.pixels import Frame, from_bytes
+from arl2.video.reading import clip_frames, count_clip_frames
 
 FrameLatents = Float[Tensor, "1 channels 1 latent_height latent_width"]
 ClipLatents = Float[Tensor, "1 channels latent_frames latent_height latent_width"]
@@ -95,7 +95,7 @@ def image_latents(codec: VideoCodec, image: Image.Image, *, height: int, width: 
         image: of any size and mode; cropped around its centre and resized.
         height, width: in pixels.
     """
-    return video_latents(codec, [np.array(image.convert("RGB"))], height=height, width=width)
+    return video_latents(codec, [frame_of(image, Path("the image"))], height=height, width=width)
 
 
 @torch.no_grad()
@@ -180,22 +180,3 @@ def check_not_source(output: Path, source: Path | None) -> None:
     """Raise ``VideoFileError`` for an output that would overwrite the conditioning file."""
     if source is not None and source.exists() and output.exists() and output.samefile(source):
         raise VideoFileError(f"'{output}' is what the video starts with; choose another name for the output.")
-
-
-def read_image(path: Path) -> Image.Image:
-    """An image file, upright, in RGB; what is transparent becomes white.
-
-    Raises:
-        Arl2Error: no such file, not an image, a broken one, or more than ``MAX_SIDE`` pixels a side.
-    """
-    if not path.is_file():
-        raise Arl2Error(f"There is no image '{path}'.")
-    try:
-        with Image.open(path) as opened:
-            if max(opened.size) > MAX_SIDE:
-                raise Arl2Error(f"'{path}' is {opened.width} x {opened.height}; at most {MAX_SIDE} pixels a side.")
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise Arl2Error(f"'{path}' cannot be read as an image ({error}); give a .png, .jpg or .webp.") from error
-    white = Image.new("RGBA", upright.size, "white")
-    return Image.alpha_composite(white, upright).convert("RGB")

@@ -13,15 +13,18 @@ import numpy as np
 from av.container import OutputContainer
 from av.filter import Graph
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
 
 from arl2.errors import GeometryError
+from arl2.files.atomic import open_locked
 from arl2.video.formats import Format, writing_failed
-from arl2.video.pixels import enlarge
-from arl2.video.writing import VideoWriter, require_same_size
+from arl2.video.pixels import Frame
+from arl2.video.writing import CutNotes, FrameWriter
 
-# Matrix and range are written into the stream: left out, players guess them from the picture's size.
-_BT601, _LIMITED_RANGE = 6, 1
+# Matrix and range are written into the stream: left out, players guess them from the frame's size.
+BT601, LIMITED_RANGE = 6, 1
+# x264's macroblock tree works on 16 macroblocks at once; of narrower frames it can read what nobody wrote, and the same
+# frames give other bytes.
+_NARROW = 256
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,25 @@ _RECIPES: dict[Format, _Recipe] = {
 }
 
 
-class EncodedVideo(VideoWriter):
+class EncodedVideo(FrameWriter):
     """Opens the file at the first frame, when the size is known; made by ``arl2.video.writers.open_video``."""
 
     def __init__(self, path: Path, kind: Format, *, fps: int, scale: int, settings: Mapping[str, Any] | None) -> None:
-        self._path, self._kind, self._fps, self._scale = path, kind, fps, scale
+        super().__init__(path, fps=fps, scale=scale)
+        self._kind, self._cuts = kind, CutNotes(path, fps=fps)
         self._comment = json.dumps(dict(settings)) if settings is not None else None
         self._output: _Output | None = None
         self._file: _File | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._count = 0
 
-    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-        for frame in enlarge(frames, self._scale):
-            if self._output is None:
-                self._shape, self._output = frame.shape, self._open(frame.shape[1], frame.shape[0])
-            require_same_size(frame.shape, self._shape or frame.shape)
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
-            self._count += 1
-            self._output.encode(picture)
-            self._require_written()
+    def _put(self, frame: Frame, *, cut: bool) -> None:
+        if self._output is None:
+            self._output = self._open(frame.shape[1], frame.shape[0])
+        if cut:
+            self._cuts.note(self._count)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
+        self._output.encode(picture)
+        self._require_written()
 
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
@@ -89,21 +90,19 @@ class EncodedVideo(VideoWriter):
                 f"H.264 needs even sides, but the video is {width} x {height}; write a .gif or use an even scale."
             )
         recipe = _RECIPES[self._kind]
-        try:
-            self._file = _File(self._path)
-        except OSError as error:
-            raise writing_failed(self._path, error) from error
+        self._file = _File(self._path)
         container = av.open(self._file, "w", format=self._kind, options=recipe.container)
         if self._comment is not None:
             container.metadata["comment"] = self._comment
-        stream = cast(VideoStream, container.add_stream(recipe.codec, rate=self._fps, options=recipe.stream))
+        options = recipe.stream | ({"mbtree": "0"} if self._kind == "mp4" and width < _NARROW else {})
+        stream = cast(VideoStream, container.add_stream(recipe.codec, rate=self._fps, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pixels
         stream.time_base = Fraction(1, self._fps)
         if self._kind != "mp4":
             return _Output(container, stream, _palette_graph(width, height, self._fps) if self._kind == "gif" else None)
         context = stream.codec_context
         context.gop_size = self._fps
-        context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+        context.colorspace, context.color_range = BT601, LIMITED_RANGE
         return _Output(container, stream)
 
 
@@ -116,7 +115,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         # Unbuffered: what a killed process had written is in the file.
-        self._raw = path.open("wb", buffering=0)
+        self._raw = open_locked(path)
         self.failure: OSError | None = None
         self._failed = False
         # Where FFmpeg believes to be, which a failed file no longer follows.
@@ -168,7 +167,7 @@ class _Output:
             self.palette.push(picture)
             self._drain(self.palette)
         elif self.stream.pix_fmt == "yuv420p":
-            matched = picture.reformat(format="yuv420p", dst_colorspace=_BT601, dst_color_range=_LIMITED_RANGE)
+            matched = picture.reformat(format="yuv420p", dst_colorspace=BT601, dst_color_range=LIMITED_RANGE)
             self.container.mux(self.stream.encode(matched))
         else:
             self.container.mux(self.stream.encode(picture))

@@ -1,34 +1,32 @@
-"""Video files back to frames: what ``arl2.video.writers`` writes, and other people's mp4, gif, webp and y4m."""
+"""Video files back to frames: as they are stored, or at a steady rate, whatever the container and its time stamps."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
-from arl2.video.formats import VideoFileError, format_of
+from arl2.video.decoding import FALLBACK_RATE, ShownFrame, decoded_frames, opened_video, rate_of
+from arl2.video.formats import VideoFileError
+from arl2.video.images import frame_of, opened_image, read_image
+from arl2.video.pixels import Frame, Frames
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-Frame = UInt8[np.ndarray, "height width 3"]
-
-# A frame larger than this is refused before it is decoded: a small file can claim any size.
-MAX_SIDE = 8192
-# What PyAV reads, and what it calls the format. Named, and with an absolute path: else a file could pose as a playlist,
-# or its name as an address.
-_DEMUXERS = {"mp4": "mp4", "y4m": "yuv4mpegpipe"}
-# Nor may one page of an animation claim to stand for any number of frames.
+# Animations that are read page by page: their encoders merge equal neighbours into one page that is shown longer.
+_ANIMATIONS = (".gif", ".webp")
+# Nor may one page claim to stand for any number of frames.
 _LONGEST_STILL = 10_000
+_LONGEST_GAP = 600  # seconds
+_FASTEST = 1000  # video frames a second
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about itself, before any frame is decoded.
+    """What a file says about itself.
 
     ``fps`` is None where the file does not say; ``settings`` are those that ``open_video`` was given, or empty.
     """
@@ -40,110 +38,109 @@ class VideoInfo:
 
 
 def video_info(path: Path | str) -> VideoInfo:
-    """Size, frame rate and settings; raises ``VideoFileError`` for what cannot be read."""
-    path = _existing(Path(path))
-    kind = format_of(path)
-    if kind in _DEMUXERS:
-        return _stream_info(path, _DEMUXERS[kind])
-    if kind == "png folder":
-        with _picture(_pngs(path)[0]) as picture:
-            facts = _json(_read_text(path / "settings.json"))
-            fps, settings = facts.get("fps"), facts.get("settings")
-            return VideoInfo(
-                picture.width,
-                picture.height,
-                float(fps) if isinstance(fps, int | float) else None,
-                settings if isinstance(settings, dict) else {},
-            )
-    with _picture(path) as picture:
-        durations = _durations(picture)
-        frames = sum(_times_shown(duration, durations) for duration in durations)
-        fps = 1000 * frames / sum(durations) if sum(durations) else None
-        return VideoInfo(picture.width, picture.height, fps, {})
+    """Size as displayed, frame rate and settings; raises ``VideoFileError`` for what cannot be read."""
+    path = _existing(path)
+    if path.is_dir():
+        first, (fps, settings) = read_image(_pngs(path)[0]), _folder_metadata(path)
+        return VideoInfo(first.width, first.height, fps, settings)
+    if path.suffix.lower() in _ANIMATIONS:
+        with opened_image(path) as picture:
+            durations = _durations(picture)
+            frames = sum(_times_shown(duration, durations) for duration in durations)
+            fps = 1000 * frames / sum(durations) if sum(durations) else None
+            return VideoInfo(picture.width, picture.height, fps, {})
+    with opened_video(path) as (container, stream):
+        rate, settings = rate_of(stream), _json(container.metadata.get("comment", ""))
+    frame = next(_frames(path)).take()
+    return VideoInfo(frame.shape[1], frame.shape[0], float(rate) if rate else None, settings)
 
 
 def iterate_video(path: Path | str) -> Iterator[Frame]:
     """RGB frames one by one, in memory that does not grow with the video.
 
+    Args:
+        path: a video file of any usual container, or a folder of PNGs.
+
     Raises:
-        VideoFileError: the file is missing, of an unknown format, damaged, or larger than ``MAX_SIDE`` a side.
+        VideoFileError: no such file, no video in it, or one that is broken or larger than accepted.
     """
-    path = _existing(Path(path))
-    kind = format_of(path)
-    if kind in _DEMUXERS:
-        yield from _stream_frames(path, _DEMUXERS[kind])
-    elif kind == "png folder":
-        for png in _pngs(path):
-            with _picture(png) as picture:
-                yield np.array(picture.convert("RGB"))
-    else:
-        with _picture(path) as picture:
-            durations = _durations(picture)
-            for page, duration in zip(ImageSequence.Iterator(picture), durations, strict=True):
-                frame = np.array(page.convert("RGB"))
-                for _ in range(_times_shown(duration, durations)):
-                    yield frame
+    for shown in _frames(_existing(path)):
+        yield shown.take()
 
 
-def read_video(path: Path | str, *, max_frames: int | None = None) -> UInt8[np.ndarray, "frames height width 3"]:
+def read_video(path: Path | str, *, max_frames: int | None = None) -> Frames:
     """All frames, or the first ``max_frames``; raises ``VideoFileError`` as ``iterate_video`` does."""
     frames = []
     for frame in iterate_video(path):
         frames.append(frame)
         if len(frames) == max_frames:
             break
-    if not frames:
-        raise VideoFileError(f"'{path}' holds no video frames.")
     if any(frame.shape != frames[0].shape for frame in frames):
         raise VideoFileError(f"The frames of '{path}' differ in size; a video has one size.")
     return np.stack(frames)
 
 
-def _stream_info(path: Path, demuxer: str) -> VideoInfo:
-    # PyAV is loaded when a file needs it.
-    import av
+def clip_frames(path: Path, *, fps: int) -> Iterator[Frame]:
+    """RGB frames at ``fps`` a second, each the one whose time stamp lies nearest: slow videos repeat frames.
 
-    try:
-        with _opened(path, demuxer) as container:
-            stream = container.streams.video[0]
-            require_size(path, stream.width, stream.height)
-            rate = stream.average_rate or stream.guessed_rate
-            comment = container.metadata.get("comment", "")
-            return VideoInfo(stream.width, stream.height, float(rate) if rate else None, _json(comment))
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoFileError(f"'{path}' cannot be read as a video ({error}); is it complete?") from error
+    Raises:
+        VideoFileError: as ``iterate_video``.
+    """
+    for shown in _at_rate(_frames(_existing(path)), path, fps):
+        yield shown.take()
 
 
-def _stream_frames(path: Path, demuxer: str) -> Iterator[Frame]:
-    import av
+def count_clip_frames(path: Path, *, fps: int) -> int:
+    """How many frames ``clip_frames`` gives: the file is decoded (headers are often wrong), nothing is converted.
 
-    try:
-        with _opened(path, demuxer) as container:
-            stream = container.streams.video[0]
-            require_size(path, stream.width, stream.height)
-            for picture in container.decode(stream):
-                yield picture.to_ndarray(format="rgb24")
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoFileError(f"'{path}' cannot be read as a video ({error}); is it complete?") from error
+    Raises:
+        VideoFileError: as ``clip_frames``.
+    """
+    return sum(1 for _ in _at_rate(_frames(_existing(path)), path, fps))
 
 
-def _opened(path: Path, demuxer: str) -> "InputContainer":
-    import av
+def check_clip(path: Path) -> None:
+    """Decode the first frame; raises ``VideoFileError`` as ``clip_frames`` does."""
+    next(_frames(_existing(path)))
 
-    return av.open(str(path.absolute()), format=demuxer)
+
+def _frames(path: Path) -> Iterator[ShownFrame]:
+    """At least one frame, or an error."""
+    if path.is_dir():
+        source = _png_frames(path)
+    elif path.suffix.lower() in _ANIMATIONS:
+        source = _pages(path)
+    else:
+        source = decoded_frames(path)
+    first = next(source, None)
+    if first is None:
+        raise VideoFileError(f"'{path}' holds no video frames.")
+    yield first
+    yield from source
 
 
-def _picture(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise VideoFileError(f"'{path}' cannot be read as a picture ({error}).") from error
-    try:
-        require_size(path, picture.width, picture.height)
-    except VideoFileError:
-        picture.close()
-        raise
-    return picture
+def _png_frames(folder: Path) -> Iterator[ShownFrame]:
+    rate = Fraction(_folder_metadata(folder)[0] or FALLBACK_RATE).limit_denominator(1000)
+    for index, png in enumerate(_pngs(folder)):
+        yield ShownFrame(index / rate, 1 / rate, partial(_png, png))
+
+
+def _png(path: Path) -> Frame:
+    return np.array(read_image(path))
+
+
+def _pages(path: Path) -> Iterator[ShownFrame]:
+    with opened_image(path) as picture:
+        durations = _durations(picture)
+        each = [_times_shown(duration, durations) for duration in durations]
+        seconds = Fraction(sum(durations)).limit_denominator(1000) / (1000 * sum(each))
+        seconds = seconds or Fraction(1, FALLBACK_RATE)
+        index = 0
+        for page, times in zip(ImageSequence.Iterator(picture), each, strict=True):
+            frame = frame_of(page, path)
+            for _ in range(times):
+                yield ShownFrame(index * seconds, seconds, partial(np.copy, frame))
+                index += 1
 
 
 def _durations(picture: Image.Image) -> list[float]:
@@ -156,9 +153,29 @@ def _durations(picture: Image.Image) -> list[float]:
 
 
 def _times_shown(duration: float, durations: list[float]) -> int:
-    """Video frames that a page stands for: encoders merge equal neighbours into one page that is shown longer."""
+    """Video frames that a page stands for."""
     shortest = min((d for d in durations if d > 0), default=0.0)
     return min(max(round(duration / shortest), 1), _LONGEST_STILL) if shortest else 1
+
+
+def _at_rate(source: Iterator[ShownFrame], path: Path, fps: int) -> Iterator[ShownFrame]:
+    """The nearest frame of ``source`` for each of the times 0, 1/fps, 2/fps, ..."""
+    count = 0
+    current = next(source)
+    for following in source:
+        if following.start - current.start > _LONGEST_GAP:
+            raise VideoFileError(
+                f"The time stamps of '{path}' jump by {float(following.start - current.start):.0f} seconds; at most "
+                f"{_LONGEST_GAP} are accepted. Repair or cut the video first."
+            )
+        while Fraction(count, fps) <= (current.start + following.start) / 2:
+            yield current
+            count += 1
+        current = following
+    end = current.start + min(current.duration, Fraction(_LONGEST_GAP))
+    while count == 0 or Fraction(count, fps) < end:
+        yield current
+        count += 1
 
 
 def _pngs(folder: Path) -> list[Path]:
@@ -168,26 +185,27 @@ def _pngs(folder: Path) -> list[Path]:
     return found
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path | str) -> Path:
+    path = Path(path)
     if not path.exists():
         raise VideoFileError(f"There is no '{path}'.")
     return path
 
 
-def require_size(path: Path, width: int, height: int) -> None:
-    """Raise ``VideoFileError`` for a picture that claims more than ``MAX_SIDE`` pixels a side, or none."""
-    if not 0 < max(width, height) <= MAX_SIDE:
-        raise VideoFileError(f"'{path}' claims {width} x {height} pixels; at most {MAX_SIDE} a side are accepted.")
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _folder_metadata(folder: Path) -> tuple[float | None, dict[str, Any]]:
+    """Frame rate and settings that the writer of a folder of PNGs left in it."""
+    path = folder / "settings.json"
+    metadata = _json(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    fps, settings = metadata.get("fps"), metadata.get("settings")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < _FASTEST:
+        fps = None
+    return None if fps is None else float(fps), settings if isinstance(settings, dict) else {}
 
 
 def _json(text: str) -> dict[str, Any]:
     """Settings of a file; another program's comment is none."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

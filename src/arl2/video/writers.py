@@ -1,18 +1,17 @@
 """Video frames to a file as they come: mp4, gif, webp, raw y4m or a folder of PNGs, by the name of the output."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
-from arl2.errors import GeometryError
-from arl2.video.formats import check_writable, format_of, writing_failed
-from arl2.video.pixels import enlarge
-from arl2.video.writing import VideoWriter, require_same_size
+from arl2.files.atomic import lock_folder
+from arl2.video.formats import check_writable, format_of
+from arl2.video.pixels import Frame
+from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
 from arl2.video.y4m import Y4mVideo
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ def open_video(
     """A writer for ``path``, whose name says the format. Call it before the work: it checks that it can write.
 
     Memory does not grow with the video for mp4, gif, y4m and PNGs. An animated webp keeps its frames, compressed, until
-    it is closed: the format puts its length first.
+    it is closed: the format puts its length first. Cuts are marked in y4m (``XCUT``), else noted beside the video; see
+    ``arl2.video.writing.CutNotes``. One process at a time writes a file.
 
     Args:
         path: ``.mp4`` (H.264, in fragments of a second: what a killed run leaves can be played), ``.gif``,
@@ -40,15 +40,13 @@ def open_video(
 
     Raises:
         VideoFileError: unknown extension, or a place that cannot be written to. The writer raises it too, when the
-            system refuses to write more (a full disk); what was written until then stays.
+            system refuses to write more (a full disk) or another process writes the file.
         GeometryError: a scale or a frame rate below 1.
     """
-    if scale < 1 or fps < 1:
-        raise GeometryError(f"scale={scale} and fps={fps} came, but both are whole numbers from 1.")
     path = Path(path)
     kind = check_writable(path)
     if kind == "png folder":
-        return _PngFolder(path, fps, scale, settings)
+        return _PngFolder(path, fps=fps, scale=scale, settings=settings)
     if kind == "y4m":
         return Y4mVideo(path, fps=fps, scale=scale)
     return _encoder()(path, kind, fps=fps, scale=scale, settings=settings)
@@ -71,28 +69,25 @@ def _encoder() -> "type[EncodedVideo]":
     return EncodedVideo
 
 
-class _PngFolder(VideoWriter):
+class _PngFolder(FrameWriter):
     """``00000.png``, ``00001.png``, ... and ``settings.json`` with the frame rate."""
 
-    def __init__(self, folder: Path, fps: int, scale: int, settings: Mapping[str, Any] | None) -> None:
-        self._folder, self._scale, self._count = folder, scale, 0
-        self._shape: tuple[int, ...] | None = None
-        facts = {"fps": fps, "settings": dict(settings or {})}
-        try:
-            folder.mkdir(exist_ok=True)
-            (folder / "settings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise writing_failed(folder, error) from error
+    def __init__(self, folder: Path, *, fps: int, scale: int, settings: Mapping[str, Any] | None) -> None:
+        super().__init__(folder, fps=fps, scale=scale)
+        self._metadata = {"fps": fps, "settings": dict(settings or {})}
+        self._cuts = CutNotes(folder, fps=fps)
+        self._lock: int | None = None
 
-    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-        for frame in enlarge(frames, self._scale):
-            self._shape = self._shape or frame.shape
-            require_same_size(frame.shape, self._shape)
-            try:
-                Image.fromarray(frame).save(self._folder / f"{self._count:05d}.png")
-            except OSError as error:
-                raise writing_failed(self._folder, error) from error
-            self._count += 1
+    def _put(self, frame: Frame, *, cut: bool) -> None:
+        if self._lock is None:
+            self._path.mkdir(exist_ok=True)
+            self._lock = lock_folder(self._path)
+            (self._path / "settings.json").write_text(json.dumps(self._metadata, indent=1) + "\n", encoding="utf-8")
+        if cut:
+            self._cuts.note(self._count)
+        Image.fromarray(frame).save(self._path / f"{self._count:05d}.png")
 
     def close(self) -> None:
-        """Nothing to do: every PNG is complete once written."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)

@@ -1,24 +1,39 @@
-"""What every writer of video files is."""
+"""What every writer of video is, and what those have in common that take one frame after the other."""
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from jaxtyping import UInt8
-
 from arl2.errors import GeometryError
+from arl2.video.formats import writing_failed
+from arl2.video.pixels import Frame, Frames, enlarge, require_same_size
 
 
 class VideoWriter(ABC):
-    """Takes video frames as they come. Use it as a context: leaving it, by an error too, completes the file."""
+    """Takes video frames and cuts as they come. Use it as a context: leaving it, by an error too, completes it."""
 
     @abstractmethod
-    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-        """Append RGB frames, all of the size of the first; raises ``GeometryError`` for another size."""
+    def write(self, frames: Frames) -> None:
+        """Append RGB frames.
+
+        Raises:
+            VideoFileError: the system refuses to write more; what was written until then stays.
+            GeometryError: frames of another size than the first.
+        """
+
+    @abstractmethod
+    def mark_cut(self) -> None:
+        """The next frame does not continue the one before. Before the first frame this does nothing."""
 
     @abstractmethod
     def close(self) -> None:
-        """Complete the file. Closing twice does no harm."""
+        """Complete the output. Closing twice does no harm."""
+
+    def flush(self) -> None:  # noqa: B027  # most writers hold nothing back
+        """Make everything that was written visible to readers, as far as the format allows."""
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -29,10 +44,70 @@ class VideoWriter(ABC):
         self.close()
 
 
-def require_same_size(came: tuple[int, ...], first: tuple[int, ...]) -> None:
-    """Raise ``GeometryError`` unless a frame has the size of the first."""
-    if came != first:
-        raise GeometryError(
-            f"A video frame of {came[1]} x {came[0]} came into a video of {first[1]} x {first[0]}; all frames of a "
-            "file have one size."
-        )
+class FrameWriter(VideoWriter):
+    """A writer of one frame after the other, all enlarged alike and of one size.
+
+    Args:
+        path: of the output; its name in messages.
+        fps: video frames a second.
+        scale: whole number by which every pixel is enlarged.
+
+    Raises:
+        GeometryError: a scale or a frame rate below 1.
+    """
+
+    def __init__(self, path: Path, *, fps: int, scale: int) -> None:
+        if scale < 1 or fps < 1:
+            raise GeometryError(f"Got scale={scale} and fps={fps}, but both are whole numbers from 1.")
+        self._path, self._fps, self._scale = path, fps, scale
+        self._count, self._cut = 0, False
+        self._shape: tuple[int, ...] | None = None
+
+    def write(self, frames: Frames) -> None:
+        for frame in enlarge(frames, self._scale):
+            require_same_size(frame.shape, self._shape or frame.shape)
+            with self._telling():
+                self._put(frame, cut=self._cut)
+            self._shape, self._cut = frame.shape, False
+            self._count += 1
+
+    def mark_cut(self) -> None:
+        self._cut = self._cut or self._count > 0
+
+    @abstractmethod
+    def _put(self, frame: Frame, *, cut: bool) -> None:
+        """Write frame number ``self._count``; an ``OSError`` is told by the caller."""
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say in one sentence what the system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise writing_failed(self._path, error) from error
+
+
+def cuts_path(video: Path) -> Path:
+    """``NAME.mp4.cuts.jsonl`` beside ``NAME.mp4``; it is there only if there are cuts."""
+    return video.with_name(f"{video.name}.cuts.jsonl")
+
+
+class CutNotes:
+    """Cuts of a video whose format cannot mark them, a JSON object a line: ``{"video_frame": 93, "seconds": 5.8125}``.
+
+    A fragmented mp4, which a killed run leaves playable, has its table of contents, where chapters would stand, first.
+    Those of an earlier video of the same name are removed.
+    """
+
+    def __init__(self, video: Path, *, fps: int) -> None:
+        self._path, self._fps = cuts_path(video), fps
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise writing_failed(self._path, error) from error
+
+    def note(self, video_frame: int) -> None:
+        """There is a cut before this frame."""
+        line = json.dumps({"video_frame": video_frame, "seconds": round(video_frame / self._fps, 6)})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

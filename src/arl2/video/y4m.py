@@ -1,8 +1,8 @@
 """The writer of raw video, YUV4MPEG2: a header line, then every frame as it is, for programs that read a pipe.
 
 Colours are BT.601 with luma from 16 to 235, as in the mp4. Even sizes have one colour for each square of four pixels
-(``C420jpeg``: in its middle), others one for every pixel (``C444``). A frame that does not go on from the one before
-can be marked: ``XCUT`` in its header, a comment of the format, which programs that do not know it pass over.
+(``C420jpeg``: in its middle), others one for every pixel (``C444``). A frame that does not continue the one before
+is marked: ``XCUT`` in its header, a comment of the format, which programs that do not know it pass over.
 """
 
 import sys
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
-from arl2.video.formats import STANDARD_OUTPUT, writing_failed
-from arl2.video.pixels import enlarge
-from arl2.video.writing import VideoWriter, require_same_size
+from arl2.files.atomic import open_locked
+from arl2.video.formats import STANDARD_OUTPUT
+from arl2.video.pixels import Frame
+from arl2.video.writing import FrameWriter
 
 # BT.601, from R, G, B of 0 to 255 to Y of 16 to 235 and U, V of 16 to 240.
 _MATRIX = np.array(
@@ -34,7 +34,7 @@ class ByteSink(Protocol):
         """Let go."""
 
 
-class Y4mVideo(VideoWriter):
+class Y4mVideo(FrameWriter):
     """Opens the file at the first frame, when the size is known; made by ``arl2.video.writers.open_video``.
 
     Args:
@@ -45,48 +45,33 @@ class Y4mVideo(VideoWriter):
     """
 
     def __init__(self, path: Path, *, fps: int, scale: int, sink: ByteSink | None = None) -> None:
-        self._path, self._fps, self._scale = path, fps, scale
+        super().__init__(path, fps=fps, scale=scale)
         self._sink = sink
         self._file: ByteSink | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._cut = False
 
-    def mark_cut(self) -> None:
-        """The next frame does not go on from the one before."""
-        self._cut = True
-
-    def write(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-        for frame in enlarge(frames, self._scale):
-            self._shape = self._shape or frame.shape
-            require_same_size(frame.shape, self._shape)
-            height, width, _ = frame.shape
-            halved = not (height % 2 or width % 2)
-            try:
-                if self._file is None:
-                    self._file = self._open()
-                    chroma = "420jpeg" if halved else "444"
-                    head = f"YUV4MPEG2 W{width} H{height} F{self._fps}:1 Ip A1:1 C{chroma} XCOLORRANGE=LIMITED\n"
-                    _write_all(self._file, head.encode())
-                mark, self._cut = b" XCUT" if self._cut else b"", False
-                _write_all(self._file, b"FRAME" + mark + b"\n" + _planes(frame, halved=halved))
-            except OSError as error:
-                raise writing_failed(self._path, error) from error
+    def _put(self, frame: Frame, *, cut: bool) -> None:
+        height, width, _ = frame.shape
+        halved = not (height % 2 or width % 2)
+        if self._file is None:
+            self._file = self._open()
+            chroma = "420jpeg" if halved else "444"
+            head = f"YUV4MPEG2 W{width} H{height} F{self._fps}:1 Ip A1:1 C{chroma} XCOLORRANGE=LIMITED\n"
+            _write_all(self._file, head.encode())
+        _write_all(self._file, b"FRAME" + (b" XCUT" if cut else b"") + b"\n" + _planes(frame, halved=halved))
 
     def close(self) -> None:
         """Let go of the file; every frame is complete once written."""
         file, self._file = self._file, None
-        try:
+        with self._telling():
             if file is not None:
                 file.close()
-        except OSError as error:
-            raise writing_failed(self._path, error) from error
 
     def _open(self) -> ByteSink:
         if self._sink is not None:
             return self._sink
         if self._path == STANDARD_OUTPUT:
             return FileIO(sys.stdout.fileno(), "wb", closefd=False)
-        return FileIO(self._path, "wb")
+        return open_locked(self._path)
 
 
 def _write_all(file: ByteSink, data: bytes) -> None:
@@ -96,7 +81,7 @@ def _write_all(file: ByteSink, data: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _planes(frame: UInt8[np.ndarray, "height width 3"], *, halved: bool) -> bytes:
+def _planes(frame: Frame, *, halved: bool) -> bytes:
     """Y, then U, then V, row by row."""
     luma, u, v = (frame.astype(np.float32) @ row for row in _MATRIX)
     if halved:

@@ -6,6 +6,7 @@ with ``EXT-X-DISCONTINUITY``.
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arl2.errors import ConfigError, GeometryError
-from arl2.files.atomic import write_atomically
-from arl2.serving.outputs.base import Pictures, StreamOutput
+from arl2.files.atomic import lock_folder, write_atomically
 from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
 from arl2.video.formats import VideoFileError, writing_failed
-from arl2.video.pixels import enlarge
-from arl2.video.writing import require_same_size
+from arl2.video.pixels import Frame
+from arl2.video.writing import FrameWriter
 
 if TYPE_CHECKING:
     from av import Packet
 
 SEGMENT_SECONDS = 2.0
-# Matrix and range are written into the stream: left out, players guess them from the picture's size.
+# Matrix and range are written into the stream: left out, players guess them from the frame's size.
 _BT601, _LIMITED_RANGE = 6, 1
 # No frame waits in the encoder for later ones, so that a segment is there when its last frame is.
 _ENCODER = {"preset": "veryfast", "crf": "17", "tune": "zerolatency", "forced-idr": "1"}
@@ -36,20 +36,20 @@ _EMPTY_PACKET = b"\x47\x1f\xff\x10" + b"\xff" * 184
 _FEWEST_PACKETS = 16
 
 
-class HlsOutput(StreamOutput):
-    """Writes a folder of HLS.
+class HlsOutput(FrameWriter):
+    """Writes a folder of HLS; one process at a time does.
 
     Args:
         folder: new or empty; the one of an earlier stream with ``append``.
         fps: video frames a second.
         scale: whole number by which every pixel is enlarged.
-        segment_seconds: of each segment; the last one, and one before a cut, are shorter.
+        segment_seconds: of each segment; the last one, and one before a cut or a ``flush``, are shorter.
         keep_seconds: of video that stays. Older segments leave the playlist, and their files, as the standard asks,
             after as long again: the folder holds at most twice as much. None keeps everything.
-        append: go on with the folder's playlist, after a cut.
+        append: continue the folder's playlist, after a cut.
 
     Raises:
-        VideoFileError: a folder that holds other things, or cannot be written to.
+        VideoFileError: a folder that holds other things, is being written, or cannot be written to.
         ConfigError: segments without length, or nothing to keep.
     """
 
@@ -63,64 +63,65 @@ class HlsOutput(StreamOutput):
         keep_seconds: float | None = None,
         append: bool = False,
     ) -> None:
+        super().__init__(folder, fps=fps, scale=scale)
         if not segment_seconds > 0 or (keep_seconds is not None and not keep_seconds > 0):
             raise ConfigError(
-                f"Segments of {segment_seconds} and {keep_seconds} seconds to keep came; give more than 0."
+                f"Got segments of {segment_seconds} seconds and {keep_seconds} seconds to keep; give more than 0."
             )
-        self._folder, self._fps, self._scale = folder, fps, scale
         self._segment_frames = max(1, round(segment_seconds * fps))
         longest = max(1, math.ceil(self._segment_frames / fps))
-        going_on = append and (folder / PLAYLIST).exists()
-        try:
+        continued = append and (folder / PLAYLIST).exists()
+        with self._telling():
             folder.mkdir(parents=True, exist_ok=True)
-            if not going_on and any(folder.iterdir()):
+            if not continued and any(folder.iterdir()):
                 raise VideoFileError(f"The folder '{folder}' is not empty; choose a new one for the segments.")
-            self._playlist = (
-                read_playlist(folder, longest=longest, keep=keep_seconds)
-                if going_on
-                else Playlist(folder, longest, keep_seconds)
-            )
-        except OSError as error:
-            raise writing_failed(folder, error) from error
-        # Frames at which segments begin that are not muxed yet, and whether the picture jumps there.
+            self._lock: int | None = lock_folder(folder)
+        self._playlist = Playlist(folder, longest, keep_seconds)
+        if continued:
+            try:
+                self._playlist = read_playlist(folder, longest=longest, keep=keep_seconds)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        # Frames at which segments begin that are not muxed yet, and whether the video jumps there.
         self._starts: deque[tuple[int, bool]] = deque()
         self._cut = bool(self._playlist.listed)
-        self._count, self._in_segment = 0, 0
+        self._in_segment = 0
         self._muxed_from, self._muxed_cut = 0, False
         self._muxer: _Muxer | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._closed = False
 
-    def write(self, frames: Pictures) -> None:
-        for frame in enlarge(frames, self._scale):
-            if self._muxer is None:
-                with self._telling():
-                    self._shape, self._muxer = frame.shape, _Muxer(frame.shape[1], frame.shape[0], self._fps)
-            require_same_size(frame.shape, self._shape or frame.shape)
-            begins = self._cut or self._in_segment == self._segment_frames or self._count == 0
-            if begins:
-                self._starts.append((self._count, self._cut))
-                self._in_segment, self._cut = 0, False
+    def _put(self, frame: Frame, *, cut: bool) -> None:
+        if self._muxer is None:
+            self._muxer = _Muxer(frame.shape[1], frame.shape[0], self._fps)
+        begins = cut or self._in_segment == self._segment_frames or self._count == 0
+        if begins:
+            self._starts.append((self._count, cut))
+            self._in_segment = 0
+        self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
+        self._in_segment += 1
+
+    def flush(self) -> None:
+        """End the segment here and list it; raises ``VideoFileError`` as ``write``."""
+        if self._muxer is not None and self._in_segment:
             with self._telling():
-                self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
-            self._count += 1
-            self._in_segment += 1
-
-    def mark_cut(self) -> None:
-        self._cut = self._cut or self._count > 0
+                self._finish_segment(self._muxer, self._count)
+                self._in_segment = self._segment_frames
 
     def close(self) -> None:
-        if self._closed:
+        lock, self._lock = self._lock, None
+        if lock is None:
             return
-        self._closed = True
-        if self._muxer is not None:
-            muxer = self._muxer
+        try:
+            if self._muxer is not None:
+                muxer = self._muxer
+                with self._telling():
+                    self._take(muxer, muxer.flush())
+                    self._finish_segment(muxer, self._count)
+                    muxer.close()
             with self._telling():
-                self._take(muxer, muxer.flush())
-                self._finish_segment(muxer, self._count)
-                muxer.close()
-        with self._telling():
-            self._playlist.end()
+                self._playlist.end()
+        finally:
+            os.close(lock)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -133,7 +134,7 @@ class HlsOutput(StreamOutput):
             # Closing afterwards is quiet: what is listed is whole.
             self._muxer = None
             failure = error if isinstance(error, OSError) else OSError(error.errno, error.strerror)
-            raise writing_failed(self._folder, failure) from error
+            raise writing_failed(self._path, failure) from error
 
     def _take(self, muxer: "_Muxer", packets: "list[Packet]") -> None:
         for packet in packets:
@@ -151,7 +152,7 @@ class HlsOutput(StreamOutput):
         data, name = muxer.taken(), self._playlist.next_name
         # Of fewer packets some players cannot tell the format.
         data += _EMPTY_PACKET * (_FEWEST_PACKETS - len(data) // len(_EMPTY_PACKET))
-        write_atomically(self._folder / name, data)
+        write_atomically(self._path / name, data)
         self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
         self._muxed_from = end
 
@@ -198,11 +199,9 @@ class _Muxer:
         return list(self._stream.encode(picture))
 
     def flush(self) -> "list[Packet]":
-        """Packets of what the encoder still holds."""
         return list(self._stream.encode(None))
 
     def mux(self, packet: "Packet") -> None:
-        """Add a packet to the bytes."""
         self._container.mux(packet)
 
     def taken(self) -> bytes:
@@ -211,5 +210,4 @@ class _Muxer:
         return data
 
     def close(self) -> None:
-        """Let go."""
         self._container.close()

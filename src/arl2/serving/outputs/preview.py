@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from arl2.serving.outputs.base import Pictures, StreamOutput
 from arl2.serving.pace import Pace
 from arl2.video.formats import VideoFileError
+from arl2.video.pixels import Frame, Frames
+from arl2.video.writing import VideoWriter
 
 # Upper and lower half of a character: the colour of its ink, and of its ground.
 Cells = UInt8[np.ndarray, "rows columns 6"]
@@ -56,13 +57,13 @@ def require_terminal(terminal: Terminal) -> None:
         raise VideoFileError(f"no preview: this terminal writes {terminal.encoding}; use UTF-8") from error
 
 
-class TerminalPreview(StreamOutput):
+class TerminalPreview(VideoWriter):
     """Draws frames over each other, a line about them below.
 
     Args:
         terminal: that ``require_terminal`` accepts.
-        pace: waited for after every frame; None draws the last frame of what comes, at once.
-        caption: what stands below, asked for each picture; the preview puts its own frame rate before it.
+        pace: waited for after every frame; None draws the last frame of each ``write``, at once.
+        caption: what stands below; the preview puts its own frame rate before it.
     """
 
     def __init__(self, terminal: Terminal, *, pace: Pace | None, caption: Callable[[], str]) -> None:
@@ -72,7 +73,7 @@ class TerminalPreview(StreamOutput):
         self._gone = False
         self._since, self._frames = time.monotonic(), 0
 
-    def write(self, frames: Pictures) -> None:
+    def write(self, frames: Frames) -> None:
         """Never raises for a terminal that went away: from then on nothing is drawn."""
         drawn = frames[-1:] if self._pace is None else frames
         for number, frame in enumerate(drawn):
@@ -92,7 +93,7 @@ class TerminalPreview(StreamOutput):
             self._size = self._shown = None
             self._send(f"{_PLAIN}\x1b[{rows};1H{_SHOW}\n")
 
-    def _draw(self, frame: UInt8[np.ndarray, "height width 3"], *, with_caption: bool) -> None:
+    def _draw(self, frame: Frame, *, with_caption: bool) -> None:
         size = self._terminal_size()
         text = ""
         if size != self._size:
@@ -129,7 +130,7 @@ class TerminalPreview(StreamOutput):
             self._gone = True
 
 
-def to_cells(frame: UInt8[np.ndarray, "height width 3"], columns: int, rows: int) -> Cells:
+def to_cells(frame: Frame, columns: int, rows: int) -> Cells:
     """A frame as characters: no more than ``columns`` x ``rows``, and no larger than it is."""
     height, width, _ = frame.shape
     share = min(1.0, columns / width, 2 * rows / height)
@@ -140,7 +141,7 @@ def to_cells(frame: UInt8[np.ndarray, "height width 3"], columns: int, rows: int
 
 
 def changes(cells: Cells, before: Cells | None) -> str:
-    """What makes a terminal that shows ``before`` show ``cells``; None: it shows nothing yet."""
+    """Commands that turn ``before`` (None: an empty screen) into ``cells``."""
     changed = np.ones(cells.shape[:2], dtype=bool)
     if before is not None and before.shape == cells.shape:
         changed = (cells != before).any(axis=2)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from arl2.serving.outputs.base import Pictures, StreamOutput
 from arl2.serving.pace import never
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
+from arl2.video.pixels import Frames
+from arl2.video.writing import VideoWriter
 from arl2.video.y4m import ByteSink, Y4mVideo
 
 _PATIENCE = 2.0  # seconds
@@ -23,10 +24,10 @@ _LOOK = 0.1  # seconds between looks at whether to stop
 
 
 class ReaderGoneError(VideoFileError):
-    """Whoever read from the pipe reads no more: it ended, or it takes nothing when the stream is to stop."""
+    """The reader of a pipe ended, or takes nothing when the stream is to stop."""
 
 
-class RawOutput(StreamOutput):
+class RawOutput(VideoWriter):
     """Writes y4m; a cut is ``XCUT`` in the header of its frame.
 
     Args:
@@ -37,15 +38,15 @@ class RawOutput(StreamOutput):
     """
 
     def __init__(self, path: Path, *, fps: int, scale: int = 1, stopped: Callable[[], bool] = never) -> None:
-        self._path, self._begun = path, False
+        self._path = path
         sink: ByteSink | None = None
         # Elsewhere pipes cannot be watched; there a write waits as long as it takes.
         if os.name == "posix" and (path == STANDARD_OUTPUT or is_pipe(path)):
             sink = _Pipe(path, stopped)
         self._video = Y4mVideo(path, fps=fps, scale=scale, sink=sink)
 
-    def write(self, frames: Pictures) -> None:
-        """As said at ``StreamOutput``; raises ``ReaderGoneError`` when the reader of a pipe went away."""
+    def write(self, frames: Frames) -> None:
+        """As ``VideoWriter.write``; raises ``ReaderGoneError`` when the reader of a pipe went away."""
         try:
             self._video.write(frames)
         except VideoFileError as error:
@@ -54,11 +55,9 @@ class RawOutput(StreamOutput):
                 what = "went away" if isinstance(error.__cause__, BrokenPipeError) else "takes nothing"
                 raise ReaderGoneError(f"The reader of {name} {what}; the stream ends here.") from error
             raise
-        self._begun = self._begun or len(frames) > 0
 
     def mark_cut(self) -> None:
-        if self._begun:
-            self._video.mark_cut()
+        self._video.mark_cut()
 
     def close(self) -> None:
         self._video.close()

@@ -15,7 +15,7 @@ from arl2.streams.conditioning import video_latents
 from arl2.training.clips.dataset import Clip
 from arl2.training.clips.folder import write_small
 from arl2.training.clips.sources import OnProgress, embed, own_rows
-from arl2.video.clips import clip_frames, count_clip_frames
+from arl2.video.reading import clip_frames, count_clip_frames
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".webp", ".y4m", ".mpg", ".ts")
 CAPTION_FILES = ("captions.csv", "captions.jsonl")
