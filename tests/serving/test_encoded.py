@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import Arl2Error
+from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving import encoded
 from arl2.serving.encoded import EncodedPrompts
@@ -55,7 +56,7 @@ def text(pipe: ARL2Pipeline) -> Counting:
 def test_embeddings_are_the_text_parts(pipe: ARL2Pipeline, part: str) -> None:
     if part == "umt5":
         pipe.text = tiny_text(torch_dtype=torch.bfloat16)
-    prompts = EncodedPrompts(pipe)
+    prompts = EncodedPrompts(pipe.text, pipe.settings)
     for some in (PROMPTS[:1], PROMPTS, PROMPTS[1:]):
         expected = pipe.text.encode(some)
         found = prompts.of(some)
@@ -65,7 +66,7 @@ def test_embeddings_are_the_text_parts(pipe: ARL2Pipeline, part: str) -> None:
 
 
 def test_each_prompt_is_encoded_once(pipe: ARL2Pipeline, text: Counting) -> None:
-    prompts = EncodedPrompts(pipe)
+    prompts = EncodedPrompts(pipe.text, pipe.settings)
     prompts.of(PROMPTS[:1])
     first = prompts.of(PROMPTS)
     first.zero_()  # what is handed out is the caller's
@@ -77,10 +78,10 @@ def test_each_prompt_is_encoded_once(pipe: ARL2Pipeline, text: Counting) -> None
 
 
 def test_no_more_is_kept_than_there_is_room_for(pipe: ARL2Pipeline, text: Counting, monkeypatch) -> None:
-    expected = EncodedPrompts(pipe).of(PROMPTS)
+    expected = EncodedPrompts(pipe.text, pipe.settings).of(PROMPTS)
     text.encoded.clear()
     monkeypatch.setattr(encoded, "_MOST_KEPT", 1)
-    prompts = EncodedPrompts(pipe)
+    prompts = EncodedPrompts(pipe.text, pipe.settings)
     for _ in range(2):
         assert torch.equal(prompts.of(PROMPTS), expected)
     assert text.encoded == [*PROMPTS[:2], *PROMPTS[:2]]
@@ -101,11 +102,9 @@ def test_several_prompts_are_encoded_once(pipe: ARL2Pipeline, text: Counting, tm
         PROMPTS,
         plan_outputs(PROMPTS, tmp_path / "out.gif"),
         model="stand-in",
+        sampling=SamplingOptions(),
         num_frames=9,
         seed=4,
-        steps=None,
-        first_block_candidates=None,
-        window="settings",
         scale=1,
         keep_pictures=False,
         keep_latents=True,
@@ -115,17 +114,17 @@ def test_several_prompts_are_encoded_once(pipe: ARL2Pipeline, text: Counting, tm
 
 
 def test_a_negative_prompt_is_encoded_once_and_where_it_is_used(text: Counting, pipe: ARL2Pipeline) -> None:
-    assert EncodedPrompts(pipe).negative() is None
+    assert EncodedPrompts(pipe.text, pipe.settings).negative() is None
     guided = replace(
         SETTINGS, solver="euler", solver_steps=2, guidance_scale=2.0, negative_prompt="a green triangle falls"
     )
     pipe.settings = guided
     expected = pipe(PROMPTS[0], num_frames=9, output_type="latent").frames
     text.encoded.clear()
-    prompts = EncodedPrompts(pipe)
+    prompts = EncodedPrompts(pipe.text, pipe.settings)
     for _ in range(2):
         embeddings = {"prompt_embeds": prompts.of(PROMPTS[:1]), "negative_prompt_embeds": prompts.negative()}
         assert torch.equal(pipe(**embeddings, num_frames=9, output_type="latent").frames, expected)
     assert text.encoded == [PROMPTS[0], "a green triangle falls"]
     pipe.settings = replace(guided, negative_prompt=" ")
-    assert EncodedPrompts(pipe).negative() is None
+    assert EncodedPrompts(pipe.text, pipe.settings).negative() is None

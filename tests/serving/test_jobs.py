@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error, ConfigError
+from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.engine import BlockDone, JobSettings
 from arl2.serving.jobs import Finished, JobList, Skipped, latent_bytes, plan_jobs
@@ -70,7 +71,11 @@ def test_only_what_matches_counts_as_finished(pipe: ARL2Pipeline, tmp_path: Path
 
     for changed in (replace(job, seed=1), replace(job, prompt="red"), replace(job, frames=10)):
         assert JobList(pipe, [changed], SETTINGS).unfinished() == (changed,)
-    for settings in (replace(SETTINGS, steps=(1000,)), replace(SETTINGS, window=3), replace(SETTINGS, scale=2)):
+    for settings in (
+        replace(SETTINGS, sampling=SamplingOptions(steps=(1000,))),
+        replace(SETTINGS, sampling=SamplingOptions(window=3)),
+        replace(SETTINGS, scale=2),
+    ):
         assert JobList(pipe, jobs, settings).unfinished() == jobs
     assert not JobList(pipe, jobs, replace(SETTINGS, model="the same elsewhere")).unfinished()
     other = stand_in_pipeline()
@@ -99,7 +104,7 @@ def test_a_cut_leaves_a_video_to_look_at_and_no_manifest(pipe: ARL2Pipeline, tmp
     jobs = plan_jobs(REQUESTS[:1], tmp_path, frames=33)
     work = JobList(pipe, jobs, SETTINGS)
     assert events(work) == ["Finished"]
-    remade = JobList(pipe, jobs, replace(SETTINGS, steps=(1000,)))
+    remade = JobList(pipe, jobs, replace(SETTINGS, sampling=SamplingOptions(steps=(1000,))))
     run = remade.run()
     next(run)
     # From the first block on the old manifest is gone: it speaks of another video.
@@ -118,7 +123,9 @@ def test_what_cannot_be_made_is_refused_before_the_work(pipe: ARL2Pipeline, tmp_
     with pytest.raises(Arl2Error, match=r"^line 4: An image is one latent frame, but this model's first block has 3"):
         JobList(pipe, plan_jobs([start], tmp_path), SETTINGS).check()
     with pytest.raises(ConfigError, match="must fall strictly"):
-        JobList(pipe, plan_jobs(REQUESTS, tmp_path), replace(SETTINGS, steps=(500, 1000))).check()
+        JobList(
+            pipe, plan_jobs(REQUESTS, tmp_path), replace(SETTINGS, sampling=SamplingOptions(steps=(500, 1000)))
+        ).check()
     same = [VideoRequest(prompt="red", file=name, where=name) for name in ("a.mp4", "A.gif")]
     with pytest.raises(ConfigError, match=r"A.gif: the name 'A.gif' is taken by a.mp4"):
         plan_jobs(same, tmp_path)

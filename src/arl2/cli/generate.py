@@ -4,10 +4,10 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from arl2.cli.checks import check_source, exclusive, refuse_existing
-from arl2.cli.loading import ELSEWHERE, carried, load_pipeline
+from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
 from arl2.cli.published import Published, translated
@@ -88,10 +88,6 @@ class Generate(Command):
         say = self.reporting.voice(self.output)
         return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, say=say)
 
-    def carried(self) -> dict[str, Any]:
-        """What generation and lists of videos take of the sampling options, beside frames and seeds."""
-        return carried(self.sampling, "arl2 generate", "steps", "first_block_candidates", "window", also=ELSEWHERE)
-
     def _in_our_words(self) -> "Generate":
         ours = translated(self.published, self.source, self.sampling, self.prompts_file, self.output)
         for note in ours.notes:
@@ -134,7 +130,7 @@ def _run_prompts(asked: Generate) -> int:
         model=asked.source.name,
         num_frames=asked.sampling.num_frames or frames_in_all(pipe, known if asked.extend is not None else None),
         seed=seed,
-        **asked.carried(),
+        sampling=asked.sampling,
         scale=asked.scale,
         known=known,
         only_new=asked.only_new,
@@ -202,7 +198,7 @@ def _run_prompts_file(asked: Generate) -> int:
     pipe = asked.load()
     settings = JobSettings(
         model=asked.source.name,
-        **asked.carried(),
+        sampling=asked.sampling,
         scale=asked.scale or shown_scale(pipe),
         only_new=asked.only_new,
     )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.model.settings import GenerationSettings
 from arl2.text.interface import TextPart
 
 _MOST_KEPT = 1 << 30  # bytes; what is beyond is encoded again when it is used
@@ -22,12 +22,12 @@ class EncodedPrompts:
     Of UMT5 in bfloat16 that is 8 kB a token. All outputs are without gradients.
 
     Args:
-        pipe: its text part and its negative prompt are used.
+        text: encodes the prompts.
+        settings: with the negative prompt.
     """
 
-    def __init__(self, pipe: ARL2Pipeline) -> None:
-        self._text: TextPart = pipe.text
-        self._settings = pipe.settings
+    def __init__(self, text: TextPart, settings: GenerationSettings) -> None:
+        self._text, self._settings = text, settings
         self._kept: dict[str, Tensor] = {}
         self._bytes = 0
         self._device = torch.device("cpu")

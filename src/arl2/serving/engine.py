@@ -7,7 +7,7 @@ noted is its business, too: see ``arl2.serving.jobs`` and ``arl2.serving.generat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.serving.encoded import EncodedPrompts
 from arl2.serving.report import BlockReport
 from arl2.streams.conditioning import VideoPrefix, frames_in_all, image_prefix, video_prefix
-from arl2.streams.request import Window
+from arl2.streams.options import SamplingOptions
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
 from arl2.video.pixels import Frames, side_by_side
@@ -60,15 +60,13 @@ class JobSettings:
 
     Attributes:
         model: what the person called it.
-        steps, first_block_candidates, window: see ``ARL2Pipeline``.
+        sampling: how to sample; frames and seeds are each job's own.
         scale: how much pixels are enlarged.
         only_new: leave conditioning frames out of the file.
     """
 
     model: str
-    steps: int | tuple[int, ...] | None = None
-    first_block_candidates: int | None = None
-    window: Window = "settings"
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     scale: int = 1
     only_new: bool = False
 
@@ -109,7 +107,7 @@ class VideoEngine:
 
     def __init__(self, pipe: ARL2Pipeline, settings: JobSettings, prefix: VideoPrefix | None = None) -> None:
         self.pipe, self.settings = pipe, settings
-        self.prompts = EncodedPrompts(pipe)
+        self.prompts = EncodedPrompts(pipe.text, settings.sampling.over(pipe.settings))
         self._prefix = prefix
 
     def prefix(self, job: GenerationJob) -> VideoPrefix | None:
@@ -133,14 +131,16 @@ class VideoEngine:
             Arl2Error: as ``ARL2Pipeline.stream``.
         """
         known = None if prefix is None else prefix.latents.to(self.pipe.device).expand(len(jobs), -1, -1, -1, -1)
+        negative, sampling = self.prompts.negative(), self.settings.sampling
         return self.pipe.stream(
+            options=replace(
+                sampling,
+                num_frames=frames,
+                seed=tuple(job.seed for job in jobs),
+                negative_prompt=sampling.negative_prompt if negative is None else None,
+            ),
             prompt_embeds=self.prompts.of([job.prompt for job in jobs]),
-            negative_prompt_embeds=self.prompts.negative(),
-            num_frames=frames,
-            seed=[job.seed for job in jobs],
-            steps=self.settings.steps,
-            first_block_candidates=self.settings.first_block_candidates,
-            window=self.settings.window,
+            negative_prompt_embeds=negative,
             known=known,
             rewind_blocks=0,
         )
@@ -210,14 +210,14 @@ class VideoEngine:
 
     def shared_metadata(self, seed: int, frames: int) -> dict[str, Any]:
         """``metadata`` without prompts."""
-        settings, ours = self.pipe.settings, self.settings
+        settings = self.settings.sampling.over(self.pipe.settings)
         return {
-            "model": ours.model,
+            "model": self.settings.model,
             "seed": seed,
             "num_frames": frames,
-            "levels": settings.sampler(ours.steps).timesteps_of(1),
-            "first_block_candidates": ours.first_block_candidates or settings.first_block_candidates,
-            "window": settings.window if ours.window == "settings" else ours.window,
+            "levels": settings.sampler().timesteps_of(1),
+            "first_block_candidates": settings.first_block_candidates,
+            "window": settings.window,
             "height": settings.height,
             "width": settings.width,
             "fps": settings.fps,

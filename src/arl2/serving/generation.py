@@ -18,7 +18,7 @@ from arl2.serving.file_names import OutputPlan
 from arl2.serving.manifest import read_listing, write_listing
 from arl2.serving.report import ShowsBlocks, Stop
 from arl2.streams.conditioning import VideoPrefix
-from arl2.streams.request import Window
+from arl2.streams.options import SamplingOptions
 from arl2.video.formats import VideoFileError
 from arl2.video.pixels import Frames
 from arl2.video.sheet import contact_sheet
@@ -40,7 +40,8 @@ class Generation:
         prompts: one video each; prompt ``i`` has seed ``seed + i``.
         plan: where the videos go.
         model: what the person called the model, for the files' metadata.
-        num_frames, steps, first_block_candidates, window: see ``ARL2Pipeline``.
+        sampling: how to sample.
+        num_frames: of every video.
         scale: how much pixels are enlarged; None enlarges small frames.
         known: what all videos start with.
         only_new: leave these conditioning frames out of everything that is written.
@@ -54,11 +55,9 @@ class Generation:
         plan: OutputPlan,
         *,
         model: str,
+        sampling: SamplingOptions,
         num_frames: int,
         seed: int,
-        steps: int | tuple[int, ...] | None,
-        first_block_candidates: int | None,
-        window: Window,
         scale: int | None,
         known: VideoPrefix | None = None,
         only_new: bool = False,
@@ -69,9 +68,7 @@ class Generation:
         self.frames = pipe.plan_frames(num_frames)
         settings = JobSettings(
             model=model,
-            steps=steps,
-            first_block_candidates=first_block_candidates,
-            window=window,
+            sampling=sampling,
             scale=scale or shown_scale(pipe),
             only_new=only_new,
         )

@@ -22,12 +22,15 @@ from arl2.serving.file_names import file_name
 from arl2.serving.manifest import Manifest, manifest_path, model_hash, read_manifest, remove_manifest, write_manifest
 from arl2.serving.prompts_file import VideoRequest
 from arl2.streams.conditioning import check_not_source, require_block_of_one
+from arl2.streams.options import SamplingOptions
 from arl2.version import __version__
 from arl2.video.formats import VideoFileError, check_writable
 from arl2.video.images import read_image
 from arl2.video.reading import check_clip
 
 _PROMPTS_AT_ONCE = 16
+# Sampling options that each job has itself, or that the model's settings hold.
+_OF_JOBS = ("num_frames", "seed", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,7 @@ class JobList:
         self._model_hash = model_hash(pipe)
         # In the form that JSON gives them back.
         self._shared = {
-            "steps": list(settings.steps) if isinstance(settings.steps, tuple) else settings.steps,
-            "first_block_candidates": settings.first_block_candidates,
-            "window": settings.window,
+            **_sampling_of(settings.sampling),
             "scale": settings.scale,
             "only_new": settings.only_new,
             "model_settings": {name: x for name, x in pipe.settings.to_mapping().items() if name != "num_frames"},
@@ -252,3 +253,10 @@ def _naming(job: GenerationJob) -> Iterator[None]:
         raise VideoFileError(f"{place}'{error.filename or job.path}': {error.strerror or error}") from error
     except Arl2Error as error:
         raise Arl2Error(f"{place}{error}") from error
+
+
+def _sampling_of(options: SamplingOptions) -> dict[str, Any]:
+    """The options as a manifest has them: three always, as in manifests of earlier versions, others where given."""
+    always = ("steps", "first_block_candidates", "window")
+    given = {name: value for name, value in vars(options).items() if value is not None or name in always}
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in given.items() if name not in _OF_JOBS}
