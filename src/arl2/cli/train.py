@@ -8,15 +8,7 @@ from rich.console import Console
 
 from arl2.cli import words
 from arl2.errors import ConfigError
-
-_PARTS = {
-    "codec": "pixels to latents and back, on rendered clips",
-    "teacher": "the transformer and its text part, on latents of a trained codec (give codec=FOLDER)",
-    "dmd": "a teacher to draw in few levels what it draws in many (give start_from=FOLDER)",
-    "verifier": "which first blocks fit their prompts, to choose among several (give drawn=FOLDER of a model's own)",
-    "align": "hybrid layers, each to give what the softmax layer in its place gives (stage 1; give clips=[FOLDER])",
-    "distill": "the whole hybrid model to follow its teacher (stage 2; give aligned=FOLDER and clips=[FOLDER])",
-}
+from arl2.training.engine.registry import TASKS, former_names
 
 _OTHER_STAGE = {"align": "distill", "distill": "align"}
 
@@ -30,8 +22,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "(torchrun -m arl2.cli.main train ...) several processes share the work.",
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    for part, description in _PARTS.items():
-        one = parts.add_parser(part, help=description, description=f"Train {description}.")
+    for task in TASKS.values():
+        part, description = task.name, task.description
+        one = parts.add_parser(part, aliases=former_names(part), help=description, description=f"Train {description}.")
         one.add_argument("folder", type=Path, metavar="FOLDER", help="of the run: settings, log, checkpoints, export")
         one.add_argument(
             "overrides", nargs="*", metavar="name=value", help="settings, such as loop.seed=1; right after FOLDER"
