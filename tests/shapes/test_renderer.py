@@ -140,5 +140,5 @@ def test_occlusions_last_as_long_as_asked(hidden: int, lead: int) -> None:
 
 
 def test_too_short_an_occlusion_is_refused() -> None:
-    with pytest.raises(Arl2Error, match="at least 1 hidden"):
+    with pytest.raises(Arl2Error, match="at least 1 after"):
         sample_occlusions(1, seed=0, hidden=0)

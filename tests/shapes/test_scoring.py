@@ -87,7 +87,7 @@ def test_a_wall_does_not_excuse_an_object_that_is_seen(one_scene: MakeScene) -> 
 
 
 def test_as_many_requests_as_clips() -> None:
-    with pytest.raises(Arl2Error, match="one for each clip"):
+    with pytest.raises(Arl2Error, match="one request for each clip"):
         score(torch.zeros(2, 3, 8, 64, 64), [SceneRequest(wall=True)])
 
 

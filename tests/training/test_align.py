@@ -45,8 +45,8 @@ def a_task(folder: Path, **changes: object) -> AlignTask:
 
 def a_batch(task: AlignTask) -> tuple[ClipBatch, NoisyClips]:
     draw = torch.Generator().manual_seed(1)
-    clips = task.clips.draw(2, FRAMES, draw)
-    return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    clips = task.clips.sample(2, FRAMES, draw)
+    return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.sigmas, draw)
 
 
 def attention_output(
@@ -183,7 +183,7 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
         task_of(align_config(folder, frames=(12,)))
     with pytest.raises(GeometryError, match="batch_frames = 6 cannot hold a clip of 9"):
         task_of(align_config(folder, batch_frames=6))
-    with pytest.raises(ConfigError, match="8 of 8 clips are to be held out"):
+    with pytest.raises(ConfigError, match="held_out is 8 of 8 clips"):
         task_of(align_config(folder, held_out=8))
     with pytest.raises(ConfigError, match="names 3 layers but the model has 2"):
         task_of(align_config(folder, plan="HHH"))

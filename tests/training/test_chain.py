@@ -73,7 +73,7 @@ def test_killed_in_stage_2_the_same_words_give_the_same_bits(whole):
     killed_in(folder, sys.executable, "distill")
     assert not (folder / "shapes-75").exists()
     said = finished(folder, sys.executable)
-    assert "Going on from step" in said
+    assert "Resuming from step" in said
     expected, got = weights(whole), weights(folder)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)

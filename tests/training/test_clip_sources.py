@@ -98,13 +98,13 @@ def test_true_clips_are_encoded_renders(teacher) -> None:
 def test_bad_prompts_and_teachers(teacher) -> None:
     with pytest.raises(ConfigError, match=r"converted layers \(plan SH\), but a teacher is a softmax model"):
         TeacherClips(stand_in_pipeline("SH"), PROMPTS, latent_frames=6)
-    with pytest.raises(ConfigError, match="No prompts came"):
+    with pytest.raises(ConfigError, match="There are no prompts"):
         TeacherClips(teacher, [], latent_frames=6)
     with pytest.raises(ConfigError, match="Prompt 1 is empty"):
         TeacherClips(teacher, [PROMPTS[0], Prompt(" ", 0)], latent_frames=6)
     with pytest.raises(ConfigError, match="has the seed"):
         TeacherClips(teacher, [Prompt("a", 2**63)], latent_frames=6)
-    with pytest.raises(ConfigError, match="0 scenes were asked"):
+    with pytest.raises(ConfigError, match="number of scenes is 0"):
         PromptedScenes.sample(0, seed=0)
     with pytest.raises(Arl2Error, match="share between 0 and 1"):
         PromptedScenes.sample(2, seed=0, no_colour=1.5)

@@ -138,7 +138,7 @@ def test_damage_is_named(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="to make that shard"):
         ClipWriter(tmp_path, index_of()).missing()
     shard_file(tmp_path, 1).write_bytes(b"\xff" * len(whole))
-    with pytest.raises(CheckpointError, match="no whole Arrow file"):
+    with pytest.raises(CheckpointError, match="not a complete Arrow file"):
         ClipSet.open(tmp_path)
     other = shard_file(tmp_path, 2).read_bytes()  # one clip where two belong
     shard_file(tmp_path, 1).write_bytes(other)

@@ -129,7 +129,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_last_one_whole(folder, whole, tm
 
 def test_pictures_are_asked_of_tasks_that_draw(tmp_path):
     config = loop(pictures_every=1)
-    with pytest.raises(ConfigError, match="draws no pictures"):
+    with pytest.raises(ConfigError, match="makes no contact sheets"):
         train(ToyTask(), config, tmp_path, run_config={}, console=Console(quiet=True))
     with pytest.raises(ConfigError, match="pictures_every is 0"):
         loop(pictures_every=0)

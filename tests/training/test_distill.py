@@ -44,8 +44,8 @@ def a_task(folder: Path, **changes: object) -> DistillTask:
 def drawn_again(task: DistillTask, batch: Batch) -> tuple[ClipBatch, NoisyClips]:
     """What the loss of a batch off policy is computed on, drawn by hand."""
     draw = _after(batch.generator)
-    clips = task.clips.draw(2, FRAMES, draw)
-    return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.levels, draw)
+    clips = task.clips.sample(2, FRAMES, draw)
+    return clips, noised(clips.latents, split_blocks(FRAMES, 3), task.sigmas, draw)
 
 
 def with_means(means: TimestepMeans) -> TimestepMeans:
@@ -85,7 +85,7 @@ def test_the_loss_is_the_plain_formula(folder):
 def test_at_the_start_a_student_errs_in_later_blocks_only(folder):
     task = a_task(folder)
     clips = task.clips.held_out(range(2), FRAMES)
-    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, torch.Generator().manual_seed(0))
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.sigmas, torch.Generator().manual_seed(0))
     flows = task.follow(clips, noisy)
     first, *later = noisy.block_means((flows.student - flows.teacher).square()).unbind(1)
     assert first.max() < 1e-10
@@ -98,7 +98,7 @@ def test_errors_weigh_more_where_the_teacher_needs_its_memory(folder):
     how = {"frames": (FRAMES,), "on_policy_share": 0.0, "teacher_window": "all", "student_window": 3, "plan": "HS"}
     task = a_task(folder, memory_weight=4.0, **how)
     clips = task.clips.held_out(range(2), FRAMES)
-    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.levels, torch.Generator().manual_seed(0))
+    noisy = noised(clips.latents, split_blocks(FRAMES, 3), task.sigmas, torch.Generator().manual_seed(0))
     flows = task.follow(clips, noisy)
     needed = task.memory_needed(clips, noisy, flows.teacher)
     first, second, third = needed.unflatten(2, (3, 3)).mean((1, 3, 4, 5)).unbind(1)
@@ -138,12 +138,12 @@ def test_on_policy_the_context_is_what_the_student_rolls_out(folder):
     loss = task.loss(Batch.keyed(0, 0, 0, 1))
     assert loss.value.requires_grad
     (clean, text), *_ = seen
-    given = task.clips.draw(2, FRAMES, _after(Batch.keyed(0, 0, 0, 1).generator)).latents
+    given = task.clips.sample(2, FRAMES, _after(Batch.keyed(0, 0, 0, 1).generator)).latents
     assert torch.equal(clean[:, :, :3], given[:, :, :3])
     assert not torch.allclose(clean[:, :, 3:], given[:, :, 3:])
 
     draw = _after(Batch.keyed(0, 0, 0, 1).generator)
-    task.clips.draw(2, FRAMES, draw)
+    task.clips.sample(2, FRAMES, draw)
     seed = int(torch.randint(2**62, (1,), generator=draw))
     spec = RolloutSpec(task.teacher.settings, 8, 8, FRAMES, seed)
     again = roll_out(task.student, text, spec, known=given[:, :, :3])

@@ -236,6 +236,10 @@ def test_settings_are_checked() -> None:
         LoopConfig(steps=1, log_every=0)
     with pytest.raises(ConfigError, match="average_decay"):
         LoopConfig(steps=1, average_decay=1.0)
+    with pytest.raises(ConfigError, match=r"loop\.learning_rate is nan; give a number above 0"):
+        LoopConfig(steps=1, learning_rate=float("nan"))
+    with pytest.raises(ConfigError, match=r"loop\.steps is -1; give 1 or more"):
+        LoopConfig(steps=-1)
 
 
 PROGRAM = """

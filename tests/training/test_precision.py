@@ -72,5 +72,5 @@ def test_masters_stay_float32_and_frozen_weights_are_stored_as_they_came(stage, 
 def test_pictures_and_evaluation_in_half_precision(folder, tmp_path):
     task = task_of(half(folder, "distill"))
     assert 0 < task.evaluate()["rollout_distance"] < 1
-    task.draw(tmp_path / "picture.png")
+    task.contact_sheet(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 500

@@ -61,6 +61,8 @@ def pipeline_folder(name: str | Path) -> PipelineFolder:
         words = own if (own / TEXT).is_dir() else shared
         return PipelineFolder(own / TRANSFORMER, codec / CODEC, words / TEXT, words / VERIFIER, own / GENERATION)
     folder = Path(name)
+    if not folder.is_dir() and len(folder.parts) > 1:
+        raise CheckpointError(f"There is no folder '{name}'; give one that save_pretrained or a training run wrote.")
     if not folder.is_dir():
         hint = suggestion(name, EMBEDDED)
         raise CheckpointError(f"There is no model '{name}'. {hint} Or give a folder that save_pretrained wrote.")

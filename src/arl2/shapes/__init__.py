@@ -1,1 +1,1 @@
-"""The shapes world: one object moving on a plain ground, often behind a wall, and an oracle to read it."""
+"""The shapes world: one object moving on a plain background, often behind a wall, and its ground-truth evaluator."""

@@ -1,4 +1,4 @@
-"""Any folder of videos of the shapes world, scored by what each was asked to show."""
+"""Scores of a folder of videos of the shapes world, each against its prompt."""
 
 import json
 from collections.abc import Callable
@@ -26,8 +26,8 @@ _SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A video and the prompt it was made from."""
+class PromptedVideo:
+    """A video file and the prompt it was made from."""
 
     path: Path
     prompt: str
@@ -35,9 +35,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class FolderScore:
-    """Shares by attribute over the videos of a folder, what the oracle read in each, and how steady they are."""
+    """Of the videos of a folder: shares by attribute, readings of the ground-truth evaluator, and steadiness."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[PromptedVideo, ...]
     readings: tuple[Reading, ...]
     shares: dict[str, Share]
     steadiness: Steadiness
@@ -47,7 +47,7 @@ def score_folder(folder: Path, *, on_progress: Callable[[int], None] | None = No
     """Read every video of a folder and score it against its prompt.
 
     Args:
-        folder: of .mp4, .gif, .webp files or folders of PNGs. Prompts come from ``manifest.jsonl`` (lines with
+        folder: with .mp4, .gif, .webp files or folders of PNGs. Prompts come from ``manifest.jsonl`` (lines with
             ``file`` and ``prompt``) if there is one, otherwise from each file's metadata.
         on_progress: called with the number of videos done.
 
@@ -74,7 +74,7 @@ def score_folder(folder: Path, *, on_progress: Callable[[int], None] | None = No
     return FolderScore(asked, tuple(readings), shares, mean_steadiness(flickers, stutters))
 
 
-def find_videos(folder: Path) -> tuple[Asked, ...]:
+def find_videos(folder: Path) -> tuple[PromptedVideo, ...]:
     """The videos of a folder with their prompts, in the order of the manifest or of their names."""
     if not folder.is_dir():
         raise Arl2Error(f"There is no folder '{folder}'.")
@@ -92,50 +92,49 @@ def find_videos(folder: Path) -> tuple[Asked, ...]:
 
 
 def read_world_video(path: Path) -> Float[Tensor, "3 frames height width"]:
-    """A video in [-1, 1], brought to the size of the world frame by frame, so that memory stays small."""
+    """A video in [-1, 1], resized to the size of the world frame by frame, so that memory stays small."""
     frames = []
     for frame in iterate_video(path):
         height, width, _ = frame.shape
         if height != width:
             raise Arl2Error(f"'{path}' is {width} x {height}; videos of the shapes world are square.")
-        picture = Image.fromarray(frame)
+        image = Image.fromarray(frame)
         if width != WORLD_SIZE:
-            picture = picture.resize((WORLD_SIZE, WORLD_SIZE), Image.Resampling.BOX)
-        frames.append(np.asarray(picture))
+            image = image.resize((WORLD_SIZE, WORLD_SIZE), Image.Resampling.BOX)
+        frames.append(np.asarray(image))
     if not frames:
         raise Arl2Error(f"'{path}' holds no video frames.")
     return from_bytes(np.stack(frames)).to(torch.float32)
 
 
-def _from_manifest(manifest: Path) -> tuple[Asked, ...]:
+def _from_manifest(manifest: Path) -> tuple[PromptedVideo, ...]:
     found = []
     for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            found.append(Asked(manifest.parent / str(entry["file"]), str(entry["prompt"])))
+            found.append(PromptedVideo(manifest.parent / str(entry["file"]), str(entry["prompt"])))
         except (ValueError, KeyError, TypeError) as error:
             raise Arl2Error(f"'{manifest}', line {number}: each line needs a file and a prompt, as JSON.") from error
     return tuple(found)
 
 
-def _from_metadata(path: Path) -> Asked:
+def _from_metadata(path: Path) -> PromptedVideo:
     prompt = video_info(path).settings.get("prompt")
     if not isinstance(prompt, str):
         raise Arl2Error(
-            f"'{path}' does not say its prompt; write {MANIFEST} into the folder, a line "
+            f"'{path}' has no prompt in its metadata; write {MANIFEST} into the folder, a line "
             '{"file": ..., "prompt": ...} for each video.'
         )
-    return Asked(path, prompt)
+    return PromptedVideo(path, prompt)
 
 
-def _request(asked: Asked) -> SceneRequest:
-    """What the model was asked: an open shape, motion, background or wall has its plain value."""
+def _request(video: PromptedVideo) -> SceneRequest:
     try:
-        return complete(parse_prompt(asked.prompt))
+        return complete(parse_prompt(video.prompt))
     except Arl2Error as error:
-        raise Arl2Error(f"'{asked.path}': {error}") from error
+        raise Arl2Error(f"'{video.path}': {error}") from error
 
 
 def _is_png_folder(path: Path) -> bool:

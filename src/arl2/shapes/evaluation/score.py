@@ -1,4 +1,4 @@
-"""How well a model draws the shapes world: prompts generated and read by the oracle, beside the truth read likewise."""
+"""Scores of a model on the shapes world: generated prompts read by the ground-truth evaluator, beside true renders."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ from arl2.shapes.world.scene import sample_scenes
 from arl2.streams.request import Window
 from arl2.video.codec import VideoCodec
 
-# Attributes are read from so many video frames at the start; of longer videos as many at the end are read too.
+# Video frames that are read at the start of a video, and at the end of a longer one.
 READ_FRAMES = 81
-# Less of the object than this says little of its colour.
+# Visible share of the object from which its colour is reliable.
 _SEEN = 0.3
 BATCH = 16
-# Scenes of the codec's figures, apart from those that prompts are made of.
+# Scenes that no prompt is made of.
 _CODEC_SEED = 2**40 + 3
 
 OnProgress = Callable[[int], None]
@@ -39,19 +39,19 @@ class Steadiness:
     stutter: float
 
     def to_mapping(self) -> dict[str, float | None]:
-        """By name, as JSON holds them: None where no clip could be judged."""
+        """By name, for JSON: None instead of NaN."""
         figures = {"flicker": self.flicker, "stutter": self.stutter}
         return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 @dataclass(frozen=True)
 class WorldScore:
-    """What the oracle says of some clips.
+    """Scores of some clips by the ground-truth evaluator.
 
     Attributes:
         shares: by attribute, and "all"; of the first ``READ_FRAMES`` video frames.
-        last_second: colour as asked in the last second that shows the object; an object that the last
-            ``READ_FRAMES`` video frames do not show is lost and counts as wrong. None for clips no longer than that.
+        last_second: colour as in the prompt, in the last second that shows the object; an object that the last
+            ``READ_FRAMES`` video frames do not show counts as wrong. None for clips no longer than that.
         steadiness: of the same video frames as ``shares``.
     """
 
@@ -84,14 +84,14 @@ def score_model(
 
     Args:
         pipe: the model.
-        prompts: how many; the first prompts of a seed are the same however many there are.
+        prompts: how many; the first prompts of a seed do not depend on it.
         seed: of prompts and noise.
         num_frames: video frames of every clip.
         steps, first_block_candidates, window: instead of the model's own settings.
         on_progress: called with the number of clips done.
 
     Raises:
-        Arl2Error: no prompts, or too few video frames for the oracle.
+        Arl2Error: no prompts, or too few video frames.
     """
     scenes = sample_scenes(_at_least_one(prompts), seed=seed)
     captions = captions_of(scenes)
@@ -116,7 +116,7 @@ def score_model(
 def score_truth(
     *, prompts: int, seed: int, num_frames: int, fps: int = 16, on_progress: OnProgress | None = None
 ) -> WorldScore:
-    """The oracle's own ceiling: the same scenes as ``score_model``, drawn by the renderer instead."""
+    """The ceiling: the same scenes as ``score_model``, rendered instead of generated."""
     scenes = sample_scenes(_at_least_one(prompts), seed=seed)
 
     def rendered() -> Iterator[tuple[Tensor, Tensor]]:
@@ -147,7 +147,7 @@ def score_codec(
 
 
 def colour_at_the_end(readings: list[Reading], requests: list[SceneRequest], *, fps: int) -> Share:
-    """Share of the clips whose object has the colour asked for in the last ``fps`` video frames that show it."""
+    """Share of the clips whose object has the requested colour in the last ``fps`` video frames that show it."""
     hits = asked = 0
     for reading, request in zip(readings, requests, strict=True):
         if request.colour is None:
@@ -160,7 +160,7 @@ def colour_at_the_end(readings: list[Reading], requests: list[SceneRequest], *, 
 
 
 def blocks_video(blocks: Iterator[VideoBlock]) -> Iterator[Float[Tensor, "batch 3 frames height width"]]:
-    """The pictures of streamed blocks, clamped to what can be shown, on the CPU."""
+    """Video of streamed blocks, clamped to [-1, 1], on the CPU."""
     for block in blocks:
         yield block.video.float().clamp(-1, 1).cpu()
 
@@ -173,7 +173,7 @@ def steadiness_of(
 
 
 def mean_steadiness(flickers: list[float], stutters: list[float]) -> Steadiness:
-    """Means of what ``steadiness_of`` gave, clips that could not be judged left out."""
+    """Means of what ``steadiness_of`` gave, without NaN."""
     return Steadiness(_mean(flickers), _mean(stutters))
 
 
@@ -185,7 +185,7 @@ def _score_clips(
     on_progress: OnProgress | None,
 ) -> WorldScore:
     if num_frames < MIN_FRAMES:
-        raise Arl2Error(f"Clips of {num_frames} video frames were asked; the oracle needs at least {MIN_FRAMES}.")
+        raise Arl2Error(f"Clips of {num_frames} video frames are too short to score; give at least {MIN_FRAMES}.")
     readings: list[Reading] = []
     endings: list[Reading] = []
     flickers: list[float] = []
@@ -213,13 +213,13 @@ def _first_and_last(pieces: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
         if held < READ_FRAMES:
             start.append(piece[:, :, : READ_FRAMES - held])
         end = (piece if end is None else torch.cat((end, piece), dim=2))[:, :, -READ_FRAMES:]
-    assert end is not None  # at least one video frame was asked
+    assert end is not None
     return torch.cat(start, dim=2), end
 
 
 def _at_least_one(count: int) -> int:
     if count < 1:
-        raise Arl2Error(f"{count} clips were asked; give 1 or more.")
+        raise Arl2Error(f"The number of clips is {count}; give 1 or more.")
     return count
 
 

@@ -1,8 +1,7 @@
-"""Colours by area: a blunt eye that needs no plain background, no wall as walls are, and no shape.
+"""The colour of an object by its area alone, without a model of background, wall or shape.
 
-The oracle reads a clip by fitting what the world can look like. A model that draws a wall wide enough to fill the
-picture may leave it blotched, and then the oracle says nothing of the object beside it either.
-Whether an object of some colour is there can be seen all the same.
+The ground-truth evaluator fits what the world can look like. It fails on a frame whose wall is blotched, as models
+generate very wide walls, although the colour of the object beside it is plain to see.
 """
 
 from collections import Counter
@@ -16,15 +15,15 @@ from arl2.shapes.evaluator.oracle import ENOUGH_FRAMES
 from arl2.shapes.evaluator.silhouettes import COLOUR_WITHIN
 from arl2.shapes.world.palette import COLOURS, WORLD_SIZE, background_table, colour_distance, colour_table, wall_pixel
 
-# So much of the picture is an object: 40 pixels, where the smallest has 140.
+# Share of a frame from which it is an object: 40 pixels, where the smallest object has 140.
 _AREA = 40 / WORLD_SIZE**2
 
 
 def coloured_area(video: Float[Tensor, "3 frames height width"]) -> Float[Tensor, "frames colours"]:
     """Share of each video frame, RGB in [-1, 1], that has each of the object colours, in the order of ``COLOURS``."""
     known = torch.cat([colour_table(), background_table(), wall_pixel()[None]])
-    pictures = video.float().cpu().transpose(0, 1)
-    distance = torch.stack([colour_distance(pictures, colour[None]) for colour in known], dim=1)
+    frames = video.float().cpu().transpose(0, 1)
+    distance = torch.stack([colour_distance(frames, colour[None]) for colour in known], dim=1)
     nearest: Int[Tensor, "frames height width"] = distance.argmin(1)
     nearest = nearest.masked_fill(distance.amin(1) > COLOUR_WITHIN, -1)
     return torch.stack([(nearest == index).float().mean((1, 2)) for index in range(len(COLOURS))], dim=1)

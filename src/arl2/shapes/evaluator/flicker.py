@@ -1,4 +1,4 @@
-"""Unsteadiness in time: of the pixels, whatever they show, and of the object's track."""
+"""Temporal steadiness: of the pixels, and of the object's track."""
 
 import torch
 from jaxtyping import Float
@@ -9,15 +9,14 @@ from arl2.shapes.evaluator.oracle import Reading
 
 # The track is exact only where nearly all of the object is seen.
 WELL_SEEN = 0.9
-# A longer step (world pixels a video frame) is a leap to another place, not motion.
+# A longer step (pixels a video frame) is a jump to another place, not motion.
 LONGEST_STEP = 16.0
 
 
 def flicker(videos: Float[Tensor, "clips 3 frames height width"]) -> Float[Tensor, " clips"]:
-    """How much pixels go back and forth between neighbouring video frames, in pixel values.
+    """Change between neighbouring video frames that the next one undoes, in pixel values.
 
-    A change counts only as far as the next video frame undoes it. Something that moves past changes a pixel once
-    and leaves it so: true renders are near 0.
+    An object that moves past changes a pixel once, so true renders are near 0.
 
     Raises:
         Arl2Error: Fewer than 3 video frames.
@@ -31,10 +30,10 @@ def flicker(videos: Float[Tensor, "clips 3 frames height width"]) -> Float[Tenso
 
 
 def stutter(reading: Reading) -> float:
-    """How unevenly the object moves: how much each step differs from the one before, relative to the mean step.
+    """The mean change from each step of the object to the next, over the mean step.
 
-    Near 0 for even motion, 2 where the object rests for a few video frames and then leaps. NaN where it is never
-    well seen for a while, or never moves.
+    Near 0 for even motion, 2 where the object rests for a few video frames and then jumps. NaN where it is never
+    well visible, or never moves.
     """
     place = torch.where(reading.visible[:, None] >= WELL_SEEN, reading.place, torch.nan)
     steps = place.diff(dim=0)

@@ -11,11 +11,11 @@ from arl2.shapes.evaluator.silhouettes import Silhouettes
 from arl2.shapes.evaluator.surroundings import Surroundings
 from arl2.shapes.world.palette import COLOURS, SHAPES
 
-# Less of the object than this is out of sight; this much has shown itself.
+# Visible share below which the object is out of sight, and from which it has reappeared.
 SEEN_SHARE, SHOWN_SHARE = 0.12, 0.5
-# Colour and shape before and after are read from at most so many video frames next to the gap.
+# Video frames next to a gap from which colour and shape are read, at most.
 FRAMES_BESIDE = 24
-# An object at most this far (world pixels) beyond its radius from the wall goes behind it, not out of the picture.
+# An object at most this far (world pixels) beyond its radius from the wall goes behind it, not out of the frame.
 NEAR_WALL = 4.0
 # A shape beside a gap is known if the best fit is this much better than the next.
 CLEARLY_BETTER = 0.6
@@ -30,7 +30,7 @@ class Occlusion:
     frames: int
     """How many video frames it was out of sight, at most to the end of the clip."""
     behind_wall: bool
-    """Whether it went behind the wall, rather than out of the picture."""
+    """Whether it went behind the wall, rather than out of the frame."""
     returned: bool
     """Whether it came back before the end of the clip."""
     shown_after: bool
@@ -98,7 +98,7 @@ def _colour(seen: Silhouettes, frames: list[int]) -> str | None:
 def _shape(seen: Silhouettes, frames: list[int]) -> str | None:
     if not frames:
         return None
-    # What is hardly seen fits every shape: video frames count by the square of what they show.
+    # A sliver fits every shape: video frames count by the square of the visible share.
     weight = seen.visible[frames].amax(1, keepdim=True).square()
     misfit = (seen.misfit[frames] * weight).sum(0)
     fit, next_fit = misfit.sort()[0][:2].tolist()

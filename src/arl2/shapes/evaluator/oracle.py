@@ -1,4 +1,4 @@
-"""The oracle: what a clip shows, found by drawing what it could show and comparing."""
+"""The ground-truth evaluator (an oracle): reads what a clip shows by fitting renders of the world to it."""
 
 from dataclasses import dataclass
 
@@ -16,50 +16,50 @@ from arl2.shapes.world.palette import COLOURS, SHAPES, WORLD_SIZE
 
 MIN_FRAMES = 5
 
-# How much of the object a video frame must show to count: the first of these that enough video frames reach.
+# Visible share from which a video frame counts: the first of these that enough video frames reach.
 WELL_SEEN = (0.7, 0.5, 0.3, 0.15)
 ENOUGH_FRAMES = 5
 # A shape is believed if it fits this well, clearly better than the next, and in nearly every video frame.
 GOOD_FIT = 0.07
 CLEARLY_BETTER = 0.5
 MIN_AGREEMENT = 0.85
-# A wall that is asked for shows in at least this share of the video frames.
+# Share of the video frames that must show a wall.
 WALL_SHARE = 0.5
-# An object drawn over its wall in more video frames than this is not behind it.
+# An object in front of its wall in a larger share of the video frames is not behind it.
 IN_FRONT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle sees in one clip. `None` where it cannot tell, or where the clip contradicts itself."""
+    """What one clip shows; `None` where that is unclear, or where the clip contradicts itself."""
 
     colour: str | None
     shape: str | None
     motion: str | None
     background: str | None
     wall: bool
-    """Whether a wall shows in most video frames, with nothing drawn over it."""
+    """Whether most video frames show a wall with nothing in front of it."""
     confidence: float
-    """Lowest share of video frames that agree with what is said here; 0 where anything is undecided."""
+    """Lowest share of video frames that agree with an attribute; 0 where one is undecided."""
     place: Float[Tensor, "frames 2"]
-    """Middle (x, y) of the object in world pixels; NaN where it is not seen."""
+    """Centre (x, y) of the object in world pixels; NaN where it is not visible."""
     visible: Float[Tensor, " frames"]
-    """Share of the object's area that is seen, 0 to 1."""
+    """Visible share of the object's area."""
     frame_colours: tuple[str | None, ...]
     """Colour of the object in each video frame; `None` where too little shows."""
     wall_span: Float[Tensor, "frames 2"]
     """First and last world pixel of the wall along its axis; NaN in video frames without one."""
     wall_is_level: bool
-    """Whether the wall lies across the picture instead of standing upright."""
+    """Whether the wall is horizontal."""
     in_front: Bool[Tensor, " frames"]
-    """Whether something is drawn over the wall."""
+    """Whether something is in front of the wall."""
     occlusions: tuple[Occlusion, ...]
     """The times the object was out of sight, in order."""
 
 
 @torch.no_grad()
 def read(video: Float[Tensor, "3 frames height width"]) -> Reading:
-    """Say what one clip shows.
+    """Read one clip.
 
     Args:
         video: RGB in [-1, 1], square video frames of any size, at least `MIN_FRAMES` of them.
@@ -69,21 +69,21 @@ def read(video: Float[Tensor, "3 frames height width"]) -> Reading:
     """
     _, frames, height, width = video.shape
     if height != width:
-        raise Arl2Error(f"The oracle reads square video frames; these are {height} x {width}.")
+        raise Arl2Error(f"Scoring needs square video frames; got {height} x {width}.")
     if frames < MIN_FRAMES:
-        raise Arl2Error(f"The oracle needs at least {MIN_FRAMES} video frames to see motion; got {frames}.")
-    pictures = video.detach().float().cpu().transpose(0, 1).nan_to_num()
+        raise Arl2Error(f"Scoring needs at least {MIN_FRAMES} video frames to see motion; got {frames}.")
+    images = video.detach().float().cpu().transpose(0, 1).nan_to_num()
     if height != WORLD_SIZE:
-        pictures = functional.interpolate(
-            pictures, size=(WORLD_SIZE, WORLD_SIZE), mode="bilinear", antialias=True, align_corners=False
+        images = functional.interpolate(
+            images, size=(WORLD_SIZE, WORLD_SIZE), mode="bilinear", antialias=True, align_corners=False
         )
-    around = read_surroundings(pictures)
-    seen = read_silhouettes(pictures, around)
+    around = read_surroundings(images)
+    seen = read_silhouettes(images, around)
     return _conclude(around, seen)
 
 
 def read_all(videos: Float[Tensor, "clips 3 frames height width"]) -> list[Reading]:
-    """Say what each clip of a batch shows. Errors as for `read`."""
+    """Read every clip of a batch; errors as for `read`."""
     return [read(video) for video in videos]
 
 
@@ -115,7 +115,7 @@ def _conclude(around: Surroundings, seen: Silhouettes) -> Reading:
 
 
 def _usable_frames(seen: Silhouettes) -> Bool[Tensor, " frames"]:
-    """The video frames that show most of the object, or more of it than the rest do."""
+    """The video frames that show most of the object."""
     shown = seen.visible.amax(1)
     for share in WELL_SEEN:
         usable = shown >= share
@@ -135,7 +135,7 @@ def _decide_shape(seen: Silhouettes, usable: Bool[Tensor, " frames"]) -> tuple[s
 
 
 def _decide_colour(seen: Silhouettes) -> tuple[str | None, float]:
-    # Video frames vote by the area they show, those of no known colour included.
+    # Video frames vote by visible area, those of no known colour included.
     votes = torch.zeros(len(COLOURS) + 1).index_add_(0, seen.colour + 1, seen.core.float())
     if votes[1:].sum() == 0:
         return None, 0.0

@@ -1,4 +1,4 @@
-"""Scores of generated clips against what was asked, with their uncertainty."""
+"""Scores of clips against their requests, with confidence intervals."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from arl2.shapes.evaluator.occlusion import Occlusion
 from arl2.shapes.evaluator.oracle import Reading, read_all
 from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
 
-# In the usual world an object shows most of itself at least once in so many video frames.
+# In the usual world most of an object is visible at least once in this many video frames.
 PATIENCE_WITHOUT_WALL, PATIENCE_WITH_WALL = 41, 81
-# An object seen less than this at its best has not had its chance to show.
+# An object whose best visible share is less may have been occluded throughout.
 MOST_SEEN = 0.7
 # Two sided 95 % of a normal distribution.
 NORMAL_95 = 1.959964
@@ -24,14 +24,14 @@ NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many, with the Wilson interval that holds the true share in 95 of 100 cases."""
+    """A share of clips, with its Wilson 95 % interval."""
 
     hits: int
     of: int
 
     @property
     def value(self) -> float:
-        """The share itself; NaN of nothing."""
+        """NaN of nothing."""
         return self.hits / self.of if self.of else math.nan
 
     @property
@@ -45,7 +45,7 @@ class Share:
         return max(0.0, middle - half), min(1.0, middle + half)
 
     def to_mapping(self) -> dict[str, Any]:
-        """As JSON holds it: ``share`` (None of nothing), ``low`` and ``high`` of its interval, ``hits``, ``of``."""
+        """For JSON: ``share`` (None of nothing), ``low`` and ``high`` of its interval, ``hits``, ``of``."""
         low, high = self.interval
         return {"share": self.value if self.of else None, "low": low, "high": high, "hits": self.hits, "of": self.of}
 
@@ -60,25 +60,25 @@ class Share:
 
 
 def score(videos: Float[Tensor, "clips 3 frames height width"], requests: list[SceneRequest]) -> dict[str, Share]:
-    """Share of the clips that show each attribute as asked, under the names of `ATTRIBUTES`, and "all" of them.
+    """Share of the clips that show each attribute as requested, under the names of `ATTRIBUTES`, and "all" of them.
 
-    Only what a request names is counted. What the oracle cannot tell counts as wrong, except in a clip so short
-    that the object of a true scene could have stayed hidden throughout.
+    Only what a request names is counted. What the evaluator cannot tell counts as wrong, except in a clip so short
+    that the object of a true scene could have been occluded throughout.
 
     Args:
         videos: RGB in [-1, 1], at least `arl2.shapes.evaluator.oracle.MIN_FRAMES` video frames.
-        requests: What was asked for, one for each clip.
+        requests: One for each clip.
 
     Raises:
-        Arl2Error: Another number of requests than clips, or clips that the oracle cannot read.
+        Arl2Error: Another number of requests than clips, or clips that cannot be read.
     """
     return score_readings(read_all(videos), requests)
 
 
 def score_readings(readings: list[Reading], requests: list[SceneRequest]) -> dict[str, Share]:
-    """As `score`, from clips that were read already."""
+    """As `score`, from readings."""
     if len(readings) != len(requests):
-        raise Arl2Error(f"{len(readings)} clips came with {len(requests)} requests; give one for each clip.")
+        raise Arl2Error(f"Got {len(readings)} clips and {len(requests)} requests; give one request for each clip.")
     verdicts = [_judge(reading, request) for reading, request in zip(readings, requests, strict=True)]
     shares = {attribute: _count([verdict.get(attribute) for verdict in verdicts]) for attribute in ATTRIBUTES}
     decided = [[right for right in verdict.values() if right is not None] for verdict in verdicts]
@@ -93,9 +93,9 @@ def score_occlusions(readings: list[Reading], *, at_least: int = 1, patience: in
 
     Args:
         readings: The clips, read.
-        at_least: Count only occlusions of so many video frames or more.
+        at_least: Shortest occlusion that counts, in video frames.
         patience: An object that stays away for more video frames than this, to the end of the clip, is lost
-            and was not kept; one that the clip's end leaves hidden for less is not counted.
+            and was not kept; one that is occluded for less at the end of the clip is not counted.
 
     Returns:
         "colour", "shape" and "object" (both).

@@ -18,7 +18,7 @@ from arl2.shapes.world.palette import SHAPES, WORLD_SIZE, colour_distance, colou
 # Distances between RGB values in [-1, 1]; the two nearest object colours are 1.0 apart.
 OBJECT_BEYOND = 0.55
 COLOUR_WITHIN = 0.45
-# A colour is read from at least so many pixels away from the object's edges, nearly all of which agree.
+# Pixels away from the object's edges from which a colour is read, at least, and the share of them that must agree.
 MIN_COLOUR_PIXELS = 12
 PURE_SHARE = 0.8
 MIN_OBJECT_PIXELS = 10
@@ -36,20 +36,20 @@ PULL_PLACE, PULL_RADIUS = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Silhouettes:
-    """What each video frame of one clip shows of the object."""
+    """The object in each video frame of one clip."""
 
     colour: Int64[Tensor, " frames"]
     """Index into `COLOURS`, -1 where there is too little to see or it is none of them."""
     core: Int64[Tensor, " frames"]
     """Pixels that the colour was read from; 0 where there were too few."""
     place: Float[Tensor, "frames shapes 2"]
-    """Middle (x, y) of the best fit of each shape; NaN where nothing is seen."""
+    """Centre (x, y) of the best fit of each shape; NaN where nothing is visible."""
     radius: Float[Tensor, "frames shapes"]
-    """Radius of the best fit of each shape; NaN where nothing is seen."""
+    """Radius of the best fit of each shape; NaN where nothing is visible."""
     misfit: Float[Tensor, "frames shapes"]
-    """Squared difference between the picture and the best fit of each shape, as a share of the whole shape."""
+    """Squared difference between the frame and the best fit of each shape, as a share of the whole shape."""
     visible: Float[Tensor, "frames shapes"]
-    """Share of the fitted shape's area that is seen: in the picture, outside the wall, and really there."""
+    """Visible share of the fitted shape's area: in the frame, outside the wall, and really there."""
 
 
 def read_silhouettes(video: Float[Tensor, "frames 3 64 64"], around: Surroundings) -> Silhouettes:
@@ -98,7 +98,7 @@ def _colour_and_cover(
 def _without_edges(
     found: Bool[Tensor, "frames 64 64"], clear: Bool[Tensor, "frames 64 64"]
 ) -> Bool[Tensor, "frames 64 64"]:
-    """The found pixels all of whose neighbours are found too; wall and picture edges do not count against."""
+    """The found pixels all of whose neighbours are found too; wall and frame edges do not count against."""
     gaps = (clear & ~found).float()[:, None]
     return found & clear & (functional.max_pool2d(gaps, 3, stride=1, padding=1)[:, 0] == 0)
 
@@ -120,31 +120,31 @@ def _fit(
     area = torch.stack([shape_area(shape, best[:, shape, 2]) for shape in range(len(SHAPES))], dim=1)
     # What lies beyond the window is not explained by any candidate in it.
     beyond = cover.square().sum((1, 2))[:, None] - seen.square().sum((2, 3))
-    drawn = _draw(best, corner)
-    present = (seen.sum((2, 3)) / (drawn * known).sum((2, 3)).clamp(min=1)).clamp(max=1)
-    in_view = (drawn * _window(bare.float(), corner)).sum((2, 3)) / area
+    full = _cover(best, corner)
+    present = (seen.sum((2, 3)) / (full * known).sum((2, 3)).clamp(min=1)).clamp(max=1)
+    in_view = (full * _window(bare.float(), corner)).sum((2, 3)) / area
     return best, (error + beyond) / area, (present * in_view).clamp(max=1)
 
 
 def _coarse_fit(
     cover: Float[Tensor, "frames 64 64"], clear: Float[Tensor, "frames 64 64"]
 ) -> Float[Tensor, "frames shapes 3"]:
-    """Best (x, y, radius) of each shape among all places two pixels apart, also partly outside the picture."""
+    """Best (x, y, radius) of each shape among all places two pixels apart, also partly outside the frame."""
     half_cover, half_clear = (functional.avg_pool2d(plane[:, None], 2) for plane in (cover, clear))
-    # In cells of two pixels: how far a drawing reaches, and how far outside the picture its middle may be.
+    # In cells of two pixels: how far a shape reaches, and how far outside the frame its centre may be.
     reach, outside = 6, 5
     grid = torch.arange(-reach, reach + 1) * 2.0
     shapes = torch.arange(len(SHAPES)).repeat_interleave(len(COARSE_RADII))
     radii = torch.tensor(COARSE_RADII).repeat(len(SHAPES))
-    drawn = torch.stack(
+    templates = torch.stack(
         [
             (0.5 - signed_distance(shape, grid, grid, radius) / 2).clamp(0, 1)
             for shape, radius in zip(shapes.tolist(), radii, strict=True)
         ]
     )[:, None]
-    # Squared difference to each drawing, less the part that does not depend on the place.
-    both = functional.conv2d(half_cover, drawn, padding=reach + outside)
-    alone = functional.conv2d(half_clear, drawn.square(), padding=reach + outside)
+    # Squared difference to each template, less the part that does not depend on the place.
+    both = functional.conv2d(half_cover, templates, padding=reach + outside)
+    alone = functional.conv2d(half_clear, templates.square(), padding=reach + outside)
     value, where = (alone - 2 * both).flatten(2).unflatten(1, (len(SHAPES), -1)).min(dim=3)
     value, which = value.min(dim=2)
     where = where.gather(2, which[..., None])[..., 0]
@@ -156,7 +156,7 @@ def _coarse_fit(
 def _window(
     plane: Float[Tensor, "frames 64 64"], corner: Int64[Tensor, "frames shapes 2"]
 ) -> Float[Tensor, "frames shapes window window"]:
-    """The pixels around each candidate; 0 outside the picture."""
+    """The pixels around each candidate; 0 outside the frame."""
     padded = functional.pad(plane, (WINDOW, WINDOW, WINDOW, WINDOW))
     steps = torch.arange(WINDOW)
     columns = (corner[..., 0, None] + WINDOW + steps)[..., None, :]
@@ -164,10 +164,10 @@ def _window(
     return padded[torch.arange(len(plane))[:, None, None, None], rows, columns]
 
 
-def _draw(
+def _cover(
     candidate: Float[Tensor, "frames shapes 3"], corner: Int64[Tensor, "frames shapes 2"]
 ) -> Float[Tensor, "frames shapes window window"]:
-    """Cover of the pixels in its window by each candidate, were it whole."""
+    """Cover of the pixels in its window by each candidate, without occlusion."""
     grid = corner[..., None] + (torch.arange(WINDOW) + 0.5) - candidate[..., :2, None]
     distances = [
         signed_distance(shape, grid[:, shape, 0], grid[:, shape, 1], candidate[:, shape, 2])
@@ -182,7 +182,7 @@ def _errors(
     known: Float[Tensor, "frames shapes window window"],
     corner: Int64[Tensor, "frames shapes 2"],
 ) -> Float[Tensor, "frames shapes window window"]:
-    return (_draw(candidate, corner) - seen) * known
+    return (_cover(candidate, corner) - seen) * known
 
 
 def _refine(

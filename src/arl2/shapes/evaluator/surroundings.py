@@ -1,4 +1,4 @@
-"""What is in a video besides the object: the wall, found as grey rows or columns, and the plain ground."""
+"""Wall and background of a video: the wall is found as grey rows or columns."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ WALL_SHARE = 0.6
 MIN_WALL_WIDTH = 6
 # Pixels this near to a wall mix both colours (more so after a codec) and say nothing about the object.
 WALL_MARGIN = 2
-# So many pixels that are not grey, well inside the wall, are an object in front of it.
+# Pixels that are not grey, well inside the wall, from which there is an object in front of it.
 IN_FRONT_PIXELS = 25
 # A ground is measured only where it shows; the medians of fewer pixels could be those of the object.
 MIN_GROUND_PIXELS = 600
@@ -29,13 +29,13 @@ class Surroundings:
     """Wall and ground of one clip of 64 x 64 video frames."""
 
     level: bool
-    """Whether the wall lies across the picture instead of standing upright."""
+    """Whether the wall is horizontal."""
     wall_span: Float[Tensor, "frames 2"]
     """First and last world pixel of the wall along its axis; NaN in video frames without one."""
     in_front: Bool[Tensor, " frames"]
-    """Whether something else is drawn over the wall."""
+    """Whether something is in front of the wall."""
     clear: Bool[Tensor, "frames height width"]
-    """Pixels that show no part of the wall, nor lie right beside it."""
+    """Pixels away from the wall."""
     bare: Bool[Tensor, "frames height width"]
     """All pixels outside the wall."""
     ground: Float[Tensor, "frames 3"]
@@ -82,8 +82,7 @@ def _find_wall(grey: Bool[Tensor, "frames 64 64"]) -> tuple[bool, Float[Tensor, 
 def _read_ground(
     video: Float[Tensor, "frames 3 64 64"], clear: Bool[Tensor, "frames 64 64"]
 ) -> tuple[Float[Tensor, "frames 3"], str | None]:
-    # The object covers less than half of what is clear, so the median is a colour of the ground.
-    # Every third pixel will do.
+    # The object covers less than half of what is clear, so the median is the background's; every third pixel will do.
     pixels, shown = video.flatten(2), clear.flatten(1)
     medians = torch.where(shown[:, None], pixels, torch.nan)[:, :, ::3].nanmedian(dim=2).values
     measured = shown.sum(1) >= MIN_GROUND_PIXELS

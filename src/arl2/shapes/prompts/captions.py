@@ -26,7 +26,7 @@ def caption(request: SceneRequest, paraphrase: int = 0) -> str:
         Arl2Error: A paraphrase outside that range.
     """
     if not 0 <= paraphrase < PARAPHRASES:
-        raise Arl2Error(f"Paraphrase {paraphrase} was asked; there are 0 to {PARAPHRASES - 1}.")
+        raise Arl2Error(f"There is no paraphrase {paraphrase}; give 0 to {PARAPHRASES - 1}.")
     rest, article = divmod(paraphrase, len(ARTICLES))
     rest, moving = divmod(rest, len(MOVING))
     ground, wall = divmod(rest, len(WALLS))
@@ -48,7 +48,7 @@ def captions_of(scenes: Scenes, paraphrases: list[int] | None = None) -> list[st
     """
     chosen = [0] * len(scenes) if paraphrases is None else paraphrases
     if len(chosen) != len(scenes):
-        raise Arl2Error(f"{len(chosen)} paraphrases came for {len(scenes)} scenes; give one each.")
+        raise Arl2Error(f"Got {len(chosen)} paraphrases for {len(scenes)} scenes; give one each.")
     return [caption(request, which) for request, which in zip(requests_of(scenes), chosen, strict=True)]
 
 

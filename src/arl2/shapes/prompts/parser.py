@@ -1,4 +1,4 @@
-"""Free words to the meaning of the grammar: synonyms are understood, unknown words are passed over."""
+"""Free-form prompts to requests: synonyms are understood, unknown words are ignored."""
 
 import re
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class PromptError(Arl2Error):
 
 
 def parse_prompt(prompt: str) -> SceneRequest:
-    """What a prompt in free words asks for.
+    """What a free-form prompt requests.
 
     Raises:
         PromptError: The prompt names nothing that is known, or contradicts itself ("a red blue ball").
@@ -117,7 +117,7 @@ def complete(request: SceneRequest) -> SceneRequest:
 
 
 def canonical(prompt: str) -> str:
-    """A prompt in free words as a caption of the grammar that names all but perhaps the colour.
+    """A free-form prompt as a caption of the grammar that names all but perhaps the colour.
 
     Raises:
         PromptError: As `parse_prompt`.
@@ -130,8 +130,7 @@ def _short(prompt: str) -> str:
 
 
 def scenes_of_prompts(prompts: Sequence[str], *, seed: int) -> Scenes:
-    """A scene for each prompt: what it names as named, what a caption must name with its plain value, sizes and places
-    sampled from the seed, and so is a colour that is left open; the caption then hides it.
+    """A scene for each prompt, the rest sampled from the seed: sizes, places, and a colour that the prompt leaves open.
 
     Raises:
         PromptError: a prompt that names nothing of this world, or contradicts itself.

@@ -1,4 +1,4 @@
-"""What a caption or a prompt asks for: one value for each attribute, or nothing where it is left open."""
+"""What a caption or prompt requests: one value for each attribute, or none where it is left open."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ ATTRIBUTES = ("colour", "shape", "motion", "background", "wall")
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRequest:
-    """The meaning of a caption. `None` leaves an attribute open; `wall=False` asks for a picture without one."""
+    """The meaning of a caption. `None` leaves an attribute open; `wall=False` requests a scene without one."""
 
     colour: str | None = None
     shape: str | None = None
@@ -32,7 +32,7 @@ class SceneRequest:
 
 
 def requests_of(scenes: Scenes) -> list[SceneRequest]:
-    """What the captions of the scenes ask for; the colour is left open where the caption hides it."""
+    """What the captions of the scenes request; the colour is open where the caption leaves it out."""
     colours, backgrounds = tuple(COLOURS), tuple(BACKGROUNDS)
     return [
         SceneRequest(

@@ -1,4 +1,4 @@
-"""The text part of the shapes world: its grammar's words, and free words turned into its grammar first."""
+"""The text part of the shapes world: the words of its grammar; free-form prompts are rewritten in it first."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ LENGTH = 16
 
 
 class ShapesText:
-    """A `TextPart` that understands free words: each prompt becomes the canonical caption of its meaning."""
+    """A `TextPart` for free-form prompts: each becomes the canonical caption of its meaning."""
 
     def __init__(self, words: WordText) -> None:
         self.words = words

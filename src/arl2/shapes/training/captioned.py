@@ -1,4 +1,4 @@
-"""A model of the shapes world with its own text part: what a training run begins as, or is taught by."""
+"""A model of the shapes world with its own text part, as a student or as a teacher."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from arl2.shapes.prompts.text import ShapesText
 
 
 class Captioned:
-    """Predicts the flow of noisy clips from their captions; in float32, and in training.
+    """Predicts the flow of noisy clips from their captions; in float32 and training mode.
 
     Args:
         name: of an embedded model, or the folder of a run's export.
@@ -28,7 +28,7 @@ class Captioned:
         self.text.encoder.to(device).train()
 
     def frozen(self) -> "Captioned":
-        """Itself, learning nothing from now on."""
+        """Itself, without gradients from now on."""
         self.model.eval().requires_grad_(False)
         self.text.encoder.eval().requires_grad_(False)
         return self
@@ -40,7 +40,7 @@ class Captioned:
         captions: list[str],
         run: DiffusionForcing | TeacherForcing | None = None,
     ) -> Float[Tensor, "clips channels frames height width"]:
-        """``run`` says what stands before each block; None: each clip is one opening block."""
+        """``run`` says what precedes each block; None: each clip is one first block."""
         flow = self.model(noisy, timestep, self.text.encode_captions(captions), run=run or DiffusionForcing())
         assert flow is not None  # only a committing pass predicts nothing
         return flow

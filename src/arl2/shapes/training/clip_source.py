@@ -1,4 +1,4 @@
-"""Clips of the shapes world: captions for a teacher, true openings for it to go on with, or true clips whole."""
+"""Clips of the shapes world: captions for a teacher, true first blocks for it to continue, or whole true clips."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -31,20 +31,20 @@ class PromptedScenes:
     def sample(
         cls, count: int, *, seed: int, no_colour: float = DEFAULT_NO_COLOUR, hiding: bool = False
     ) -> "PromptedScenes":
-        """Draw scenes.
+        """Sample scenes.
 
         Args:
             count: how many.
             seed: of scenes and paraphrases; clip ``i`` has the noise of ``seed + i``.
             no_colour: share of captions that leave the colour out.
-            hiding: scenes whose object is hidden for a while and whose captions all leave the colour out.
+            hiding: scenes whose object is occluded for a while and whose captions all leave the colour out.
 
         Raises:
-            ConfigError: no scenes were asked.
+            ConfigError: no scenes.
             Arl2Error: a share outside 0 to 1.
         """
         if count < 1:
-            raise ConfigError(f"{count} scenes were asked, so there are no prompts; give 1 or more.")
+            raise ConfigError(f"The number of scenes is {count}; give 1 or more.")
         if hiding:
             scenes = sample_occluded_scenes(-(-count // RUN) * RUN, seed=seed).select(slice(0, count))
         else:
@@ -55,7 +55,7 @@ class PromptedScenes:
     def latents(
         self, pipe: ARL2Pipeline, numbers: range, latent_frames: int
     ) -> Float[Tensor, "batch channels frames h w"]:
-        """The first latent frames of some scenes, rendered and encoded."""
+        """The first latent frames of these scenes, rendered and encoded."""
         video = render(self.scenes.select(slice(numbers.start, numbers.stop)), pipe.codec.frames_of(0, latent_frames))
         with torch.no_grad():
             return pipe.codec.encode(video.to(pipe.device))
@@ -63,7 +63,7 @@ class PromptedScenes:
 
 @dataclass(frozen=True)
 class SceneOpenings:
-    """The first blocks of scenes as a teacher's known latents (``Openings``)."""
+    """The first blocks of scenes as conditioning latents of a teacher (``Openings``)."""
 
     pipe: ARL2Pipeline
     scenes: PromptedScenes
@@ -71,12 +71,12 @@ class SceneOpenings:
 
     @classmethod
     def of_blocks(cls, pipe: ARL2Pipeline, scenes: PromptedScenes, blocks: int, *, clip_frames: int) -> "SceneOpenings":
-        """Openings of so many blocks; raises ``GeometryError`` if nothing is left of a clip to generate."""
+        """``blocks`` first blocks; raises ``GeometryError`` if nothing is left of a clip to generate."""
         frames = (pipe.settings.first_block_frames or pipe.block_frames) + (blocks - 1) * pipe.block_frames
         if blocks < 1 or frames >= clip_frames:
             raise GeometryError(
-                f"Openings of {blocks} blocks were asked for clips of {clip_frames} latent frames; give at least 1 and "
-                "leave a block to generate (true clips whole are --real)."
+                f"{blocks} conditioning blocks leave nothing to generate of {clip_frames} latent frames, or are none; "
+                "give at least 1 and leave a block (for whole true clips: --real)."
             )
         return cls(pipe, scenes, frames)
 

@@ -1,4 +1,4 @@
-"""The codec task: reconstruct rendered clips of the shapes world through noisy latents."""
+"""Trains the codec of the shapes world: reconstruct rendered clips through noisy latents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,18 +102,18 @@ class CodecTask:
         return [ParameterGroup({n: p for n, p in self.codec.named_parameters() if p.requires_grad})]
 
     def loss(self, batch: Batch) -> Loss:
-        """Error of pictures and of their differences, absolute and squared; outputs are not clamped."""
+        """Error of video frames and of their differences, absolute and squared; outputs are not clamped."""
         config = self.config
         from_start = torch.rand((), generator=batch.generator).item() < config.starts
         video = self._training_clips(batch, self.codec.frames_of(0 if from_start else 1, config.latent_frames))
         raw = self.codec.encode_parallel(video, from_start=from_start)
         noise = torch.randn(raw.shape, generator=batch.generator).to(raw)
-        level = config.latent_noise * min(1.0, batch.step / max(config.noise_warmup, 1))
-        error = self.codec.decode_parallel(raw + level * noise, from_start=from_start) - video
-        picture = _absolute_and_square(error)
+        spread = config.latent_noise * min(1.0, batch.step / max(config.noise_warmup, 1))
+        error = self.codec.decode_parallel(raw + spread * noise, from_start=from_start) - video
+        frames = _absolute_and_square(error)
         difference = _absolute_and_square(error.diff(dim=2))
-        value = picture + config.difference_weight * difference + config.latent_weight * raw.square().mean()
-        logs = {"picture": picture, "difference": difference, "latent_rms": raw.square().mean().sqrt()}
+        value = frames + config.difference_weight * difference + config.latent_weight * raw.square().mean()
+        logs = {"picture": frames, "difference": difference, "latent_rms": raw.square().mean().sqrt()}
         return Loss(value, config.clips, logs)
 
     @torch.no_grad()

@@ -1,8 +1,6 @@
-"""Autoguidance (arXiv 2406.02507) and its distillation: away from what a weaker model of the same kind would predict.
+"""Autoguidance (arXiv 2406.02507): away from what a weaker model of the same kind predicts.
 
-Where two models that differ in training alone disagree, the better one is better by about that much again. The guided
-flow takes two models and two passes; a copy trained to predict it takes one (as guidance is distilled in
-arXiv 2210.03142).
+A student trained on the guided flow needs one pass instead of two (guidance distillation, arXiv 2210.03142).
 """
 
 import torch
@@ -41,7 +39,7 @@ class Autoguidance:
         captions: list[str],
         run: DiffusionForcing | TeacherForcing | None = None,
     ) -> Float[Tensor, "clips channels frames height width"]:
-        """``weight (good - weak)``: what guidance adds to a flow; ``run`` says what stands before each block."""
+        """``weight (good - weak)``: what guidance adds to a flow; ``run`` says what precedes each block."""
         good, weak = (one.flow(noisy, timestep, captions, run) for one in (self._good, self._weak))
         return self.weight * (good - weak)
 

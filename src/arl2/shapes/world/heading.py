@@ -14,12 +14,12 @@ GAPS = (2, 4, 8, 16, 32, 64)
 CLEAR_MOVE = 2.5
 SMALLEST_MOVE = 1.0
 MIN_PAIRS = 3
-# A leap this long is a return at the other side of the picture.
+# A jump this long is a return at the other side of the frame.
 LEAP = 0.6 * WORLD_SIZE
 # Angles nearer than this to an axis run along it; the path of a bouncing object is 39 degrees off.
 ALONG_WITHIN = math.radians(20)
 MIN_AGREEMENT = 0.75
-# Something that bounces stays in the picture with its whole box: so far may a fitted middle be off.
+# A bouncing object stays in the frame as a whole, up to this error of its fitted centre.
 INSIDE_SLACK = 3.0
 
 

@@ -1,6 +1,6 @@
-"""Scenes to learn memory from: the caption leaves the colour out and something hides the object for a while.
+"""Scenes to learn memory from: the object is occluded for a while, and the caption leaves its colour out.
 
-A model that is asked to bring such an object back must have remembered it: nothing in the prompt helps.
+A model can only bring the colour back from memory: the prompt does not help.
 """
 
 from dataclasses import fields, replace
@@ -11,13 +11,13 @@ from arl2.errors import Arl2Error
 from arl2.shapes.world.curtain import sample_occlusions
 from arl2.shapes.world.scene import Range, Scenes, sample_scenes
 
-# Scenes come in runs of so many of one kind; run after run goes through the kinds.
+# Scenes of one kind in a row; the rows go through the kinds.
 RUN = 8
-# Standing walls take scenes so far on in the seed's sequence that ordinary clips do not reach them.
+# Standing walls take scenes beyond those that ordinary clips use of the seed's sequence.
 _BEYOND = 2**32
 # How much wider than the object standing walls are.
 SPARES: tuple[Range, ...] = ((4.0, 8.0), (5.0, 12.0), (4.8, 8.4))
-# Video frames that a moving curtain hides the object for, and those before.
+# Video frames of the occlusion by a moving curtain, and those before.
 CURTAINS: tuple[tuple[int, int], ...] = ((6, 20), (10, 28), (16, 24), (24, 27), (36, 25), (48, 25))
 
 
@@ -30,7 +30,7 @@ def sample_occluded_scenes(count: int, *, seed: int, first: int = 0) -> Scenes:
         Arl2Error: ``count`` or ``first`` is no multiple of ``RUN``, or below 0.
     """
     if count < RUN or first < 0 or count % RUN or first % RUN:
-        raise Arl2Error(f"{count} occluded scenes from {first} on were asked; give multiples of {RUN}.")
+        raise Arl2Error(f"Got {count} occluded scenes from number {first}; give multiples of {RUN}.")
     parts = [_run(number, seed) for number in range(first // RUN, (first + count) // RUN)]
     joined = Scenes(**{field.name: torch.cat([getattr(one, field.name) for one in parts]) for field in fields(Scenes)})
     return replace(joined, hides_colour=torch.ones_like(joined.hides_colour))

@@ -1,4 +1,4 @@
-"""What there is in the world: names and colours, in the order of the indices that scenes hold."""
+"""Names and colours of the world, in the order of the indices that scenes hold. Walls are the occluders."""
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ WALL_COLOUR = (128, 128, 128)
 SHAPES = ("circle", "square", "triangle")
 MOTIONS = ("right", "left", "up", "down", "bounce")
 
-# One pixel of the world; pictures of another size are drawn to scale.
+# Side of the world in pixels; other sizes are rendered to scale.
 WORLD_SIZE = 64
 
 
@@ -44,7 +44,7 @@ def background_table() -> Float[Tensor, "backgrounds 3"]:
 def colour_distance(
     video: Float[Tensor, "frames 3 height width"], colour: Float[Tensor, "#frames 3"]
 ) -> Float[Tensor, "frames height width"]:
-    """How far each pixel is from a colour, as a straight line between RGB values in [-1, 1]."""
+    """Euclidean distance of each pixel from a colour, RGB in [-1, 1]."""
     # Three planes by hand: torch's norm over so short an axis takes ten times as long.
     red, green, blue = (video - colour[:, :, None, None]).square_().unbind(1)
     return (red + green + blue).sqrt_()

@@ -1,4 +1,4 @@
-"""Pictures of scenes, from the signed distance to the outline, so that edges are smooth at any size."""
+"""Renders scenes from the signed distance to the outline, so that edges are smooth at any size."""
 
 import torch
 from jaxtyping import Float
@@ -10,25 +10,23 @@ from arl2.shapes.world.palette import SHAPES, WORLD_SIZE, background_table, colo
 from arl2.shapes.world.scene import Scenes, trajectory, wall_path
 
 Crop = tuple[int, int, int, int]
-"""Top, left, height and width, in pixels of the whole picture."""
+"""Top, left, height and width, in pixels of the whole frame."""
 
 
 def render(
     scenes: Scenes, frames: int, *, size: int = WORLD_SIZE, start: int = 0, crop: Crop | None = None
 ) -> Float[Tensor, "scenes 3 frames height width"]:
-    """Draw video frames `start` to `start + frames - 1` of every scene: RGB in [-1, 1].
-
-    The pictures lie on the device of the scenes.
+    """Render video frames `start` to `start + frames - 1` of every scene: RGB in [-1, 1], on the device of the scenes.
 
     Args:
-        scenes: What to draw.
+        scenes: What to render.
         frames: How many video frames.
-        size: Height and width of the whole picture in pixels.
+        size: Height and width of the whole frame in pixels.
         start: First video frame; `render(s, 5, start=3)` is the tail of `render(s, 8)`.
-        crop: Draw only this part of the picture, at the cost of that part.
+        crop: Render only this part of the frame, at the cost of that part.
 
     Raises:
-        Arl2Error: A size below 1, a crop that leaves the picture, no frames, or a negative start.
+        Arl2Error: A size below 1, a crop that leaves the frame, no frames, or a negative start.
     """
     object_cover = cover_object(scenes, frames, size=size, start=start, crop=crop)
     wall_cover = cover_wall(scenes, frames, size=size, start=start, crop=crop)
@@ -72,9 +70,9 @@ def cover_wall(
 
 
 def visible_share(scenes: Scenes, frames: int, *, start: int = 0) -> Float[Tensor, "scenes frames"]:
-    """Share of the object that can be seen, 0 to 1: neither behind the wall nor outside the picture."""
+    """Visible share of the object: neither behind the wall nor outside the frame."""
     seen = cover_object(scenes, frames, start=start) * (1 - cover_wall(scenes, frames, start=start))
-    # The whole area, drawn once well inside an empty picture.
+    # The whole area, rendered once well inside an empty frame.
     middle = torch.zeros(len(scenes), device=scenes.radius.device)
     edge = torch.arange(-WORLD_SIZE // 2, WORLD_SIZE // 2, device=scenes.radius.device) + 0.5
     whole = torch.zeros_like(middle)
@@ -88,10 +86,10 @@ def visible_share(scenes: Scenes, frames: int, *, start: int = 0) -> Float[Tenso
 def _grid(size: int, crop: Crop | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Middles of the pixel rows and columns to draw, in world pixels."""
     if size < 1:
-        raise Arl2Error(f"The picture size is {size}; give at least 1 pixel.")
+        raise Arl2Error(f"The size is {size}; give at least 1 pixel.")
     top, left, height, width = crop or (0, 0, size, size)
     if min(top, left) < 0 or min(height, width) < 1 or max(top + height, left + width) > size:
-        raise Arl2Error(f"The crop {crop} (top, left, height, width) leaves the picture of {size} x {size} pixels.")
+        raise Arl2Error(f"The crop {crop} (top, left, height, width) leaves the frame of {size} x {size} pixels.")
     middles = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) * (WORLD_SIZE / size)
     return middles[top : top + height], middles[left : left + width]
 

@@ -1,6 +1,6 @@
 """Scenes of the shapes world as a few numbers each, their random draw, and where things are over time.
 
-Lengths are in world pixels (the picture is 64 of them each way), times in video frames, y points down.
+Lengths are in world pixels (the frame is 64 of them each way), times in video frames, y points down.
 """
 
 from dataclasses import dataclass, fields
@@ -15,9 +15,9 @@ from arl2.shapes.world.palette import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, WOR
 
 RIGHT, LEFT, UP, DOWN, BOUNCE = range(len(MOTIONS))
 
-# An object turns round, or vanishes, this far from the edge of the picture.
+# An object turns round, or vanishes, this far from the edge of the frame.
 EDGE_GAP = 1.0
-# A bouncing object crosses the picture at different rates each way, so that its path does not close early.
+# A bouncing object crosses the frame at different rates each way, so that its path does not close early.
 BOUNCE_RATE_X, BOUNCE_RATE_Y = 0.8, 0.65
 # Walls stand off the middle: on one side at least there is room to see the object whole.
 WALL_OFFSET_RANGE = (9.0, 14.0)
@@ -69,7 +69,7 @@ class Scenes:
 
     @property
     def wall_is_level(self) -> Bool[Tensor, " scenes"]:
-        """Whether the wall lies across the picture (for objects moving up or down), not upright."""
+        """Whether the wall is horizontal, for objects moving up or down."""
         return (self.motion == UP) | (self.motion == DOWN)
 
 
@@ -87,7 +87,7 @@ def sample_scenes(
 ) -> Scenes:
     """Scenes `first` to `first + count - 1` of the endless sequence that belongs to `seed`.
 
-    Scene i of a seed never depends on how many are asked for at once, nor on any other random draw.
+    Scene i of a seed depends on nothing else.
 
     Args:
         count: How many scenes.
@@ -159,9 +159,9 @@ def sample_scenes(
 
 
 def trajectory(scenes: Scenes, frames: int, *, start: int = 0) -> Float[Tensor, "scenes frames 2"]:
-    """Middle of the object (x, y) in world pixels at video frames `start` to `start + frames - 1`.
+    """Centre of the object (x, y) in world pixels at video frames `start` to `start + frames - 1`.
 
-    Right, left, up and down leave the picture and come back at the other side; bounce turns at the edges.
+    Right, left, up and down leave the frame and come back at the other side; bounce turns at the edges.
     """
     _check_times(frames, start)
     times, radius, speed = _times(scenes, frames, start), scenes.radius[:, None], scenes.speed[:, None]
@@ -189,7 +189,7 @@ def trajectory(scenes: Scenes, frames: int, *, start: int = 0) -> Float[Tensor, 
 
 
 def wall_path(scenes: Scenes, frames: int, *, start: int = 0) -> Float[Tensor, "scenes frames"]:
-    """Middle of the wall along its axis, in world pixels; meaningless where a scene has no wall."""
+    """Centre of the wall along its axis, in world pixels; meaningless where a scene has no wall."""
     _check_times(frames, start)
     width = scenes.wall_width[:, None].double()
     moved = scenes.wall_centre[:, None] + scenes.wall_speed[:, None] * _times(scenes, frames, start)
@@ -203,7 +203,7 @@ def _times(scenes: Scenes, frames: int, start: int) -> Float[Tensor, "1 frames"]
 
 def _check_times(frames: int, start: int) -> None:
     if frames < 1 or start < 0:
-        raise Arl2Error(f"{frames} video frames from {start} were asked; give at least 1, from 0 or later.")
+        raise Arl2Error(f"Got {frames} video frames from number {start}; give at least 1, from 0 or later.")
 
 
 def _uniforms(count: int, *, seed: int, first: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class Clip:
 
 
 class ClipSet:
-    """All clips of a folder that ``arl2 rollouts`` wrote. Nothing is read before it is asked for.
+    """All clips of a folder that ``arl2 rollouts`` wrote. Nothing is read before it is used.
 
     Use :meth:`open`. One set may be read by several threads, and each process opens its own.
     """
@@ -46,7 +46,7 @@ class ClipSet:
         """Map the shards of a folder.
 
         Raises:
-            CheckpointError: no such folder, a shard that is missing, cut or of other columns.
+            CheckpointError: no such folder, a shard that is missing, truncated or of other columns.
             ConfigError: the package ``datasets`` is not installed.
         """
         folder = Path(folder)
@@ -56,8 +56,8 @@ class ClipSet:
         if missing:
             shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise CheckpointError(
-                f"{folder} lacks {len(missing)} of {index.shards} shards ({shown}); the command that began it goes on "
-                "with what is missing."
+                f"{folder} lacks {len(missing)} of {index.shards} shards ({shown}); run the command that "
+                "began it again."
             )
         from datasets import concatenate_datasets
 
@@ -84,7 +84,7 @@ class ClipSet:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Where the clips come from: source, model hash, codec, seed, block_frames and the like."""
+        """Metadata of where the clips come from: source, model hash, codec, seed, block_frames and so on."""
         return self._index.facts
 
     def __getitem__(self, index: int) -> Clip:
@@ -94,7 +94,7 @@ class ClipSet:
             GeometryError: no such clip.
         """
         if not 0 <= index < len(self):
-            raise GeometryError(f"Clip {index} was asked, but {self.folder} holds clips 0 to {len(self) - 1}.")
+            raise GeometryError(f"There is no clip {index}: {self.folder} holds clips 0 to {len(self) - 1}.")
         row = self._rows[index]
         # A copy: what is mapped cannot be written to, and tensors can.
         latents = torch.tensor(row["latents"].chunk(0).flatten().to_numpy()).float()
@@ -109,13 +109,13 @@ class ClipSet:
     def batch(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch channels frames height width"], Float[Tensor, "batch words text_width"], list[str]]:
-        """Some clips side by side: latents, prompt embeddings filled up with zeros to the longest, captions.
+        """Some clips side by side: latents, prompt embeddings padded with zeros to the longest, captions.
 
         Raises:
-            GeometryError: no clip was asked, or one that is not there.
+            GeometryError: no clip, or one that is not there.
         """
         if not indices:
-            raise GeometryError("A batch of no clips was asked; give one index or more.")
+            raise GeometryError("A batch needs one clip or more; got none.")
         clips = [self[i] for i in indices]
         text = torch.nn.utils.rnn.pad_sequence([clip.text for clip in clips], batch_first=True)
         return torch.stack([clip.latents for clip in clips]), text, [clip.caption for clip in clips]
@@ -129,7 +129,7 @@ def _mapped(folder: Path, shard: int, index: ClipIndex) -> Any:
         rows = Dataset.from_file(str(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no whole Arrow file ({error}); delete it and its .json, and run 'arl2 rollouts' again."
+            f"{path} is not a complete Arrow file ({error}); delete it and its .json, and run 'arl2 rollouts' again."
         ) from error
     expected = len(index.clips_of(shard))
     if tuple(rows.column_names) != COLUMNS or len(rows) != expected:

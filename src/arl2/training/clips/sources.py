@@ -18,7 +18,7 @@ from arl2.training.clips.dataset import Clip
 from arl2.training.clips.writing import ClipWriter
 
 OnProgress = Callable[[float], None]
-"""Told how many clips are done, a part of one included."""
+"""Called with the clips done, a fraction of one included."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class ClipSource(Protocol):
     def __len__(self) -> int: ...
 
     def clips(self, numbers: range, on_progress: OnProgress) -> Iterator[Clip]:
-        """The clips of those numbers, in order, each made when it is asked for or some at once."""
+        """The clips of those numbers, in order, made lazily one by one or some at once."""
         ...
 
 
 @runtime_checkable
 class Openings(Protocol):
-    """What clips start with: true latents ``[B, C, known frames, h, w]`` of the clips of those numbers."""
+    """Conditioning frames of clips: true latents ``[B, C, known frames, h, w]`` of the clips of those numbers."""
 
     def __call__(self, numbers: range) -> Float[Tensor, "batch channels known h w"]: ...
 
@@ -53,10 +53,10 @@ class TeacherClips:
     Args:
         pipe: the teacher, on its device.
         prompts: one clip each.
-        latent_frames: of every clip, known ones included; whole blocks.
+        latent_frames: of every clip, conditioning frames included; whole blocks.
         batch: clips generated at once; a clip is the same in any batch, up to rounding.
         steps, first_block_candidates, window: instead of the model's own settings.
-        openings: what the clips start with; None: nothing.
+        openings: conditioning frames of the clips.
 
     Raises:
         ConfigError: the model has converted layers, no prompts, or a prompt that is empty.
@@ -98,7 +98,7 @@ class TeacherClips:
             text = embed(self._pipe.text, [prompt.caption for prompt in prompts])
             done = first - numbers.start
 
-            def told(pipe: ARL2Pipeline, block: int, _: object, done: int = done, count: int = len(some)) -> None:
+            def report(pipe: ARL2Pipeline, block: int, _: object, done: int = done, count: int = len(some)) -> None:
                 on_progress(done + count * min(1.0, (block + 1) / self._blocks))
 
             made = self._pipe(
@@ -110,7 +110,7 @@ class TeacherClips:
                 window=self._window,
                 known=None if self._openings is None else self._openings(some),
                 output_type="latent",
-                callback_on_block_end=told,
+                callback_on_block_end=report,
                 return_dict=False,
             )
             assert isinstance(made, tuple)
@@ -134,7 +134,7 @@ def own_rows(rows: Float[Tensor, "words width"]) -> Float[Tensor, "own width"]:
 def check_prompts(prompts: Sequence[Prompt]) -> None:
     """Raise ``ConfigError`` unless there are prompts, none of them empty, with seeds that fit a shard."""
     if not prompts:
-        raise ConfigError("No prompts came, so there are no clips to make; give one or more.")
+        raise ConfigError("There are no prompts to make clips of; give one or more.")
     for number, prompt in enumerate(prompts):
         if not prompt.caption.strip():
             raise ConfigError(f"Prompt {number} is empty; give each clip a caption.")
@@ -143,7 +143,7 @@ def check_prompts(prompts: Sequence[Prompt]) -> None:
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
-    """A short hash of all captions and seeds: a folder goes on with the same ones only."""
+    """A short hash of all captions and seeds: a folder is continued with the same ones only."""
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(f"{prompt.seed}\0{prompt.caption}\0".encode())
@@ -165,8 +165,8 @@ def write_clips(
         writer: of the folder.
         source: as many clips as the writer's index says.
         rank, processes: which of how many this process is.
-        on_progress: told the clips done by this process.
-        on_shard: told the number of every shard that is whole now.
+        on_progress: called with the clips done by this process.
+        on_shard: called with the number of every completed shard.
 
     Returns:
         How many shards were written.
@@ -182,10 +182,10 @@ def write_clips(
     for shard in mine:
         numbers = writer.index.clips_of(shard)
 
-        def told(done: float, before: int = before) -> None:
+        def report(done: float, before: int = before) -> None:
             on_progress(before + done)
 
-        writer.write(shard, source.clips(numbers, told))
+        writer.write(shard, source.clips(numbers, report))
         before += len(numbers)
         on_progress(before)
         on_shard(shard)

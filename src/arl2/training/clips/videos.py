@@ -33,7 +33,7 @@ class CaptionedVideo:
 def read_captioned(folder: Path) -> tuple[CaptionedVideo, ...]:
     """The videos of a folder with their captions, by name.
 
-    Captions stand in ``captions.csv`` (columns ``file`` and ``caption``), in ``captions.jsonl`` (objects with these
+    Captions are in ``captions.csv`` (columns ``file`` and ``caption``), in ``captions.jsonl`` (objects with these
     keys), or beside each video in a ``.txt`` of its name.
 
     Raises:
@@ -59,7 +59,7 @@ def read_captioned(folder: Path) -> tuple[CaptionedVideo, ...]:
 
 
 def videos_fingerprint(videos: Sequence[CaptionedVideo]) -> str:
-    """A short hash of names, sizes and captions: a folder of clips goes on with the same videos only."""
+    """A short hash of names, sizes and captions: a folder of clips is continued with the same videos only."""
     facts = [[one.path.name, one.path.stat().st_size, one.caption] for one in videos]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -73,15 +73,15 @@ def plan_videos(
     most: int,
     on_video: Callable[[int], None] = lambda number: None,
 ) -> tuple[list[int], list[str]]:
-    """How many clips each video gives; every file is decoded once, and the answer kept in ``folder``.
+    """How many clips each video gives; every file is decoded once, and the counts are cached in ``folder``.
 
     Args:
         videos: as ``read_captioned`` gives them.
-        folder: of the clips, made if it is not there.
+        folder: of the clips, created if needed.
         video_frames: of a clip.
         fps: of the model.
-        most: clips of one video at the most, one after the other from its start.
-        on_video: told how many videos have been read.
+        most: largest number of clips of one video, one after the other from its start.
+        on_video: called with the number of videos read.
 
     Returns:
         Clips of each video, and the names of those that are too short for one.
@@ -113,7 +113,7 @@ class VideoClips:
     """Clips cut from videos, one after the other from each one's start, each encoded as a start of its own.
 
     Args:
-        pipe: whose codec, text part and picture size are used; pictures are cropped around the centre.
+        pipe: whose codec, text part and frame size are used; frames are cropped around the centre.
         videos: the files.
         counts: clips of each, as ``plan_videos`` gives them.
         latent_frames: of every clip.

@@ -1,4 +1,4 @@
-"""Stage 1: every converted layer learns to give what the softmax layer in its place gives, each on its own."""
+"""Stage 1: every converted layer learns, on its own, the output of the softmax layer in its place."""
 
 import statistics
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A bar for each of a few numbers, as a PNG. Pillow draws it: it is here already, and a plotting library is not."""
+"""A bar chart as a PNG, by Pillow: a plotting library would be one more dependency."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def bar_chart(
     Args:
         bars: label and height, 0 or more.
         title: above all.
-        marked: labels of bars that stand out.
+        marked: labels of highlighted bars.
         path: of the PNG.
 
     Raises:

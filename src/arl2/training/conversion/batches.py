@@ -1,4 +1,4 @@
-"""Which clips a step trains on: drawn from folders of clips, some of them held out for evaluation."""
+"""Batches of training clips from folders of clips, some of which are held out for evaluation."""
 
 import bisect
 import itertools
@@ -69,12 +69,12 @@ class TrainingClips:
         device: torch.device,
     ) -> None:
         if not sets:
-            raise ConfigError("No clips came; give clips a list of folders that 'arl2 rollouts' wrote.")
+            raise ConfigError("There are no clips; give clips=[FOLDER], folders that 'arl2 rollouts' wrote.")
         self._sets, self._device = tuple(sets), device
         self._ends = list(itertools.accumulate(len(one) for one in sets))
         total = self._ends[-1]
         if not 1 <= held_out < total:
-            raise ConfigError(f"{held_out} of {total} clips are to be held out; give 1 or more, and fewer than all.")
+            raise ConfigError(f"held_out is {held_out} of {total} clips; give 1 or more, and fewer than all.")
         _check_sizes(sets, model)
         self.held_out_numbers = tuple(range(0, total, total // held_out))[:held_out]
         kept = set(self.held_out_numbers)
@@ -86,7 +86,7 @@ class TrainingClips:
         channels, _, height, width = self._sets[0].latent_shape
         return channels, min(one.latent_shape[1] for one in self._sets), height, width
 
-    def draw(self, count: int, frames: int, generator: torch.Generator) -> ClipBatch:
+    def sample(self, count: int, frames: int, generator: torch.Generator) -> ClipBatch:
         """Training clips cut to ``frames`` latent frames from their start."""
         chosen = torch.randint(len(self._training_numbers), (count,), generator=generator).tolist()
         return self._batch([self._training_numbers[i] for i in chosen], frames)

@@ -1,4 +1,4 @@
-"""Stage 2: the whole hybrid student follows the frozen teacher, on given clips and on what it rolls out itself."""
+"""Stage 2: the whole hybrid student follows the frozen teacher, on given clips and on its own rollouts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ class Followed(NamedTuple):
 
 
 class DistillTask(ConversionTask[DistillConfig]):
-    """Trains state branches, gates and low-rank changes of a whole student; it keeps state.
+    """Trains state branches, gates and LoRA adapters of a student; it keeps state.
 
     Raises:
         ConfigError, CheckpointError, GeometryError: a teacher, aligned layers, clips or lengths that do not fit.
@@ -149,15 +149,14 @@ class DistillTask(ConversionTask[DistillConfig]):
         super().shard(processes)
 
     def state_tensors(self) -> Mapping[str, Tensor]:
-        """The running means of the loss by level."""
+        """The running means of the loss by sigma."""
         return self.level_means.state_tensors()
 
     def end_step(self, processes: Processes) -> None:
-        """Update them."""
         self.level_means.end_step(processes)
 
     def loss(self, batch: Batch) -> Loss:
-        """How far the student's flow is from the teacher's, every noise level weighing the same, and the options."""
+        """Error of the student's flow against the teacher's, equally weighted over sigmas, and the options."""
         config, draw = self.config, batch.generator
         clips = self._sample_clips(draw)
         on_policy = bool(torch.rand((), generator=batch.common) < config.on_policy_share)

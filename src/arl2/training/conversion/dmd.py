@@ -33,7 +33,7 @@ from arl2.training.conversion.students import Teacher, export_student, load_teac
 from arl2.training.conversion.task import TeacherStudentConfig, TeacherStudentTask
 from arl2.training.conversion.trainable import groups_of, unfreeze
 from arl2.training.engine.config import check_number, check_share
-from arl2.training.engine.noising import LevelsBetween, NoisyClips, noised
+from arl2.training.engine.noising import NoisyClips, SigmasBetween, noised
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.task import COMPUTE_DTYPES, Batch, Loss, ParameterGroup, groups_by_decay
 
@@ -76,7 +76,7 @@ class DistributionMatching:
     def __init__(self, settings: GenerationSettings, block_frames: int, *, shift: float) -> None:
         sampler = settings.sampler()
         self.sigmas = [tuple(timestep / 1000 for timestep in sampler.timesteps_of(block)) for block in (0, 1)]
-        self.compared = LevelsBetween(*_COMPARED, shift=shift)
+        self.compared = SigmasBetween(*_COMPARED, shift=shift)
         self.block_frames, self.first_block_frames = block_frames, settings.first_block_frames
 
     @property
@@ -256,7 +256,7 @@ class DmdTask(TeacherStudentTask[DmdConfig]):
     def loss(self, batch: Batch) -> Loss:
         """Generator loss of the student and critic loss together; no gradient of one reaches the other's model."""
         frames, kind = self.matching.kind_of(batch.step, self.config.frames, self.config.own_context_share)
-        clips = self.clips.draw(self.config.batch_frames // frames, frames, batch.generator)
+        clips = self.clips.sample(self.config.batch_frames // frames, frames, batch.generator)
         context = None if kind == "none" else clips.latents
         if kind == "rollout":
             seed = int(torch.randint(2**62, (1,), generator=batch.generator))

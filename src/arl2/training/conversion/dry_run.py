@@ -43,7 +43,7 @@ def dry_run(
 
     Args:
         config: of the run.
-        cluster: also tell memory, time and GPU-hours on this.
+        cluster: also estimate memory, time and GPU-hours on this.
         other_stage: settings of the conversion's other stage, whose GPU-hours are added.
         teacher_clips: rollouts of the teacher to train on, whose GPU-hours are added.
 
@@ -54,7 +54,7 @@ def dry_run(
     settings = json.dumps(record_to_mapping(config), indent=1)
     if not isinstance(config, ConversionConfig):
         if cluster is not None:
-            raise ConfigError("What a run takes on GPUs is told for align and distill; leave --gpus out.")
+            raise ConfigError("What a run takes on GPUs is estimated for align and distill only; leave --gpus out.")
         return settings
     sketch = Sketch.of(config)
     parts = [settings, sketch.text()]
@@ -105,7 +105,7 @@ class Sketch:
         return max(self.config.frames)
 
     def step(self, *, checkpointing: bool | None = None) -> StepEstimate:
-        """One batch; with activations computed again as the settings say, unless told."""
+        """One batch; with activation checkpointing as the settings say, unless given."""
         config, beside = self.config, None
         if isinstance(config, DistillConfig) and config.memory_weight:
             beside = {**self.teacher.model.config, "window": self.student.config.window}

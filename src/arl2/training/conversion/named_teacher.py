@@ -1,4 +1,4 @@
-"""Teachers that a recipe gives by name: sizes for a dry run without any file, and where to get the files of a run."""
+"""Teachers given by name: their sizes for a dry run without any file, and where to get the files of a run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Rollouts of a student beside the teacher's: same prompts, same noise, as latents, as a number and as a picture."""
+"""Rollouts of a student beside the teacher's, with the same prompts and noise: latents, distance, contact sheet."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def roll_out(
     *,
     known: Float[Tensor, "batch channels known height width"] | None = None,
 ) -> Float[Tensor, "batch channels frames height width"]:
-    """Latents that a model generates with its own memory, known frames included; without guidance.
+    """Latents that a model generates with its own memory, conditioning frames included; without guidance.
 
     Sample ``i`` has the noise of seed ``spec.seed + i``. Latents come out in float32, whatever is computed in.
     """
@@ -66,7 +66,7 @@ def latent_distance(
     return float((difference / theirs.double().flatten(1).norm(dim=1)).mean())
 
 
-def draw_beside_teacher(
+def comparison_sheet(
     teacher: Teacher,
     student: CausalWanTransformer3DModel,
     clips: ClipBatch,

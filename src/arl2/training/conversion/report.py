@@ -66,9 +66,9 @@ class ConversionReport:
         pretrained: numbers of the model before.
         new: numbers that were added; ``stage_1`` and ``stage_2``: that train.
         kinds: by letter.
-        passes: denoising passes of a block, each twice where the model is guided; a cache-update pass comes on top.
+        passes: denoising passes of a block, each twice where the model is guided; the cache-update pass comes on top.
         costs: for ``VIDEO_FRAMES``.
-        height, width, window: of the picture that the costs are for, and what its softmax layers see.
+        height, width, window: of the frame that the costs are for, and of the softmax layers.
     """
 
     plan_before: str
@@ -97,7 +97,7 @@ def report_conversion(
     Args:
         before: the configuration of the model that was converted.
         conversion: what ``convert`` gave.
-        settings: how the model is sampled: passes of a block, and size of the picture.
+        settings: how the model is sampled: passes of a block, and frame size.
     """
     model = conversion.model
     plan = str(model.config.layer_plan)

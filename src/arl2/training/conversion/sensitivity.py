@@ -1,4 +1,4 @@
-"""Which layers a rollout can least do without: aligned layers put into the teacher one at a time (spec 4)."""
+"""Layer sensitivity: how far a rollout moves with one aligned layer in the teacher's place."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +50,9 @@ class Sensitivity:
         check_layers(keep, self.layers)
         allowed = [layer for layer in self.ranking if layer not in set(keep)]
         if not 1 <= count <= len(allowed):
-            raise ConfigError(f"{count} layers were asked; without those to keep {len(allowed)} were measured.")
+            raise ConfigError(
+                f"{count} hybrid layers are not possible: without those to keep, {len(allowed)} were measured."
+            )
         return plan_of(allowed[:count], self.layers)
 
     def plans(self, keep: Sequence[int] = ()) -> dict[int, str]:

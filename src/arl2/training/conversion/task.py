@@ -14,7 +14,7 @@ from arl2.geometry import FrameRange, split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
 from arl2.training.conversion.batches import ClipBatch, TrainingClips, check_frames, open_clips
-from arl2.training.conversion.pictures import draw_beside_teacher
+from arl2.training.conversion.pictures import comparison_sheet
 from arl2.training.conversion.sharding import loading_device, shard_model, whole_models
 from arl2.training.conversion.students import (
     Plan,
@@ -27,7 +27,7 @@ from arl2.training.conversion.students import (
 )
 from arl2.training.conversion.trainable import Stage, groups_of, unfreeze
 from arl2.training.engine.loop import LoopConfig
-from arl2.training.engine.noising import NoisyClips, SamplingLevels, noised
+from arl2.training.engine.noising import NoisyClips, SamplingSigmas, noised
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.task import COMPUTE_DTYPES, Batch, Loss, ParameterGroup
 
@@ -151,20 +151,18 @@ class TeacherStudentTask(ABC, Generic[Config]):
             finally:
                 self.teacher, self.student = shards
 
-    def draw(self, path: Path) -> None:
+    def contact_sheet(self, path: Path) -> None:
         """A contact sheet of the student's rollouts, each below the teacher's."""
         frames = self.config.picture_frames
         count = min(self.config.picture_clips, len(self.clips.held_out_numbers))
         clips = self.clips.held_out(range(count), frames)
-        draw_beside_teacher(
-            self.teacher, self.student, clips, frames=frames, path=path, settings=self.student_settings()
-        )
+        comparison_sheet(self.teacher, self.student, clips, frames=frames, path=path, settings=self.student_settings())
 
     def _sample_clips(self, draw: torch.Generator) -> ClipBatch:
         """A batch of clips of one of the lengths."""
         lengths = self.config.frames
         frames = lengths[int(torch.randint(len(lengths), (1,), generator=draw))]
-        return self.clips.draw(self.config.batch_frames // frames, frames, draw)
+        return self.clips.sample(self.config.batch_frames // frames, frames, draw)
 
     def _held_out_clips(self) -> Iterator[ClipBatch]:
         """All clips held out, as many at a time as fit."""
@@ -213,7 +211,7 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
         self, config: Conversion, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
     ) -> None:
         super().__init__(config, device=device, clips=clips)
-        self.levels = SamplingLevels(self.teacher.settings, config.level_share)
+        self.sigmas = SamplingSigmas(self.teacher.settings, config.level_share)
 
     def make_student(self) -> CausalWanTransformer3DModel:
         return make_student(self.teacher, self.config.student())
@@ -239,4 +237,4 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
             yield clips, self._noised(clips, draw)
 
     def _noised(self, clips: ClipBatch, draw: torch.Generator) -> NoisyClips:
-        return noised(clips.latents, self._blocks(clips.latents.shape[2]), self.levels, draw)
+        return noised(clips.latents, self._blocks(clips.latents.shape[2]), self.sigmas, draw)

@@ -1,4 +1,4 @@
-"""A loss that is larger at some noise levels than at others, divided by each level's own running mean."""
+"""A loss that is larger at some sigmas than at others, divided by a running mean for each part of the range."""
 
 import torch
 from jaxtyping import Float
@@ -7,18 +7,17 @@ from torch import Tensor
 from arl2.errors import ConfigError
 from arl2.training.engine.processes import Processes
 
-# A level's mean counts as at least this share of the mean of all levels: where there is nothing to learn, nothing is
-# blown up.
+# A bucket's mean counts as at least this share of the mean of all, so that easy sigmas are not blown up.
 _LEAST = 0.01
 
 
 class TimestepMeans:
-    """Running means of a loss by noise level, the same on all processes.
+    """Running means of a loss by sigma, the same on all processes.
 
-    Batches of a step all see the means as the last step left them, so the number of processes changes nothing.
+    All batches of a step see the means of the step before, so the number of processes changes nothing.
 
     Args:
-        buckets: the levels 0 to 1 are cut into so many equal parts.
+        buckets: equal parts of the range 0 to 1.
         decay: of the means, a step; while a bucket is young its mean is the plain one.
         device: of the errors.
 
@@ -29,7 +28,7 @@ class TimestepMeans:
     def __init__(self, buckets: int, decay: float, device: torch.device) -> None:
         if buckets < 1 or not 0 <= decay < 1:
             raise ConfigError(
-                f"{buckets} level buckets and a decay of {decay} came; give 1 or more, and 0 to just below 1."
+                f"level_buckets is {buckets} and level_decay {decay}; give 1 or more, and 0 to just below 1."
             )
         self.decay = decay
         self.means = torch.zeros(buckets, device=device)
@@ -43,20 +42,20 @@ class TimestepMeans:
     def divided(
         self, errors: Float[Tensor, "batch blocks"], sigma: Float[Tensor, "batch blocks"]
     ) -> Float[Tensor, "batch blocks"]:
-        """``errors`` over the mean of their levels, and remembered for the next step's means."""
+        """``errors`` over the means of their sigmas; they are remembered for the next step's means."""
         buckets = (sigma * len(self.means)).long().clamp(0, len(self.means) - 1)
         detached = errors.detach().float()
         self._sums[0].index_add_(0, buckets.flatten(), detached.flatten())
         self._sums[1].index_add_(0, buckets.flatten(), torch.ones_like(detached).flatten())
         seen = self.steps > 0
-        # A level that was never seen yet goes by what is here.
+        # A bucket without a mean takes that of this batch.
         here = detached.mean()
         means = torch.where(seen, self.means, here)
         overall = torch.where(seen.any(), self.means.sum() / seen.sum().clamp_min(1), here)
         return errors / torch.maximum(means, _LEAST * overall).clamp_min(1e-12)[buckets]
 
     def end_step(self, processes: Processes) -> None:
-        """Move the means towards what the step's batches gave, on all processes."""
+        """Update the means with the step's batches of all processes."""
         processes.sum_tensor(self._sums)
         sums, counts = self._sums
         seen = counts > 0

@@ -1,4 +1,4 @@
-"""The one training loop: codec, teacher and students go through it, on one process or several."""
+"""The training loop, for every task, on one process or several."""
 
 import json
 import time
@@ -34,7 +34,7 @@ from arl2.training.engine.optimizer import (
 )
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.progress import Progress, Reporter
-from arl2.training.engine.task import Batch, Compute, DrawsPictures, KeepsState, ParameterGroup, Scales, Sharding, Task
+from arl2.training.engine.task import Batch, Compute, KeepsState, ParameterGroup, Scales, Sharding, ShowsSamples, Task
 
 Reason = Literal["finished", "time is up", "interrupted"]
 
@@ -129,7 +129,7 @@ def train(
     processes: Processes | None = None,
     console: Console | None = None,
 ) -> RunResult:
-    """Train until the run's length, the time limit or Ctrl-C; go on where ``folder`` stands if it holds a run.
+    """Train until the run's length, the time limit or Ctrl-C; a run that ``folder`` holds is resumed.
 
     Args:
         task: what trains.
@@ -149,13 +149,13 @@ def train(
     processes = processes or Processes()
     if config.batches_per_step % processes.count:
         raise ConfigError(
-            f"batches_per_step = {config.batches_per_step} cannot be shared out evenly over {processes.count} "
+            f"batches_per_step = {config.batches_per_step} cannot be divided evenly among {processes.count} "
             "processes; make it a multiple."
         )
     sharded = config.sharding == "full" and processes.count > 1
     if config.sharding == "full" or config.compute != "float32":
         if not isinstance(task, Scales):
-            raise ConfigError("This task runs whole and in float32; leave loop.sharding and loop.compute out.")
+            raise ConfigError("This task trains unsharded and in float32; leave loop.sharding and loop.compute out.")
         if sharded:
             task.shard(processes)
     console = console or Console(stderr=True, quiet=not processes.is_first)
@@ -190,8 +190,8 @@ class _Run:
         groups = list(task.parameter_groups())
         self.parameters = _by_name(groups)
         self.task_state = task.state_tensors() if isinstance(task, KeepsState) else {}
-        if config.pictures_every is not None and not isinstance(task, DrawsPictures):
-            raise ConfigError("This task draws no pictures; leave loop.pictures_every out.")
+        if config.pictures_every is not None and not isinstance(task, ShowsSamples):
+            raise ConfigError("This task makes no contact sheets; leave loop.pictures_every out.")
         self.optimizer = Optimizers(
             groups, name=config.optimizer, learning_rate=config.learning_rate, adam_betas=config.adam_betas
         )
@@ -244,7 +244,7 @@ class _Run:
     def until_done(self, reporter: Reporter, stop: StopSignal) -> RunResult:
         """Steps until the end; then a last checkpoint, evaluation and export."""
         if self.step:
-            reporter.say(f"Going on from step {self.step} ({self.minutes_before:.1f} minutes of training).")
+            reporter.say(f"Resuming from step {self.step} ({self.minutes_before:.1f} minutes of training).")
         elif self.config.evaluate_first:
             self._evaluate(export=False)
             reporter.show(self._progress())
@@ -258,10 +258,10 @@ class _Run:
             if self.step % self.config.checkpoint_every == 0:
                 self._save()
             if self.config.pictures_every is not None and self.step % self.config.pictures_every == 0:
-                self._draw()
+                self._show()
         self._save()
         if self.config.pictures_every is not None:
-            self._draw()
+            self._show()
         if self.scores is None:
             self._evaluate()
             reporter.show(self._progress())
@@ -351,7 +351,7 @@ class _Run:
 
     @contextmanager
     def _averaged(self) -> Iterator[bool]:
-        """The averaged weights, whole, on the first process: whether this is it. All processes enter."""
+        """Within: the averaged weights, in full on the first process. All enter; yields whether this is the first."""
         here = self.processes.is_first
         gathered = (
             self.task.full_weights(here=here) if self.sharded and isinstance(self.task, Scales) else nullcontext()
@@ -359,14 +359,14 @@ class _Run:
         with self.average.applied() if here or self.sharded else nullcontext(), gathered:
             yield here
 
-    def _draw(self) -> None:
-        """A picture of this step, if there is none yet; the other processes wait."""
+    def _show(self) -> None:
+        """A contact sheet of this step, if there is none yet; the other processes wait."""
         path = self.folder / "pictures" / f"{checkpoint_name(self.step)}.png"
         if self.processes.any(self.processes.is_first and not path.exists()):
             with self._averaged() as here:
-                if here and isinstance(self.task, DrawsPictures):
+                if here and isinstance(self.task, ShowsSamples):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    self.task.draw(path)
+                    self.task.contact_sheet(path)
         self.processes.wait()
 
     def _progress(self) -> Progress:

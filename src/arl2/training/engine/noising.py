@@ -1,4 +1,4 @@
-"""Noisy copies of clips for teacher forcing: one level a block, where the student's sampler will be."""
+"""Noisy copies of clips for teacher forcing: one timestep a block, where the student's sampler will be."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -22,7 +22,7 @@ class NoisyClips:
 
     Attributes:
         clean, noise, noisy: ``[B, C, F, h, w]``.
-        sigma: noise level of every block, 0 to 1.
+        sigma: of every block, 0 to 1.
         timestep: the same for every frame, 0 to 1000: what the model takes.
         blocks: frames of each block.
     """
@@ -36,7 +36,7 @@ class NoisyClips:
 
     @property
     def sigma_of_frames(self) -> Float[Tensor, "batch 1 frames 1 1"]:
-        """The noise level of every frame, to multiply latents with."""
+        """Of every frame, to multiply latents with."""
         return self.by_frame(self.sigma)
 
     def by_frame(self, values: Float[Tensor, "batch blocks"]) -> Float[Tensor, "batch 1 frames 1 1"]:
@@ -55,35 +55,34 @@ class NoisyClips:
 
 
 @runtime_checkable
-class Levels(Protocol):
-    """Which noise levels clips are put at."""
+class Sigmas(Protocol):
+    """Which sigmas clips are noised to."""
 
-    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
-        """One level for every block, on the CPU."""
+    def sample(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        """One sigma for every block, on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
-class LevelsBetween:
+class SigmasBetween:
     """Anywhere from ``low`` to ``high`` of a schedule, before its shift."""
 
     low: float
     high: float
     shift: float
 
-    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
-        """One level for every block, on the CPU."""
+    def sample(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
         u = self.low + (self.high - self.low) * torch.rand(clips, blocks, generator=generator)
         return shift_sigma(u, self.shift)
 
 
-class SamplingLevels:
-    """The noise levels at which a model will be asked, and those between them.
+class SamplingSigmas:
+    """The sigmas of a model's sampler, and those between them.
 
     Args:
         settings: how the student is sampled.
-        share: of the blocks that are put at exactly one of the sampler's levels; the others fall between the lowest
-            of them and pure noise, spread as the schedule spreads them.
+        share: of the blocks at exactly one of the sampler's sigmas; the others fall between the lowest of them and pure
+            noise, spread as the schedule spreads them.
 
     Raises:
         ConfigError: a share outside [0, 1].
@@ -93,30 +92,29 @@ class SamplingLevels:
         check_share("level_share", share)
         sampler = settings.sampler()
         self.share, self.shift = share, settings.shift
-        # The first block may have levels of its own.
+        # The first block may have sigmas of its own.
         self.first, self.later = (torch.tensor(sampler.timesteps_of(block)) / TRAIN_STEPS for block in (0, 1))
         lowest = float(min(self.first.min(), self.later.min()))
-        self.between = LevelsBetween(lowest / (self.shift - (self.shift - 1) * lowest), 1.0, self.shift)
+        self.between = SigmasBetween(lowest / (self.shift - (self.shift - 1) * lowest), 1.0, self.shift)
 
-    def draw(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
-        """One level for every block, on the CPU."""
-        between = self.between.draw(clips, blocks, generator)
+    def sample(self, clips: int, blocks: int, generator: torch.Generator) -> Float[Tensor, "clips blocks"]:
+        between = self.between.sample(clips, blocks, generator)
         exact = torch.rand(clips, blocks, generator=generator) < self.share
         own = torch.empty(clips, blocks)
         for block in range(blocks):
-            levels = self.later if block else self.first
-            own[:, block] = levels[torch.randint(len(levels), (clips,), generator=generator)]
+            sigmas = self.later if block else self.first
+            own[:, block] = sigmas[torch.randint(len(sigmas), (clips,), generator=generator)]
         return torch.where(exact, own, between)
 
 
 def noised(
     clean: Float[Tensor, "batch channels frames height width"],
     blocks: tuple[FrameRange, ...],
-    levels: Levels,
+    sigmas: Sigmas,
     generator: torch.Generator,
 ) -> NoisyClips:
-    """Clips with noise at levels drawn for every block; all randomness from ``generator`` (on the CPU)."""
-    sigma = levels.draw(len(clean), len(blocks), generator).to(clean.device)
+    """Clips with noise of a sigma sampled for every block; all randomness from ``generator`` (on the CPU)."""
+    sigma = sigmas.sample(len(clean), len(blocks), generator).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     lengths = torch.tensor([len(span) for span in blocks], device=clean.device)
     by_frame = sigma.repeat_interleave(lengths, 1)

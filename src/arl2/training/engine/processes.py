@@ -1,4 +1,4 @@
-"""One process or several (``torchrun``): who does which batches, and how gradients become one."""
+"""One process or several (``torchrun``): reductions over them, and sharded tensors."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -46,11 +46,11 @@ class Processes:
                 dist.all_reduce(tensor)
 
     def sum(self, *values: float) -> list[float]:
-        """Each value, added up over processes."""
+        """Each value's sum over processes."""
         return self._reduced(values, dist.ReduceOp.SUM if self.count > 1 else None)
 
     def largest(self, *values: float) -> list[float]:
-        """Each value's largest over processes: how they agree on the clock and on stopping."""
+        """Each value's maximum over processes."""
         return self._reduced(values, dist.ReduceOp.MAX if self.count > 1 else None)
 
     def any(self, here: bool) -> bool:
@@ -85,7 +85,7 @@ def _all_alive() -> Iterator[None]:
     except RuntimeError as error:
         raise ProcessLostError(
             "Another process of this run has ended, so this one ends too: look at the first message of the others for "
-            "the cause, then start the run again; it goes on from its last checkpoint. "
+            "the cause, then start the run again; it resumes from its last checkpoint. "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line on a terminal, plain lines elsewhere, and ``metrics.jsonl``."""
+"""Progress of a run: one live line on a terminal, plain lines elsewhere, and ``metrics.jsonl``."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from arl2.errors import ConfigError
 
 @dataclass(frozen=True)
 class Progress:
-    """One log line. ``seconds_left`` is None while it cannot be told; ``scores`` come from an evaluation."""
+    """One log line. ``seconds_left`` is None while it is unknown; ``scores`` come from an evaluation."""
 
     step: int
     minutes: float
@@ -27,7 +27,6 @@ class Progress:
     scores: Mapping[str, float]
 
     def line(self) -> str:
-        """The whole as one line of text."""
         parts = [f"step {self.step}"]
         parts += [f"{name} {value:.4g}" for name, value in {**self.logs, **self.scores}.items()]
         parts.append(f"{self.samples_per_second:.1f} samples/s")
@@ -46,7 +45,7 @@ class Reporter:
     """Shows progress on ``console`` and appends it to ``folder/metrics.jsonl`` (and to a TensorBoard log).
 
     Without a folder it only shows.
-    A resumed run passes the step it goes on from: records after it belong to work that was lost, and are dropped.
+    A resumed run passes the step it continues from: records after it belong to lost work, and are dropped.
     """
 
     def __init__(self, folder: Path | None, *, console: Console, from_step: int, tensorboard: bool) -> None:
@@ -94,15 +93,15 @@ class Reporter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    """The records of a ``metrics.jsonl``; a last line truncated by a crash is left out."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _drop_records_after(path: Path, step: int) -> None:
-    # A run that begins anew evaluates its start anew, too.
+    # A run that starts over evaluates its start again.
     kept = [json.dumps(record) + "\n" for record in read_metrics(path) if step and record["step"] <= step]
     if path.exists():
         path.write_text("".join(kept), encoding="utf-8")
@@ -113,7 +112,7 @@ def _tensorboard_writer(folder: Path, from_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            "loop.tensorboard=true came, but the package tensorboard is not installed: pip install 'arl2[train]', or "
+            "loop.tensorboard=true needs the package tensorboard: pip install 'arl2[train]', or "
             "leave it out (metrics.jsonl is written in any case)."
         ) from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step)

@@ -77,6 +77,12 @@ def find_task(name: str, settings: Mapping[str, Any] | None = None) -> TrainingT
     return variants[0] if variants else task
 
 
+def former_names(name: str) -> tuple[str, ...]:
+    """Names that a task had before."""
+    load_extensions()
+    return tuple(former for former, now in _FORMER_NAMES.items() if now == name)
+
+
 def all_tasks() -> list[TrainingTask]:
     """Every task with its variants, in the order they are listed in."""
     return [one for task in TASKS.values() for one in (task, *_VARIANTS.get(task.name, {}).values())]

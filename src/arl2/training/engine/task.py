@@ -1,4 +1,4 @@
-"""What the training loop asks of whatever trains: a codec, a teacher, a student."""
+"""The interface between the training loop and what trains."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,7 @@ class Batch:
         slot: which of the step's ``slots`` batches; with several processes each takes some of the slots.
         slots: batches whose gradients are averaged in one step, over all processes.
         generator: fresh, on the CPU; of this batch alone.
-        common: fresh, on the CPU; it says the same in every batch of the step. For what takes so long that processes
-            should all do it or none.
+        common: fresh, on the CPU; the same in every batch of the step, for choices that all processes must share.
     """
 
     step: int
@@ -45,7 +44,7 @@ class Batch:
 
     @classmethod
     def keyed(cls, seed: int, step: int, slot: int, slots: int) -> "Batch":
-        """The batch of that key, with its generators."""
+        """With generators made from the key."""
         return cls(step, slot, slots, _generator(f"{seed}/{step}/{slot}"), _generator(f"{seed}/{step}"))
 
     @property
@@ -114,32 +113,32 @@ class Task(Protocol):
     """One thing to train. The loop owns optimizer, average, checkpoints and logs; the task owns models and data."""
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """What trains; asked once, before the first step."""
+        """What trains; called once, before the first step."""
         ...
 
     def loss(self, batch: Batch) -> Loss:
-        """The loss of one batch, differentiable. It must not draw from any other source of randomness."""
+        """The loss of one batch, differentiable. All its randomness is the batch's."""
         ...
 
     def evaluate(self) -> Mapping[str, float]:
-        """Scores (or none), asked with the averaged weights in place: every ``evaluate_every`` steps and at the end."""
+        """Scores, or none, with the averaged weights in place: every ``evaluate_every`` steps and at the end."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write what people load, with the averaged weights in place, into ``folder`` (made by the task)."""
+        """Write what people load, with the averaged weights in place, into ``folder``, which may not exist."""
         ...
 
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """A task that learns something besides weights, such as running means; checkpoints hold it."""
+    """A task with state besides weights, such as running means; checkpoints hold it."""
 
     def state_tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint keeps, by name; the tensors are filled in place when one is loaded."""
         ...
 
     def end_step(self, processes: Processes) -> None:
-        """After every optimizer step: make what was gathered the same on all processes, and part of the state."""
+        """After every optimizer step: reduce what was gathered over all processes into the state."""
         ...
 
 
@@ -148,18 +147,18 @@ class Scales(Protocol):
     """A task that computes in ``loop.compute``, and whose weights can lie in shards on all processes."""
 
     def shard(self, processes: Processes) -> None:
-        """Cut the models into shards, before ``parameter_groups`` is asked; every process calls it."""
+        """Cut the models into shards, before ``parameter_groups``; every process calls it."""
         ...
 
     def full_weights(self, *, here: bool) -> AbstractContextManager[None]:
-        """Within: whole weights, where ``here``; every process enters, and those without ``here`` run nothing."""
+        """Within: full weights, where ``here``; every process enters, and those without ``here`` run nothing."""
         ...
 
 
 @runtime_checkable
-class DrawsPictures(Protocol):
-    """A task that can show what it has learnt."""
+class ShowsSamples(Protocol):
+    """A task that can show samples."""
 
-    def draw(self, path: Path) -> None:
+    def contact_sheet(self, path: Path) -> None:
         """Save a PNG, with the averaged weights in place."""
         ...
