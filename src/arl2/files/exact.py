@@ -41,7 +41,7 @@ class Misfits:
         """A phrase for each."""
         return [
             *(f"{name} is missing" for name in self.missing),
-            *(f"{name} is besides" for name in self.extra),
+            *(f"{name} is unexpected" for name in self.extra),
             *(f"{name} is {shapes}" for name, shapes in self.misshapen.items()),
         ]
 
@@ -63,7 +63,7 @@ def shapes_of(module: nn.Module) -> dict[str, Sequence[int]]:
 
 
 def require_exact(expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], *, where: str, what: str) -> None:
-    """Every tensor there, none besides, every shape right; else an error that names the first few of each kind.
+    """Every tensor there, no other, every shape right; else an error that names the first few of each kind.
 
     Raises:
         CheckpointError: as said; it calls the file ``where`` and what it is not exactly one of ``what``.

@@ -59,7 +59,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         # This class takes tokenizer.json as it is; which class the folder names does not matter, nor does its code.
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises nothing narrower about a file it cannot read
-        raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it anew.") from error
+        raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it again.") from error
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> UMT5Weights:

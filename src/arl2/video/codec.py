@@ -28,7 +28,7 @@ class CodecCache:
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def clone(self) -> "CodecCache":
-        """An independent copy: going on with one does not change the other."""
+        """An independent copy: continuing one does not change the other."""
         return CodecCache(self.side, self.latent_frames, {name: x.clone() for name, x in self.features.items()})
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ class CodecCache:
         """The inverse of ``to_tensors``; raises ``MemoryMismatchError`` if the counter is missing."""
         if "latent_frames" not in tensors:
             raise MemoryMismatchError(
-                f"A saved codec cache needs the tensor 'latent_frames', but only {sorted(tensors)} came; "
+                f"A saved codec cache needs the tensor 'latent_frames'; got only {sorted(tensors)}; "
                 "pass what CodecCache.to_tensors returned."
             )
         features = {name: x for name, x in tensors.items() if name != "latent_frames"}
@@ -59,7 +59,7 @@ class VideoCodec(Protocol):
     """Pixels in [-1, 1] to normalised latents (about zero mean, unit variance a channel) and back.
 
     The first latent frame of a stream stands for one video frame, every later one for ``temporal_factor``.
-    Without a cache a call is a whole clip; with one it goes on where the last call with that cache ended.
+    Without a cache a call is a whole clip; with one it continues where the last call with that cache ended.
     """
 
     @property

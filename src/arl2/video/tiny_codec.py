@@ -32,8 +32,8 @@ class TinyCodec(ModelMixin, ConfigMixin):
         latent_channels: channels of a latent.
         encoder_widths: channels of the stem and of the three stages (published: 64 each).
         decoder_widths: channels of the three stages and of the end (published: 256, 128, 64, 64).
-        encoder_space: how much each encoder stage shrinks a side; ``encoder_time`` likewise for frames.
-        decoder_space: how much each decoder stage enlarges a side; ``decoder_time`` likewise for frames.
+        encoder_space: how much each encoder stage shrinks a side; ``encoder_time`` the same for frames.
+        decoder_space: how much each decoder stage enlarges a side; ``decoder_time`` the same for frames.
         latents_mean, latents_std: per channel, of the raw latents: what leaves ``encode`` is normalised by them.
             The published weights give normalised latents already: 0 and 1.
 

@@ -23,7 +23,7 @@ class WanCodec(nn.Module):
     mode of its ``encode``. The 1 x 1 x 1 convolutions beside the network are the one thing that it computes for all
     frames at once; where a backend sums differently then, as for a float32 latent of one pixel, the last bits differ.
 
-    Beyond what is returned, memory depends on batch and picture size alone. Gradients, where they are on, reach all
+    Beyond what is returned, memory depends on batch and frame size alone. Gradients, where they are on, reach all
     frames of one call and none of an earlier one.
 
     Pixels and latents may come in any floating dtype. The network computes in the dtype of its weights, and so is what
@@ -52,7 +52,7 @@ class WanCodec(nn.Module):
         output_loading_info: bool = False,
         local_files_only: Literal[True] = True,
     ) -> Any:
-        """Load a folder in the layout of a diffusers pipeline's ``vae``, exactly: every tensor there and none besides.
+        """Load a folder in the layout of a diffusers pipeline's ``vae``, exactly: every tensor there and no other.
 
         Args:
             folder: with ``config.json`` and one ``.safetensors`` file.
@@ -164,7 +164,7 @@ class WanCodec(nn.Module):
         cache.require("decoder")
         require_channels(latents, self.latent_channels)
         if not latents.numel():
-            raise GeometryError(f"Latents of {list(latents.shape)} came; give one latent frame or more.")
+            raise GeometryError(f"Got latents of {list(latents.shape)}; give one latent frame or more.")
         video = torch.cat([self._decode_frame(frame, cache) for frame in latents.split(1, dim=2)], dim=2)
         forget_gradients(cache)
         return video
@@ -189,7 +189,7 @@ class WanCodec(nn.Module):
         factor = self.spatial_factor
         if not height or not width or height % factor or width % factor:
             raise GeometryError(
-                f"Video of {width} x {height} came, but both sides must be multiples of {factor}; crop or resize it."
+                f"Got video of {width} x {height}, but both sides must be multiples of {factor}; crop or resize it."
             )
 
 

@@ -45,7 +45,7 @@ def vae_of_file(path: Path, *, dtype: torch.dtype) -> AutoencoderKLWan:
     if channels != _PUBLISHED_CHANNELS or first.shape[1] != 3:
         raise CheckpointError(
             f"{path} has {channels} latent channels and takes {first.shape[1]}; the VAE of Wan 2.1 has "
-            f"{_PUBLISHED_CHANNELS} and takes the 3 of a picture (that of Wan 2.2 is another network)."
+            f"{_PUBLISHED_CHANNELS} and takes the 3 of RGB (that of Wan 2.2 is another network)."
         )
     vae = _empty_vae({"base_dim": first.shape[0], "decoder_base_dim": last.shape[1], "z_dim": channels})
     fill_exactly(vae, tensors, dtype=dtype, where=str(path))

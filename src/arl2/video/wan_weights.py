@@ -40,7 +40,7 @@ def fill_exactly(module: nn.Module, tensors: dict[str, Tensor], *, dtype: torch.
     """Give a module, built on the meta device, these tensors as its parameters, cast to ``dtype``.
 
     Raises:
-        CheckpointError: a tensor is missing, besides, or of another shape; the first is named, with their number.
+        CheckpointError: a tensor is missing, unexpected, or of another shape; the first is named, with their number.
         ConfigError: ``dtype`` is not a floating one.
     """
     unfit = Misfits.between(shapes_of(module), tensors).one_by_one()
