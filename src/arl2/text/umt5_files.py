@@ -58,7 +58,9 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         # This class takes tokenizer.json as it is; which class the folder names does not matter, nor does its code.
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower about a file it cannot read
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of a file that it cannot read the tokenizers library raises even panics
         raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it again.") from error
 
 

@@ -1,7 +1,8 @@
 """What every video codec of arl2 offers: pixels to latents and back, whole clips or block by block."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -92,3 +93,13 @@ class VideoCodec(Protocol):
     def frames_of(self, first_frame: int, latent_frames: int) -> int:
         """Video frames that ``latent_frames`` latent frames give when the first has index ``first_frame``."""
         ...
+
+
+def wan_factors(config: Mapping[str, Any] | None = None) -> tuple[int, int]:
+    """Spatial and temporal factor of a Wan VAE before it is loaded, from its config; None: the published one.
+
+    >>> wan_factors()
+    (8, 4)
+    """
+    sizes = {"dim_mult": (1, 2, 4, 4), "temperal_downsample": (False, True, True), **(config or {})}
+    return 2 ** (len(sizes["dim_mult"]) - 1), 2 ** sum(sizes["temperal_downsample"])

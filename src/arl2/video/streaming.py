@@ -31,7 +31,7 @@ def require_channels(latents: Latents, channels: int) -> None:
     """Raise ``GeometryError`` unless the latents have that many channels."""
     if latents.shape[1] != channels:
         raise GeometryError(
-            f"Got latents with {latents.shape[1]} channels, and this codec has {channels}; use the codec of these latents."
+            f"Got latents with {latents.shape[1]} channels, but this codec has {channels}; use the codec of them."
         )
 
 

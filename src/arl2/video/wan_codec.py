@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arl2.errors import GeometryError
 from arl2.geometry import latent_frames_of, video_frames_of
-from arl2.video.codec import CodecCache, Latents, Side, Video
+from arl2.video.codec import CodecCache, Latents, Side, Video, wan_factors
 from arl2.video.streaming import LatentStatistics, require_channels
 from arl2.video.wan_layout import require_wan21, vae_of_file, vae_of_folder
 from arl2.video.wan_streaming import forget_gradients, next_latent_frame, slot_count
@@ -109,12 +109,12 @@ class WanCodec(nn.Module):
     @property
     def spatial_factor(self) -> int:
         """Video pixels a latent pixel stands for, along each side."""
-        return 2 ** (len(self.vae.config.dim_mult) - 1)
+        return wan_factors(self.vae.config)[0]
 
     @property
     def temporal_factor(self) -> int:
         """Video frames a latent frame stands for, except the first of a stream, which stands for one."""
-        return 2 ** sum(self.vae.config.temperal_downsample)
+        return wan_factors(self.vae.config)[1]
 
     def new_cache(self, side: Side = "decoder") -> CodecCache:
         """An empty cache: the start of a stream."""
