@@ -271,7 +271,7 @@ def test_misfits_are_named() -> None:
     assert misfits.by_kind() == (
         "4 missing (first b, c, d); 2 unexpected (first y, z); 1 of a wrong shape (first a [3] instead of [4])"
     )
-    assert misfits.one_by_one()[-2:] == ["z is besides", "a is [3] instead of [4]"]
+    assert misfits.one_by_one()[-2:] == ["z is unexpected", "a is [3] instead of [4]"]
 
 
 def test_a_module_is_filled_without_a_copy() -> None:

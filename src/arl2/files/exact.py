@@ -73,6 +73,21 @@ def require_exact(expected: Mapping[str, Sequence[int]], found: Mapping[str, Ten
         raise CheckpointError(f"{where} is not exactly one {what}: tensors {problems}.")
 
 
+def fill_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, where: str) -> None:
+    """``fill`` for a module that may miss no tensor; ``where`` is what errors call the file.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape; the first is named, with their number.
+        ConfigError: ``dtype`` is not a floating one.
+    """
+    unfit = Misfits.between(shapes_of(module), tensors).one_by_one()
+    if unfit:
+        raise CheckpointError(
+            f"{where} is not exactly one {type(module).__name__}: {len(unfit)} tensors do not fit, first: {unfit[0]}."
+        )
+    fill(module, tensors, dtype=dtype)
+
+
 def fill(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
