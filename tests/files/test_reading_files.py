@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.exact import Misfits, fill, require_exact, shapes_of
-from arl2.files.plain import first_line, read_json, safetensors_of, shard_names
+from arl2.files.plain import first_line, read_json, read_text, safetensors_of, shard_names
 from arl2.files.tensors import read_safetensors, require_weights, unpickle
 from support import randn
 
@@ -271,7 +271,7 @@ def test_misfits_are_named() -> None:
     assert misfits.by_kind() == (
         "4 missing (first b, c, d); 2 unexpected (first y, z); 1 of a wrong shape (first a [3] instead of [4])"
     )
-    assert misfits.one_by_one()[-2:] == ["z is besides", "a is [3] instead of [4]"]
+    assert misfits.one_by_one()[-2:] == ["z is unexpected", "a is [3] instead of [4]"]
 
 
 def test_a_module_is_filled_without_a_copy() -> None:
@@ -285,3 +285,21 @@ def test_a_module_is_filled_without_a_copy() -> None:
     assert (module.weight.dtype, module.bias.dtype) == (torch.bfloat16, torch.float64)
     with pytest.raises(ConfigError, match=r"The compute dtype is torch\.int8; use torch\.float32"):
         fill(module, tensors, dtype=torch.int8)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are POSIX's")
+def test_pipes_and_huge_files_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text(" " * 1000 + "{}")
+    for read, error in ((read_json, CheckpointError), (read_text, ConfigError)):
+        with pytest.raises(error, match="is a pipe or a device; give a regular file"):
+            read(tmp_path / "a.json", limit=100)
+        with pytest.raises(error, match=r"too large|more than"):
+            read(tmp_path / "b.json", limit=100)
+    assert read_json(tmp_path / "b.json") == {}
+    (tmp_path / "c.json").write_text('{"a": ' + "[" * 200 + "]" * 200 + "}")
+    with pytest.raises(CheckpointError, match="nested more than 100 deep"):
+        read_json(tmp_path / "c.json")
+    (tmp_path / "d.json").write_text('{"a": 1, "a": 2}')
+    with pytest.raises(CheckpointError, match="the key 'a' stands twice"):
+        read_json(tmp_path / "d.json")

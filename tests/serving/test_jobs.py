@@ -13,6 +13,7 @@ from arl2.errors import Arl2Error, ConfigError
 from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.engine import BlockDone, JobSettings
+from arl2.serving.file_names import file_name
 from arl2.serving.jobs import Finished, JobList, Skipped, latent_bytes, plan_jobs
 from arl2.serving.manifest import manifest_path, model_hash, read_manifest
 from arl2.serving.prompts_file import VideoRequest
@@ -98,6 +99,17 @@ def test_only_what_matches_counts_as_finished(pipe: ARL2Pipeline, tmp_path: Path
     assert events(work) == ["Finished"]
     again = json.loads(manifest.read_text())
     assert again["latents_sha256"] == values["latents_sha256"]
+
+
+def test_names_hold_the_seed_but_folders_of_earlier_versions_are_recognised(pipe: ARL2Pipeline, tmp_path: Path) -> None:
+    (job,) = plan_jobs(REQUESTS[:1], tmp_path, seed=4, frames=9)
+    assert job.path.name == file_name(0, job.prompt, seed=4)
+    old = replace(job, path=tmp_path / file_name(0, job.prompt))
+    assert events(JobList(pipe, [old], SETTINGS)) == ["Finished"]
+    assert plan_jobs(REQUESTS[:1], tmp_path, seed=4, frames=9) == (old,)
+    assert events(JobList(pipe, [old], SETTINGS)) == ["Skipped"]
+    # Another seed is another video, beside it.
+    assert plan_jobs(REQUESTS[:1], tmp_path, seed=5, frames=9)[0].path.name == file_name(0, job.prompt, seed=5)
 
 
 def test_a_cut_leaves_a_video_to_look_at_and_no_manifest(pipe: ARL2Pipeline, tmp_path: Path) -> None:

@@ -261,3 +261,19 @@ def test_what_cannot_be_is_refused(words: dict, said: str) -> None:
     # The checker of the tests refuses unknown words by itself, as a static one does.
     with pytest.raises((ConfigError, TypeError), match=said if "ahead" in words else None):
         KeepUp(Counting(), **words)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_thread_that_cannot_start_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    start, count = threading.Thread.start, itertools.count()
+
+    def refusing(thread: threading.Thread) -> None:
+        if next(count) >= started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with KeepUp(Counting()) as keep:
+        with pytest.raises(StreamError, match=r"cannot be started \(can't start new thread\)"):
+            next(keep)
+        assert list(keep) == []

@@ -182,6 +182,27 @@ def test_a_snapshot_that_cannot_be_written_ends_the_stream_with_whole_outputs(pi
     assert "the stream was not saved" in caplog.text
 
 
+def test_a_snapshot_is_never_ahead_of_the_folder(pipe: ARL2Pipeline, tmp_path: Path) -> None:
+    """What a kill at any block leaves: a resumed stream has no hole before it."""
+    folder, path, seen = tmp_path / "a.hls", tmp_path / "s.arl2", set()
+    run = StreamRun(
+        pipe.stream(PROMPT, seed=3),
+        [HlsOutput(folder, fps=16)],
+        times=TIMES,
+        frames=TIMES.begin(8),
+        snapshots=Snapshots(path=path, every=2),
+    )
+    for _ in run.run():
+        if path.exists():
+            listed = sum(map(float, re.findall(r"#EXTINF:([\d.]+)", (folder / "index.m3u8").read_text())))
+            index = pipe.resume(path).index
+            assert TIMES.begin(index) <= round(16 * listed)
+            seen.add(index)
+    assert seen >= {2, 4, 6}
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.hls", "s.arl2"]
+    assert "#EXT-X-DISCONTINUITY\n" not in (folder / "index.m3u8").read_text()
+
+
 def test_leaving_early_closes_outputs_and_threads(pipe: ARL2Pipeline) -> None:
     output = Kept()
     events = StreamRun(pipe.stream(PROMPT, seed=3), [output], times=TIMES).run()

@@ -162,5 +162,5 @@ def test_impossible_folders_and_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a file; give a folder"):
         EmbeddingCache(tmp_path / "file")
     for key in ("../../etc", "", KEY.upper(), KEY + "0"):
-        with pytest.raises(ConfigError, match="is no SHA-256"):
+        with pytest.raises(ConfigError, match="is not a SHA-256"):
             EmbeddingCache(tmp_path).read(key, shape=(1, 1), dtype=torch.float32)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arl2.text.cleaning import clean_prompt
+from arl2.text.umt5 import clean_prompt
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def test_the_embedding_may_have_either_name_or_both(folder: Path) -> None:
         (lambda t: t.update({"norm.weight": torch.ones(32, dtype=torch.int64)}), r"norm.weight is \[32\] torch.int64"),
         (lambda t: t.update({"norm.weight": torch.ones(0)}), "weights are dense, not empty"),
         (lambda t: t.update({"norm.weight": torch.ones(32).to_sparse()}), "torch.sparse_coo; weights are dense"),
-        (lambda t: t.clear(), "no whole UMT5 encoder; give the text encoder of Wan 2.1"),
-        (lambda t: t.update({"step": 3}), "is no dict of named tensors"),
+        (lambda t: t.clear(), "holds no named tensors"),
+        (lambda t: t.update({"step": 3}), "'step' is a int; give a file of named tensors alone"),
     ],
 )
 def test_an_original_file_that_is_not_one_encoder_is_refused(

@@ -36,7 +36,7 @@ def test_modes_of_eight_bits(tmp_path: Path, mode: str, expected: int) -> None:
     if mode == "LA":
         image.putalpha(127)
     (image if mode == "LA" else image.convert(mode)).save(tmp_path / "a.tiff")
-    assert np.array(read_image(tmp_path / "a.tiff")) == pytest.approx(expected, abs=1)
+    assert np.array(read_image(tmp_path / "a.tiff")).astype(int) == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

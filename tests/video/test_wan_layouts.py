@@ -117,7 +117,7 @@ def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
     ("change", "said"),
     [
         (_without_one, "1 tensors do not fit, first: decoder.conv_out.bias is missing"),
-        (lambda t: {**t, "model.ema": torch.zeros(1)}, "1 tensors do not fit, first: model.ema is besides"),
+        (lambda t: {**t, "model.ema": torch.zeros(1)}, "1 tensors do not fit, first: model.ema is unexpected"),
         (_misshapen, r"1 tensors do not fit, first: quant_conv.bias is \[31\] instead of \[32\]"),
         (_widened, "tensors do not fit, first"),
         (lambda t: {**t, "encoder.conv_in.bias": torch.zeros(4)}, "several tensors for one place"),
@@ -125,7 +125,7 @@ def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
         (lambda t: {**t, "conv2.weight": torch.zeros(48, 48, 1, 1, 1)}, "48 latent channels"),
         (lambda t: {"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, "no encoder.conv_in.weight"),
         (lambda t: {"model": t}, "named tensors alone"),
-        (lambda t: {**t, "step": torch.tensor(3)}, "step is .* of torch.int64"),
+        (lambda t: {**t, "step": torch.tensor(3)}, "step is .* torch.int64"),
         (lambda t: list(t.values()), "no named tensors"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writing files and folders atomically: whoever looks, also after a crash, finds the old one or the new one.
+"""Writing files and folders atomically: a reader, also after a crash, finds the old one or the new one.
 
 What is being written stands beside its place as ``.NAME.XXXXXXXX.part``, a name of our own making: nothing that was
 there before is removed, followed or written through. A part is locked by the process that writes it, so the next
@@ -74,6 +74,11 @@ def atomic_folder(path: Path, *, replace: bool = False, flush: bool = False) -> 
             part.rename(path)  # over an empty folder, but over nothing else
     if flush:
         _flush(path.parent)
+
+
+def part_name(path: Path) -> Path:
+    """A new name beside ``path`` for something that will take its place later; ``remove_stale`` knows it."""
+    return _beside(path, "part")
 
 
 def remove_stale(path: Path) -> None:

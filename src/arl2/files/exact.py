@@ -41,7 +41,7 @@ class Misfits:
         """A phrase for each."""
         return [
             *(f"{name} is missing" for name in self.missing),
-            *(f"{name} is besides" for name in self.extra),
+            *(f"{name} is unexpected" for name in self.extra),
             *(f"{name} is {shapes}" for name, shapes in self.misshapen.items()),
         ]
 
@@ -63,7 +63,7 @@ def shapes_of(module: nn.Module) -> dict[str, Sequence[int]]:
 
 
 def require_exact(expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], *, where: str, what: str) -> None:
-    """Every tensor there, none besides, every shape right; else an error that names the first few of each kind.
+    """Every tensor there, no other, every shape right; else an error that names the first few of each kind.
 
     Raises:
         CheckpointError: as said; it calls the file ``where`` and what it is not exactly one of ``what``.
@@ -71,6 +71,21 @@ def require_exact(expected: Mapping[str, Sequence[int]], found: Mapping[str, Ten
     problems = Misfits.between(expected, found).by_kind()
     if problems:
         raise CheckpointError(f"{where} is not exactly one {what}: tensors {problems}.")
+
+
+def fill_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, where: str) -> None:
+    """``fill`` for a module that may miss no tensor; ``where`` is what errors call the file.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape; the first is named, with their number.
+        ConfigError: ``dtype`` is not a floating one.
+    """
+    unfit = Misfits.between(shapes_of(module), tensors).one_by_one()
+    if unfit:
+        raise CheckpointError(
+            f"{where} is not exactly one {type(module).__name__}: {len(unfit)} tensors do not fit, first: {unfit[0]}."
+        )
+    fill(module, tensors, dtype=dtype)
 
 
 def fill(

@@ -26,8 +26,8 @@ def read_json(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any]:
         CheckpointError: no such file, or one that is not a JSON object, is too large or is nested too deeply.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} is not a file; give a regular file.")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path} is a pipe or a device; give a regular file.")
         if path.stat().st_size > limit:
             raise CheckpointError(
                 f"{path} is too large: it has {path.stat().st_size} bytes, and at most {limit} are read; delete it and "
@@ -57,8 +57,8 @@ def read_text(path: Path, *, limit: int) -> str:
         ConfigError: no such file, one that is too large, not a regular file, or not UTF-8: the line is named.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"'{path}' is not a file; give a regular file.")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigError(f"'{path}' is a pipe or a device; give a regular file.")
         if path.stat().st_size > limit:
             raise ConfigError(f"'{path}' has more than {limit // 1_000_000} MB; give a text file.")
         data = path.read_bytes()

@@ -15,6 +15,7 @@ from arl2.errors import CheckpointError
 from arl2.files.plain import first_line
 
 PICKLES = (".pt", ".pth")
+_SUFFIXES = (".pth", ".pt", ".safetensors")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -59,6 +60,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is not a whole .safetensors file ({first_line(error)}); download it again."
         ) from error
+
+
+def read_tensors(path: Path, *, what: str = "file of weights", old: bool = True) -> dict[str, Tensor]:
+    """The tensors of a file of weights alone, by name, as stored.
+
+    Args:
+        path: ``.pth``, ``.pt`` or ``.safetensors``.
+        what, old: as for ``unpickle``.
+
+    Raises:
+        CheckpointError: no such file, another kind of file, a damaged one, one that wants to run code, or one that
+            holds anything but named tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}; give one that ends in {', '.join(_SUFFIXES)}.")
+    if path.suffix not in _SUFFIXES:
+        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {', '.join(_SUFFIXES)}.")
+    content = read_safetensors(path) if path.suffix == ".safetensors" else unpickle(path, what=what, old=old)
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} holds no named tensors; give a file of weights alone.")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: {name!r} is a {type(tensor).__name__}; give a file of named tensors alone.")
+    return dict(content)
 
 
 def require_weights(tensors: Mapping[str, Tensor], where: str) -> None:

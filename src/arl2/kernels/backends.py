@@ -1,4 +1,4 @@
-"""Which backend a kernel uses: asked for in the call, else in a ``with use_backends(...)``, else the best that fits.
+"""Which backend a kernel uses: requested in the call, else in a ``with use_backends(...)``, else the best that fits.
 
 The choice is announced once in the log, with why a better one was refused.
 """
@@ -20,7 +20,7 @@ ACCEPTED = {
 }
 
 # A switch of the calling context, so that models and layers need not hand it down.
-_asked: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", default=None)
+_requested: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", default=None)
 
 
 @contextmanager
@@ -30,23 +30,23 @@ def use_backends(*, delta_rule: str = "auto", attention: str = "auto") -> Iterat
     Raises:
         ConfigError: an unknown backend.
     """
-    asked = {DELTA_RULE: check_backend(DELTA_RULE, delta_rule), ATTENTION: check_backend(ATTENTION, attention)}
-    token = _asked.set(asked)
+    requested = {DELTA_RULE: check_backend(DELTA_RULE, delta_rule), ATTENTION: check_backend(ATTENTION, attention)}
+    token = _requested.set(requested)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _requested.reset(token)
 
 
-def asked_backend(operation: str, backend: str) -> str:
-    """The backend asked for in the call or around it; ``"auto"`` if none was.
+def requested_backend(operation: str, backend: str) -> str:
+    """The backend requested in the call or around it; ``"auto"`` if none was.
 
     Raises:
         ConfigError: an unknown backend.
     """
     if check_backend(operation, backend) != "auto":
         return backend
-    return (_asked.get() or {}).get(operation, "auto")
+    return (_requested.get() or {}).get(operation, "auto")
 
 
 def check_backend(operation: str, backend: str) -> str:

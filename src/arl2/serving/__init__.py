@@ -1,1 +1,1 @@
-"""Videos for people: lists of prompts worked through, so that a run that was cut goes on where it was."""
+"""Videos and streams for people: lists of prompts that can be resumed, outputs, pacing, scripts."""

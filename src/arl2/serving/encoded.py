@@ -17,7 +17,7 @@ _MOST_KEPT = 1 << 30  # bytes; what is beyond is encoded again when it is used
 
 
 class EncodedPrompts:
-    """What a pipeline's text part gives, kept on the CPU without the zero rows past a prompt's end.
+    """The prompt embeddings of a pipeline, kept on the CPU without the zero rows past a prompt's end.
 
     Of UMT5 in bfloat16 that is 8 kB a token. All outputs are without gradients.
 
@@ -49,7 +49,7 @@ class EncodedPrompts:
         return whole.to(self._device)
 
     def negative(self) -> Float[Tensor, "one words width"] | None:
-        """Of the settings' negative prompt; None where nothing guides, or where there is none to lead away from."""
+        """Of the settings' negative prompt; None without guidance or without a negative prompt."""
         prompt = self._settings.negative_prompt
         return self.of([prompt]) if self._settings.guidance_scale != 1.0 and prompt.strip() else None
 

@@ -80,7 +80,7 @@ class BlockDone:
         block: itself; ``blocks``: of the video in all.
         video_frames: that the file holds by now.
         frames: of each job, written just now; none where a block of conditioning frames is left out.
-        report: the same for whoever watches.
+        report: the same for a progress line.
     """
 
     jobs: tuple[GenerationJob, ...]

@@ -209,7 +209,7 @@ class JobList:
         return (found.prompt, found.seed, found.model_hash, found.settings) == wanted
 
     def _settings(self, job: GenerationJob) -> dict[str, Any]:
-        """What decides a video besides prompt, seed and model."""
+        """What decides a video, other than prompt, seed and model."""
         frames = job.frames if job.video is not None else self._engine.frames(job, None)
         start = {"image_sha256": self._file_hash(job.image), "video_sha256": self._file_hash(job.video)}
         return {**self._shared, "num_frames": frames, **start}

@@ -1,7 +1,7 @@
-"""A stream and its consumer, each at its own pace: one thread denoises, another decodes, the consumer takes pictures.
+"""A stream and its consumer, each at its own pace: one thread denoises, another decodes, the consumer takes frames.
 
 Block ``i`` is decoded, and block ``i - 1`` shown, while block ``i + 1`` is denoised. Between them are queues of a few
-blocks and never more: when the consumer is slow, either the stream waits for it or pictures are dropped. What the
+blocks and never more: when the consumer is slow, either the stream waits for it or frames are dropped. What the
 stream generates is the same in every case, bit for bit.
 """
 
@@ -34,7 +34,7 @@ class BlockStream(Protocol):
         """Denoise a block; raises ``StopIteration`` after the last one."""
 
     def decode(self, block: Block) -> VideoBlock:
-        """Pictures of a block; blocks come in order."""
+        """Video frames of a block; blocks come in order."""
 
 
 AnyStream = TypeVar("AnyStream", bound=BlockStream)
@@ -57,10 +57,10 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
     ``next``.
 
     Args:
-        stream: where the blocks come from. While the iteration goes on nobody else may touch it; see ``at_block``.
+        stream: where the blocks come from. During the iteration nobody else may touch it; see ``at_block``.
         ahead: blocks that may wait for the decoder, and as many for the consumer.
         policy: what happens when the consumer is slower than the stream: "wait" holds the stream up, "drop" throws the
-            oldest pictures away that were not taken yet. The block after dropped ones says ``cut``.
+            oldest block away that was not taken yet. The block after dropped ones says ``cut``.
         until: number of the block before which the iteration ends; None: the stream's own end.
 
     Raises:
@@ -73,15 +73,15 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         if policy not in POLICIES:
             raise ConfigError(f"policy is {policy!r}; use {' or '.join(POLICIES)}.")
         self._stream, self._ahead, self._policy, self._until = stream, ahead, policy, until
-        # Guards everything below; whoever changes something notifies.
+        # Guards everything below; every change notifies.
         self._changed = threading.Condition()
         self._latents: deque[Block] = deque()
-        self._pictures: deque[VideoBlock] = deque()
+        self._frames: deque[VideoBlock] = deque()
         self._actions: list[_Action] = []
         self._threads: tuple[threading.Thread, ...] = ()
-        # The decoder has a block in hand whose pictures are not there yet.
+        # The decoder has a block in hand whose frames are not there yet.
         self._decoding = False
-        # Actions wait until everything is decoded: pictures in hand go out whether they are awaited or not.
+        # Actions wait until everything is decoded: frames in hand go out whether they are awaited or not.
         self._draining = False
         self._stopping = self._closed = False
         self._denoised_all = self._decoded_all = False
@@ -91,7 +91,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
 
     @property
     def dropped_blocks(self) -> int:
-        """Blocks whose pictures nobody took in time."""
+        """Blocks that were not taken in time."""
         return self._dropped_blocks
 
     @property
@@ -114,9 +114,9 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         """The next block; raises what went wrong in denoiser or decoder, after the blocks that were whole."""
         self._start()
         with self._changed:
-            self._changed.wait_for(lambda: self._pictures or self._decoded_all or self._closed)
-            if self._pictures:
-                block = self._pictures.popleft()
+            self._changed.wait_for(lambda: self._frames or self._decoded_all or self._closed)
+            if self._frames:
+                block = self._frames.popleft()
                 self._changed.notify_all()
                 return block
             if self._error is not None and not self._closed:
@@ -127,7 +127,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
     def at_block(self, action: Callable[[AnyStream], Result], *, index: int | None = None) -> "Future[Result]":
         """Do something with the stream between two blocks, when all blocks before are decoded.
 
-        There it may be saved, forked, rewound, or told another prompt. Blocks that are made but not taken yet are
+        There it may be saved, forked, rewound, or given another prompt. Blocks that are made but not taken yet are
         still handed out.
 
         Args:
@@ -144,7 +144,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         done: Future = Future()
         with self._changed:
             if self._denoised_all or self._closed:
-                raise StreamError("The stream has ended, so no block comes any more; use the stream itself now.")
+                raise StreamError("The stream has ended, so no further block follows; use the stream itself now.")
             self._actions.append(_Action(action, index, done))
             self._changed.notify_all()
         return done
@@ -159,7 +159,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
     def close(self) -> None:
         """End both threads and let go of all blocks that were not taken; waits for the passes under way.
 
-        A block that was denoised may stay without pictures then; to end in good order, ``stop`` and iterate to the end.
+        A block that was denoised may stay undecoded then; to end in good order, ``stop`` and iterate to the end.
         """
         with self._changed:
             self._stopping = self._closed = True
@@ -169,7 +169,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
                 thread.join()
         with self._changed:
             self._latents.clear()
-            self._pictures.clear()
+            self._frames.clear()
             self._cancel_actions()
 
     def _start(self) -> None:
@@ -180,12 +180,17 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             # Threads do not inherit the chosen GPU.
             gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
             # Daemons: a second Ctrl-C does not wait for a pass of minutes.
-            self._threads = (
-                threading.Thread(target=self._denoise_all, args=(gpu,), name="arl2-denoise", daemon=True),
-                threading.Thread(target=self._decode_all, args=(gpu,), name="arl2-decode", daemon=True),
-            )
-            for thread in self._threads:
-                thread.start()
+            for name, target in (("arl2-denoise", self._denoise_all), ("arl2-decode", self._decode_all)):
+                thread = threading.Thread(target=target, args=(gpu,), name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._stopping = self._closed = self._denoised_all = self._decoded_all = True
+                    self._changed.notify_all()
+                    raise StreamError(
+                        f"A thread cannot be started ({error}); end other programs, or raise the limit of processes."
+                    ) from error
+                self._threads = (*self._threads, thread)
 
     def _denoise_all(self, gpu: int | None) -> None:
         try:
@@ -196,7 +201,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
                     with self._changed:
                         self._latents.append(block)
                         self._changed.notify_all()
-                # What was asked while the last block was made.
+                # Requested while the last block was made.
                 self._run_actions()
         except Exception as error:
             self._fail(error)
@@ -225,8 +230,8 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             return None
 
     def _has_room(self) -> bool:
-        """Actions let pictures out beyond their number; those go first, or many actions would heap them up."""
-        return len(self._latents) < self._ahead and len(self._pictures) <= self._ahead
+        """Actions let frames out beyond their number; those go first, or many actions would heap them up."""
+        return len(self._latents) < self._ahead and len(self._frames) <= self._ahead
 
     def _at_end(self) -> bool:
         return self._until is not None and self._stream.index >= self._until
@@ -235,7 +240,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         return [one for one in self._actions if one.index is None or one.index <= self._stream.index]
 
     def _run_actions(self) -> None:
-        """Those that are due, in the order of their asking, once the decoder has caught up."""
+        """Those that are due, in the order requested, once the decoder has caught up."""
         while True:
             with self._changed:
                 due = self._due()
@@ -281,23 +286,23 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             self._decoding = False
             self._changed.notify_all()
             if self._policy == "wait":
-                self._changed.wait_for(lambda: len(self._pictures) < self._ahead or self._draining or self._closed)
+                self._changed.wait_for(lambda: len(self._frames) < self._ahead or self._draining or self._closed)
             else:
-                while len(self._pictures) >= self._ahead:
+                while len(self._frames) >= self._ahead:
                     self._drop_oldest()
             if self._cut_next:
                 block, self._cut_next = replace(block, cut=True), False
             if not self._closed:
-                self._pictures.append(block)
+                self._frames.append(block)
                 self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
-        """What follows it does not go on from what the consumer saw last."""
-        lost = self._pictures.popleft()
+        """What follows it does not continue what the consumer saw last."""
+        lost = self._frames.popleft()
         self._dropped_blocks += 1
         self._dropped_frames += lost.video.shape[2]
-        if self._pictures:
-            self._pictures[0] = replace(self._pictures[0], cut=True)
+        if self._frames:
+            self._frames[0] = replace(self._frames[0], cut=True)
         else:
             self._cut_next = True
 
@@ -315,7 +320,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
 
 
 def _run(action: _Action, stream: BlockStream) -> None:
-    """Its result or its error goes to whoever asked."""
+    """Its result or its error is the future's."""
     try:
         action.done.set_result(action.run(stream))
     except Exception as error:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-# Whoever wants to stop waits no longer than this, in seconds.
+# Nothing waits longer than this for a stop, in seconds.
 _SLICE = 0.05
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Nothing stops."""
     return False
 
 
@@ -35,7 +35,7 @@ class Pace:
     def wait(self, frames: int) -> None:
         """Return when ``frames`` more have been on screen for their time."""
         now = self._now()
-        # A tenth of a second late is made up for; after more the clock starts anew.
+        # A tenth of a second late is made up for; after more the clock starts again.
         if self._due is None or self._due < now - 0.1:
             self._due = now
         self._due += frames / self._fps

@@ -1,8 +1,8 @@
 """Prompts that files hold: ``.txt`` with one a line, ``.jsonl`` with settings for each video, folders of images.
 
-Of folders three kinds are read: one with a ``prompts.jsonl``; pictures with a ``.txt`` of their name; and the published
+Of folders three kinds are read: one with a ``prompts.jsonl``; images with a ``.txt`` of their name; and the published
 layout of image-to-video lists, a ``target_crop_info_RATIO.json`` (a list of objects with ``file_name`` and ``caption``)
-beside a folder ``RATIO`` of pictures.
+beside a folder ``RATIO`` of images.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class VideoRequest:
         seed: of its noise, 0 to 2**64 - 1.
         frames: video frames, conditioning frames included.
         file: plain name of the output.
-        image: picture that it starts from.
+        image: that it starts from.
         video: video that it continues.
         where: file and line, for messages.
     """

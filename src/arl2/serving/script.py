@@ -6,7 +6,7 @@ A list of entries, or a mapping of times to prompts::
     - {at: "0:05", prompt: a blue square bounces, mode: cut}
     - {at: 200 frames, prompt: a green triangle moves up}
 
-Times count from the beginning of the stream: seconds, ``minutes:seconds``, ``hours:minutes:seconds``, or video frames.
+Times count from the start of the stream: seconds, ``minutes:seconds``, ``hours:minutes:seconds``, or video frames.
 """
 
 import itertools

@@ -1,11 +1,12 @@
-"""A stream on its way to people: a script changes its prompts, snapshots are taken, its pictures go to outputs.
+"""A stream on its way to viewers: a script changes its prompts, snapshots are taken, its frames go to outputs.
 
-What ends it leaves whole outputs and, where snapshots are asked for, a last one. In good order that goes on exactly
-where the pictures stopped. Where something failed, blocks were under way: the snapshot is past them, and
-``StreamRun.missing`` says which video frames have no pictures.
+What ends it leaves whole outputs and, where snapshots are wanted, a last one. A snapshot on disk is never ahead of the
+outputs, so that a run that was killed leaves no hole when it is resumed. Where an output failed, blocks were under way:
+the last snapshot is past them, and ``StreamRun.missing`` says which video frames were not written.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from arl2.errors import ConfigError
+from arl2.errors import ConfigError, SnapshotError
+from arl2.files.atomic import part_name
 from arl2.rollout.blocks import VideoBlock
 from arl2.serving.keep_up import KeepUp, Policy
 from arl2.serving.pace import Pace, never
@@ -32,7 +34,7 @@ class Snapshots:
     Attributes:
         path: of the one file, which is replaced as a whole.
         kind: see ``arl2.streams.stream.Stream.save``.
-        every: so many blocks; None saves at the end alone.
+        every: blocks between two of them; None saves at the end alone.
     """
 
     path: Path
@@ -42,12 +44,12 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class Shown:
-    """A block whose pictures are out.
+    """A block that the outputs have.
 
     Attributes:
         block: itself.
-        video_frames: that this run has put out.
-        dropped: video frames that nobody took in time.
+        video_frames: that this run has written.
+        dropped: video frames that were not written in time.
     """
 
     block: VideoBlock
@@ -56,15 +58,15 @@ class Shown:
 
 
 class StreamRun:
-    """Puts a stream out.
+    """Writes a stream to outputs.
 
     Args:
         stream: of one sample (of several, the first is shown), at a place where nothing waits to be decoded.
-        outputs: where the pictures go; closed at the end.
+        outputs: where the frames go; closed at the end.
         times: of the stream's blocks.
-        frames: video frames of this run; None goes on until ``stopped``, or to the stream's own end. With snapshots the
-            last block is not cut, so that what goes on from them leaves nothing out.
-        changes: of the prompt; those before the stream's place are passed by.
+        frames: video frames of this run; None continues until ``stopped``, or to the stream's own end. With snapshots
+            the last block is not cut, so that a resumed stream leaves nothing out.
+        changes: of the prompt; those before the stream's place are ignored.
         snapshots: whether and where the stream is saved.
         policy: see ``KeepUp``.
         pace: waited for after every block.
@@ -88,13 +90,13 @@ class StreamRun:
         every = None if snapshots is None else snapshots.every
         for name, number in (("video frames", frames), ("blocks between snapshots", every)):
             if number is not None and number < 1:
-                raise ConfigError(f"{number} {name} came; give 1 or more.")
+                raise ConfigError(f"Got {number} {name}; give 1 or more.")
         self.stream, self._outputs = stream, list(outputs)
         self._first = stream.index
         self._changes = [change for change in changes if change.block >= self._first]
         self._snapshots, self._policy, self._pace = snapshots, policy, pace
         self._times, begin = times, times.begin(self._first)
-        # Of the stream: where the next pictures begin.
+        # Of the stream: where the next frames begin.
         self._next_frame = begin
         self.missing = range(0)
         self.until = None if frames is None else times.block_from(begin + frames)
@@ -102,12 +104,14 @@ class StreamRun:
         self._frames = frames if snapshots is None else None
         self.note: str | None = None
         if self.until is not None and (whole := times.begin(self.until) - begin) != frames:
-            done = "all are put out" if self._frames is None else f"then cut to {frames}"
+            done = "all are written" if self._frames is None else f"then cut to {frames}"
             self.note = f"{frames} video frames do not fill whole blocks: {whole} are generated, {done}."
         self.video_frames = 0
         self.saved_at: int | None = None
         self._prompt = _said(stream.prompt)
-        self._asked: list[Future[None]] = []
+        self._actions: list[Future[None]] = []
+        # Snapshots that wait for the outputs: the number of the next block, and the file.
+        self._waiting: deque[tuple[int, Path]] = deque()
 
     @property
     def prompt(self) -> str:
@@ -115,17 +119,17 @@ class StreamRun:
         return self._prompt
 
     def add_output(self, output: VideoWriter) -> None:
-        """One more place for the pictures, before ``run``; it is closed there."""
+        """One more output, before ``run``; it is closed there."""
         self._outputs.append(output)
 
     def run(self, stopped: Callable[[], bool] = never) -> Generator[Shown, None, None]:
-        """Put out block after block.
+        """Write block after block.
 
         Args:
-            stopped: whether to end. What is under way is still put out.
+            stopped: whether to end. What is under way is still written.
 
         Raises:
-            VideoFileError: an output fails; blocks that were under way have no pictures there (``missing``: their video
+            VideoFileError: an output fails; blocks that were under way are not written there (``missing``: their video
                 frames, in the stream's numbers), but the stream is saved.
             SnapshotError: the stream cannot be saved; the snapshot before stays.
             Exception: whatever else stopped the stream; if what it remembers is whole, it is saved all the same.
@@ -138,11 +142,13 @@ class StreamRun:
                         stack.enter_context(output)
                     for block in keep:
                         self._show(block)
+                        self._publish(block.index + 1)
                         yield Shown(block, self.video_frames, keep.dropped_frames)
                         self._hear_actions()
                         if stopped():
                             keep.stop()
                 self._hear_actions()
+                self._publish(self.stream.index)
             # A consumer that leaves early, too.
             except (Exception, GeneratorExit):
                 self._rescue(keep)
@@ -151,36 +157,52 @@ class StreamRun:
 
     def _plan(self, keep: KeepUp[Stream]) -> None:
         for change in self._changes:
-            self._asked.append(keep.at_block(partial(_change_prompt, change), index=change.block))
+            self._actions.append(keep.at_block(partial(_change_prompt, change), index=change.block))
         every = None if self._snapshots is None else self._snapshots.every
         if every is None:
             return
 
         def save(stream: Stream) -> None:
-            self._save()
-            self._asked.append(keep.at_block(save, index=stream.index + every))
+            assert self._snapshots is not None
+            waiting = part_name(self._snapshots.path)
+            stream.save(waiting, kind=self._snapshots.kind)
+            self._waiting.append((stream.index, waiting))
+            self._actions.append(keep.at_block(save, index=stream.index + every))
 
-        self._asked.append(keep.at_block(save, index=self._first + every))
+        self._actions.append(keep.at_block(save, index=self._first + every))
 
     def _show(self, block: VideoBlock) -> None:
         while self._changes and self._changes[0].block <= block.index:
             self._prompt = self._changes.pop(0).entry.prompt
-        pictures = block.pixels()
+        frames = block.pixels()
         if self._frames is not None:
-            pictures = pictures[: self._frames - self.video_frames]
+            frames = frames[: self._frames - self.video_frames]
         for output in self._outputs:
             if block.cut:
                 output.mark_cut()
-            output.write(pictures)
-        self.video_frames += len(pictures)
+            output.write(frames)
+        self.video_frames += len(frames)
         self._next_frame = block.first_video_frame + block.video.shape[2]
         if self._pace is not None:
-            self._pace.wait(len(pictures))
+            self._pace.wait(len(frames))
+
+    def _publish(self, next_block: int) -> None:
+        """Snapshots taken at this block or before take their place, once the outputs list all that comes before."""
+        while self._waiting and self._waiting[0][0] <= next_block:
+            assert self._snapshots is not None
+            for output in self._outputs:
+                output.flush()
+            index, waiting = self._waiting.popleft()
+            try:
+                waiting.replace(self._snapshots.path)
+            except OSError as error:
+                raise SnapshotError(f"{self._snapshots.path} cannot be written ({error.strerror}).") from error
+            self.saved_at = index
 
     def _hear_actions(self) -> None:
         """What went wrong between blocks: a prompt that is refused, a snapshot that cannot be written."""
-        for done in [one for one in self._asked if one.done()]:
-            self._asked.remove(done)
+        for done in [one for one in self._actions if one.done()]:
+            self._actions.remove(done)
             if not done.cancelled():
                 done.result()
 
@@ -192,18 +214,15 @@ class StreamRun:
             keep.stop()
             for _ in keep:
                 continue
+            while self._waiting:
+                self._waiting.popleft()[1].unlink(missing_ok=True)
             self._save_last()
             self.missing = range(self._next_frame, self._times.begin(self.stream.index))
         except Exception as error:
             logger.warning("the stream was not saved: %s", str(error) or repr(error))
 
     def _save_last(self) -> None:
-        if self._snapshots is not None and self.stream.index > self._first:
-            self._save()
-
-    def _save(self) -> None:
-        assert self._snapshots is not None
-        if self.saved_at != self.stream.index:
+        if self._snapshots is not None and self._first < self.stream.index != self.saved_at:
             self.stream.save(self._snapshots.path, kind=self._snapshots.kind)
             self.saved_at = self.stream.index
 

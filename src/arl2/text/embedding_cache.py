@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _VERSION = 1
 _NAME = "embeddings"
 _DIGEST = "sha256"
-_HEADER_LIMIT = 4096  # bytes of a file besides its numbers
+_HEADER_LIMIT = 4096  # bytes of a file other than its numbers
 
 
 def embedding_key(tokens: Sequence[int], *, encoder: str, dtype: torch.dtype) -> str:
@@ -42,7 +42,7 @@ class EmbeddingCache:
     """A folder with a file for each prompt; it can be shared by processes, and deleted at any time.
 
     A file holds the embeddings of the prompt's own tokens (no padding) and their SHA-256, and not the prompt. It is
-    written beside its place and moved there whole.
+    written atomically.
 
     Args:
         folder: made when the first file is written.
@@ -89,7 +89,7 @@ class EmbeddingCache:
 
     def _path(self, key: str) -> Path:
         if not re.fullmatch("[0-9a-f]{64}", key):
-            raise ConfigError(f"The key {key!r} is no SHA-256 in hexadecimal; make it with embedding_key.")
+            raise ConfigError(f"The key {key!r} is not a SHA-256 in hexadecimal; make it with embedding_key.")
         return self.folder / f"{key}.safetensors"
 
 
@@ -98,7 +98,7 @@ def _read(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         names, metadata = list(file.keys()), file.metadata() or {}
         if names != [_NAME]:
             raise ValueError(f"it holds the tensors {names}")
-        # The copy does not lean on the file, which another process may replace.
+        # A copy: another process may replace the file.
         rows: Tensor = file.get_tensor(_NAME).clone()
     if tuple(rows.shape) != shape or rows.dtype != dtype:
         raise ValueError(f"{list(rows.shape)} {rows.dtype} instead of {list(shape)} {dtype}")

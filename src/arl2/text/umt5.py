@@ -1,9 +1,12 @@
 """The text part of Wan 2.1: its tokenizer and its UMT5 encoder, loaded only when a prompt needs them."""
 
+import html
 import json
 import logging
+import re
 from pathlib import Path
 
+import ftfy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.files.plain import read_json
-from arl2.text.cleaning import clean_prompt
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
 from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_tokenizer
 from arl2.text.umt5_weights import EncoderPlace, UMT5Weights
@@ -22,6 +24,30 @@ LENGTH = 512
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 TOKENIZER_FOLDER, ENCODER_FOLDER, SETTINGS = "tokenizer", "text_encoder", "umt5_text.json"
 _SHOWN = 200  # characters of what was cut off
+_PROMPT_SHOWN = 60
+_LONE_SURROGATE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+
+
+def clean_prompt(prompt: str) -> str:
+    """A prompt as the published Wan code cleans it before its tokenizer sees it.
+
+    Broken encodings are repaired, HTML entities resolved twice, runs of white space collapsed, ends stripped.
+
+    Raises:
+        ConfigError: nothing is left, or the prompt has half a surrogate pair, which is no character.
+    """
+    lone = _LONE_SURROGATE.search(prompt)
+    # The repair below would silently turn it into a replacement sign.
+    if lone is not None:
+        raise ConfigError(
+            f"Character {lone.start()} of the prompt is U+{ord(lone[0]):04X}, half of a surrogate pair and no valid "
+            "Unicode; decode the prompt as UTF-8."
+        )
+    repaired = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    cleaned = re.sub(r"\s+", " ", repaired).strip()
+    if not cleaned:
+        raise ConfigError(f"The prompt {prompt[:_PROMPT_SHOWN]!r} is empty or white space; say what the video shows.")
+    return cleaned
 
 
 class UMT5Text(nn.Module):
@@ -183,9 +209,9 @@ class UMT5Text(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in: as asked, but bfloat16 where that is too narrow."""
-        asked = self.place.dtype
-        return asked if asked in DTYPES.values() else torch.bfloat16
+        """What it computes in: as requested, but bfloat16 where that is too narrow."""
+        requested = self.place.dtype
+        return requested if requested in DTYPES.values() else torch.bfloat16
 
     @property
     def loaded(self) -> bool:
@@ -195,7 +221,7 @@ class UMT5Text(nn.Module):
     def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of the prompts, [prompts, length, width], on this part's device, without gradients.
 
-        Prompts are cleaned as Wan cleans them. Each is encoded by itself, without padding, so its embeddings do not
+        Prompts are cleaned as Wan cleans them. Each is encoded alone, without padding, so its embeddings do not
         depend on its batch; rows past its end are zero.
 
         Raises:
@@ -250,7 +276,7 @@ class UMT5Text(nn.Module):
                 if not output.isfinite().all():
                     raise NonFiniteError(
                         f"The text encoder gave NaN or infinity for a prompt of {len(tokens)} tokens; its weights are "
-                        "damaged, load them anew."
+                        "damaged; load them again."
                     )
                 rows[tokens] = output
                 if self.cache is not None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config
 
 from arl2.errors import CheckpointError
 from arl2.files.plain import first_line, read_json, safetensors_of
-from arl2.files.tensors import PICKLES, read_safetensors, require_weights, unpickle
+from arl2.files.tensors import read_safetensors, read_tensors, require_weights
 from arl2.text.umt5_layout import UMT5Sizes, translate_encoder
 from arl2.text.umt5_weights import UMT5Weights
 
@@ -38,13 +38,8 @@ def open_encoder_file(path: Path) -> UMT5Weights:
     Raises:
         CheckpointError: not there, damaged, of another kind, or not exactly one UMT5 encoder.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}; give the weights of the text encoder.")
-    if path.suffix == ".safetensors":
-        return _weights(path, read_safetensors(path), {})
-    if path.suffix in PICKLES:
-        return _weights(path, _read_pth(path), {})
-    raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are .pth, .pt and .safetensors.")
+    # An old pickle cannot be mapped: a whole encoder would be copied into memory.
+    return _weights(path, read_tensors(path, what=f"{path.suffix} file", old=False), {})
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -58,8 +53,10 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         # This class takes tokenizer.json as it is; which class the folder names does not matter, nor does its code.
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing narrower about a file it cannot read
-        raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it anew.") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of a file that it cannot read the tokenizers library raises even panics
+        raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it again.") from error
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> UMT5Weights:
@@ -91,12 +88,3 @@ def _config(path: Path, sizes: UMT5Sizes, config: dict[str, Any]) -> UMT5Config:
         layer_norm_epsilon=epsilon,
         feed_forward_proj="gated-gelu",
     )
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    content = unpickle(path, what=".pth file", old=False)  # a whole encoder would be copied into memory
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise CheckpointError(f"{path} is no dict of named tensors; give the weights of the text encoder alone.")
-    return dict(content)

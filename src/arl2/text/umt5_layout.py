@@ -64,7 +64,7 @@ def translate_encoder(tensors: Mapping[str, Tensor], where: str) -> tuple[UMT5Si
         The sizes, and the tensors by transformers' names, the embedding once.
 
     Raises:
-        CheckpointError: tensors are missing, besides, or of a wrong shape; named as in the file.
+        CheckpointError: tensors are missing, unexpected, or of a wrong shape; named as in the file.
     """
     original = "token_embedding.weight" in tensors
     prefix = r"blocks\.(\d+)\." if original else r"encoder\.block\.(\d+)\."

@@ -46,7 +46,7 @@ class UMT5Weights:
         """The weights of an encoder in memory, shared with it.
 
         Raises:
-            CheckpointError: tensors besides those of a UMT5 encoder with a gated feed-forward.
+            CheckpointError: tensors other than those of a UMT5 encoder with a gated feed-forward.
         """
         named = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
         return cls(encoder.config, translate_encoder(named, "The encoder")[1])
@@ -85,7 +85,7 @@ class UMT5Weights:
 
 
 class EncoderPlace:
-    """Keeps at most one encoder built: on the CPU until another is asked for, elsewhere only as long as it is used."""
+    """Keeps at most one encoder built: on the CPU until another is requested, elsewhere only as long as it is used."""
 
     def __init__(self, weights: UMT5Weights) -> None:
         self.weights = weights
@@ -103,7 +103,7 @@ class EncoderPlace:
         Args:
             device, dtype: where and in what it computes.
             keep: leave it there afterwards; else another device than the CPU is given back, and the next use places
-                the weights anew from where they lie.
+                the weights again from where they lie.
         """
         built = self._built
         if built is None or (built.device, built.dtype) != (device, dtype):

@@ -1,7 +1,8 @@
 """What every video codec of arl2 offers: pixels to latents and back, whole clips or block by block."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class CodecCache:
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def clone(self) -> "CodecCache":
-        """An independent copy: going on with one does not change the other."""
+        """An independent copy: continuing one does not change the other."""
         return CodecCache(self.side, self.latent_frames, {name: x.clone() for name, x in self.features.items()})
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -44,7 +45,7 @@ class CodecCache:
         """The inverse of ``to_tensors``; raises ``MemoryMismatchError`` if the counter is missing."""
         if "latent_frames" not in tensors:
             raise MemoryMismatchError(
-                f"A saved codec cache needs the tensor 'latent_frames', but only {sorted(tensors)} came; "
+                f"A saved codec cache needs the tensor 'latent_frames'; got only {sorted(tensors)}; "
                 "pass what CodecCache.to_tensors returned."
             )
         features = {name: x for name, x in tensors.items() if name != "latent_frames"}
@@ -63,7 +64,7 @@ class VideoCodec(Protocol):
     """Pixels in [-1, 1] to normalised latents (about zero mean, unit variance a channel) and back.
 
     The first latent frame of a stream stands for one video frame, every later one for ``temporal_factor``.
-    Without a cache a call is a whole clip; with one it goes on where the last call with that cache ended.
+    Without a cache a call is a whole clip; with one it continues where the last call with that cache ended.
     """
 
     @property
@@ -96,3 +97,13 @@ class VideoCodec(Protocol):
     def frames_of(self, first_frame: int, latent_frames: int) -> int:
         """Video frames that ``latent_frames`` latent frames give when the first has index ``first_frame``."""
         ...
+
+
+def wan_factors(config: Mapping[str, Any] | None = None) -> tuple[int, int]:
+    """Spatial and temporal factor of a Wan VAE before it is loaded, from its config; None: the published one.
+
+    >>> wan_factors()
+    (8, 4)
+    """
+    sizes = {"dim_mult": (1, 2, 4, 4), "temperal_downsample": (False, True, True), **(config or {})}
+    return 2 ** (len(sizes["dim_mult"]) - 1), 2 ** sum(sizes["temperal_downsample"])

@@ -1,4 +1,4 @@
-"""The layers that the small codec is a chain of. All take pictures: frames lie along the batch axis, clip by clip."""
+"""The layers that the small codec is a chain of. Frames lie along the batch axis, clip by clip."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ def conv3x3(channels_in: int, channels_out: int, *, stride: int = 1, bias: bool 
 
 
 class SoftClamp(nn.Module):
-    """Keeps latents within (-3, 3), smoothly: a stray value cannot blow up what the decoder remembers."""
+    """Keeps latents within (-3, 3), smoothly: an outlier cannot blow up what the decoder remembers."""
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         return torch.tanh(x / 3) * 3

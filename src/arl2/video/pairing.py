@@ -12,7 +12,7 @@ class PairedCodec(nn.Module):
 
     Args:
         encoder: makes latents (``encode`` alone is used).
-        decoder: makes pictures (``decode`` alone is used).
+        decoder: makes video (``decode`` alone is used).
 
     Raises:
         ConfigError: codecs of different latent spaces.
@@ -31,30 +31,23 @@ class PairedCodec(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
         return next(self.parameters()).dtype
 
     def new_cache(self, side: Side = "decoder") -> CodecCache:
-        """An empty cache: the start of a stream."""
         return (self.encoder_codec if side == "encoder" else self.decoder_codec).new_cache(side)
 
     def encode(self, video: Video, cache: CodecCache | None = None) -> Latents:
-        """By the encoder's codec."""
         return self.encoder_codec.encode(video, cache)
 
     def decode(self, latents: Latents, cache: CodecCache | None = None) -> Video:
-        """By the decoder's codec."""
         return self.decoder_codec.decode(latents, cache)
 
     def frames_of(self, first_frame: int, latent_frames: int) -> int:
-        """As both codecs count."""
         return self.decoder_codec.frames_of(first_frame, latent_frames)
 
     def extra_repr(self) -> str:
-        """Which codec does what."""
         return f"encoder {type(self.encoder_codec).__name__}, decoder {type(self.decoder_codec).__name__}"

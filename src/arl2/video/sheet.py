@@ -1,4 +1,4 @@
-"""A picture of several clips at once: a row each, time from left to right."""
+"""Contact sheets: several clips in one image, a row each, time from left to right."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from arl2.errors import GeometryError
-from arl2.video.pixels import enlarge
+from arl2.files.atomic import atomic_file
+from arl2.video.formats import VideoFileError
+from arl2.video.pixels import Frames, enlarge
 
 # No axis has a name: rows may differ in size and length.
 LabelledClip = tuple[str, UInt8[np.ndarray, "_ _ _ 3"]]
@@ -30,11 +32,12 @@ def contact_sheet(
 
     Raises:
         GeometryError: no clips, or a number below 1.
+        VideoFileError: the file cannot be written.
     """
     if not clips or every < 1 or scale < 1:
         raise GeometryError(
-            f"A sheet needs clips and whole numbers from 1, but {len(clips)} clips, every={every} and scale={scale} "
-            "came."
+            f"A contact sheet needs clips and whole numbers from 1; got {len(clips)} clips, every={every} and "
+            f"scale={scale}."
         )
     rows = [_row(label, enlarge(frames[::every], scale)) for label, frames in clips]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
@@ -43,11 +46,15 @@ def contact_sheet(
         sheet.paste(row, (0, top))
         top += row.height
     if path is not None:
-        sheet.save(path, format="PNG")
+        try:
+            with atomic_file(Path(path)) as part:
+                sheet.save(part, format="PNG")
+        except OSError as error:
+            raise VideoFileError(f"The contact sheet could not be written to '{path}' ({error.strerror}).") from error
     return sheet
 
 
-def _row(label: str, frames: UInt8[np.ndarray, "frames height width 3"]) -> Image.Image:
+def _row(label: str, frames: Frames) -> Image.Image:
     count, height, width, _ = frames.shape
     font = ImageFont.load_default(_FONT_SIZE)
     wide = count * (width + _GAP) + _GAP

@@ -1,4 +1,4 @@
-"""What the small codecs share: checks of what comes in, whole groups of video frames, latent statistics."""
+"""What the small codecs share: checks of their input, whole groups of video frames, latent statistics."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,7 @@ def whole_groups(video: Video, *, from_start: bool, spatial_factor: int, tempora
     height, width = video.shape[-2:]
     if height % spatial_factor or width % spatial_factor:
         raise GeometryError(
-            f"Video of {width} x {height} came, but both sides must be multiples of {spatial_factor}; crop or "
-            "resize it."
+            f"Got video of {width} x {height}, but both sides must be multiples of {spatial_factor}; crop or resize it."
         )
     latent_frames_of(0 if from_start else 1, video.shape[2], temporal_factor)
     if not from_start:
@@ -32,17 +31,16 @@ def require_channels(latents: Latents, channels: int) -> None:
     """Raise ``GeometryError`` unless the latents have that many channels."""
     if latents.shape[1] != channels:
         raise GeometryError(
-            f"Latents with {latents.shape[1]} channels came, but this codec has {channels}; use the codec that made "
-            "them."
+            f"Got latents with {latents.shape[1]} channels, but this codec has {channels}; use the codec of them."
         )
 
 
-def require_same_picture(held: Tensor, came: Tensor) -> None:
-    """Raise ``MemoryMismatchError`` unless what a cache holds has batch and picture size of what came."""
-    if held.shape != came.shape:
+def require_same_picture(held: Tensor, got: Tensor) -> None:
+    """Raise ``MemoryMismatchError`` unless what a cache holds has the batch and frame size of what was got."""
+    if held.shape != got.shape:
         raise MemoryMismatchError(
-            f"This cache holds pictures of {list(held.shape)}, but {list(came.shape)} came; batch and picture size "
-            "stay the same within a stream, a new stream needs a new cache."
+            f"This cache holds frames of {list(held.shape)}; got {list(got.shape)}. Batch and frame size stay the same "
+            "within a stream, a new stream needs a new cache."
         )
 
 
@@ -57,12 +55,12 @@ class LatentStatistics:
         self._std = list(std) if std is not None else [1.0] * channels
 
     def normalise(self, raw: Latents) -> Latents:
-        """Raw latents to what leaves a codec."""
+        """Raw latents to those that a codec returns."""
         mean, std = self._tensors(raw)
         return (raw - mean) / std
 
     def denormalise(self, latents: Latents) -> Latents:
-        """What comes into a codec to raw latents."""
+        """The inverse of ``normalise``."""
         mean, std = self._tensors(latents)
         return latents * std + mean
 

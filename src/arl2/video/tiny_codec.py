@@ -16,12 +16,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from arl2.errors import ConfigError
+from arl2.files.exact import fill_exactly
+from arl2.files.tensors import read_tensors, require_weights
 from arl2.geometry import video_frames_of
 from arl2.video.codec import CodecCache, Latents, Side, Video
 from arl2.video.layers import MemoryLayer, MergeFrames, SoftClamp, SplitFrame, conv3x3
 from arl2.video.streaming import LatentStatistics, require_channels, require_same_picture, whole_groups
 from arl2.video.tiny_layout import sizes_of_tensors, with_last_frames_alone
-from arl2.video.wan_weights import fill_exactly, read_tensors
 
 
 class TinyCodec(ModelMixin, ConfigMixin):
@@ -32,8 +33,8 @@ class TinyCodec(ModelMixin, ConfigMixin):
         latent_channels: channels of a latent.
         encoder_widths: channels of the stem and of the three stages (published: 64 each).
         decoder_widths: channels of the three stages and of the end (published: 256, 128, 64, 64).
-        encoder_space: how much each encoder stage shrinks a side; ``encoder_time`` likewise for frames.
-        decoder_space: how much each decoder stage enlarges a side; ``decoder_time`` likewise for frames.
+        encoder_space: how much each encoder stage shrinks a side; ``encoder_time`` the same for frames.
+        decoder_space: how much each decoder stage enlarges a side; ``decoder_time`` the same for frames.
         latents_mean, latents_std: per channel, of the raw latents: what leaves ``encode`` is normalised by them.
             The published weights give normalised latents already: 0 and 1.
 
@@ -99,6 +100,7 @@ class TinyCodec(ModelMixin, ConfigMixin):
             CheckpointError: a file that is missing, damaged, or not exactly one codec of this layout.
         """
         tensors = read_tensors(Path(path))
+        require_weights(tensors, str(path))
         sizes = sizes_of_tensors(tensors, str(path))
         with torch.device("meta"):
             codec = cls(**sizes)

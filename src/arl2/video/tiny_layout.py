@@ -33,7 +33,7 @@ def sizes_of_tensors(tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
     pixels = tensors["encoder.0.weight"].shape[1]
     patch_size = math.isqrt(pixels // 3)
     if patch_size < 1 or 3 * patch_size**2 != pixels:
-        raise CheckpointError(f"{where} takes {pixels} channels; a codec of pictures takes 3 times a square.")
+        raise CheckpointError(f"{where} takes {pixels} channels; a codec of RGB frames takes 3 times a square.")
     return {
         "patch_size": patch_size,
         "latent_channels": tensors["decoder.1.weight"].shape[1],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arl2.errors import GeometryError
 from arl2.geometry import latent_frames_of, video_frames_of
-from arl2.video.codec import CodecCache, Latents, Side, Video
+from arl2.video.codec import CodecCache, Latents, Side, Video, wan_factors
 from arl2.video.streaming import LatentStatistics, require_channels
 from arl2.video.wan_layout import require_wan21, vae_of_file, vae_of_folder
 from arl2.video.wan_streaming import forget_gradients, next_latent_frame, slot_count
@@ -23,7 +23,7 @@ class WanCodec(nn.Module):
     mode of its ``encode``. The 1 x 1 x 1 convolutions beside the network are the one thing that it computes for all
     frames at once; where a backend sums differently then, as for a float32 latent of one pixel, the last bits differ.
 
-    Beyond what is returned, memory depends on batch and picture size alone. Gradients, where they are on, reach all
+    Beyond what is returned, memory depends on batch and frame size alone. Gradients, where they are on, reach all
     frames of one call and none of an earlier one.
 
     Pixels and latents may come in any floating dtype. The network computes in the dtype of its weights, and so is what
@@ -52,7 +52,7 @@ class WanCodec(nn.Module):
         output_loading_info: bool = False,
         local_files_only: Literal[True] = True,
     ) -> Any:
-        """Load a folder in the layout of a diffusers pipeline's ``vae``, exactly: every tensor there and none besides.
+        """Load a folder in the layout of a diffusers pipeline's ``vae``, exactly: every tensor there and no other.
 
         Args:
             folder: with ``config.json`` and one ``.safetensors`` file.
@@ -109,12 +109,12 @@ class WanCodec(nn.Module):
     @property
     def spatial_factor(self) -> int:
         """Video pixels a latent pixel stands for, along each side."""
-        return 2 ** (len(self.vae.config.dim_mult) - 1)
+        return wan_factors(self.vae.config)[0]
 
     @property
     def temporal_factor(self) -> int:
         """Video frames a latent frame stands for, except the first of a stream, which stands for one."""
-        return 2 ** sum(self.vae.config.temperal_downsample)
+        return wan_factors(self.vae.config)[1]
 
     def new_cache(self, side: Side = "decoder") -> CodecCache:
         """An empty cache: the start of a stream."""
@@ -164,7 +164,7 @@ class WanCodec(nn.Module):
         cache.require("decoder")
         require_channels(latents, self.latent_channels)
         if not latents.numel():
-            raise GeometryError(f"Latents of {list(latents.shape)} came; give one latent frame or more.")
+            raise GeometryError(f"Got latents of {list(latents.shape)}; give one latent frame or more.")
         video = torch.cat([self._decode_frame(frame, cache) for frame in latents.split(1, dim=2)], dim=2)
         forget_gradients(cache)
         return video
@@ -189,7 +189,7 @@ class WanCodec(nn.Module):
         factor = self.spatial_factor
         if not height or not width or height % factor or width % factor:
             raise GeometryError(
-                f"Video of {width} x {height} came, but both sides must be multiples of {factor}; crop or resize it."
+                f"Got video of {width} x {height}, but both sides must be multiples of {factor}; crop or resize it."
             )
 
 

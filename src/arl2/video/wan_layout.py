@@ -12,8 +12,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.exact import fill_exactly
 from arl2.files.plain import read_json
-from arl2.video.wan_weights import fill_exactly, read_tensors
+from arl2.files.tensors import read_tensors, require_weights
 
 _CLASS_NAME = "AutoencoderKLWan"
 # The latent statistics that a single file lacks are published for so many channels.
@@ -33,19 +34,19 @@ def vae_of_folder(folder: Path, *, dtype: torch.dtype) -> AutoencoderKLWan:
     if ignored:
         warnings.warn(f"{folder}/config.json sets {', '.join(ignored)}, which the VAE does not read.", stacklevel=3)
     vae = _empty_vae(known)
-    fill_exactly(vae, read_tensors(files[0]), dtype=dtype, where=str(files[0]))
+    fill_exactly(vae, _weights(files[0]), dtype=dtype, where=str(files[0]))
     return vae
 
 
 def vae_of_file(path: Path, *, dtype: torch.dtype) -> AutoencoderKLWan:
     """The VAE of a single file; see ``WanCodec.from_published``."""
-    tensors = _in_diffusers_names(read_tensors(path), path)
+    tensors = _in_diffusers_names(_weights(path), path)
     first, last = (_tensor(tensors, f"{part}.weight", 5, path) for part in ("encoder.conv_in", "decoder.conv_out"))
     channels = _tensor(tensors, "post_quant_conv.weight", 5, path).shape[0]
     if channels != _PUBLISHED_CHANNELS or first.shape[1] != 3:
         raise CheckpointError(
             f"{path} has {channels} latent channels and takes {first.shape[1]}; the VAE of Wan 2.1 has "
-            f"{_PUBLISHED_CHANNELS} and takes the 3 of a picture (that of Wan 2.2 is another network)."
+            f"{_PUBLISHED_CHANNELS} and takes the 3 of RGB (that of Wan 2.2 is another network)."
         )
     vae = _empty_vae({"base_dim": first.shape[0], "decoder_base_dim": last.shape[1], "z_dim": channels})
     fill_exactly(vae, tensors, dtype=dtype, where=str(path))
@@ -86,6 +87,12 @@ def require_wan21(config: Mapping[str, Any], *, where: str) -> None:
             f"{where} has {unfit[0]} = {sizes[unfit[0]]!r}, which no Wan 2.1 VAE has; give a VAE of Wan 2.1 (that of "
             "Wan 2.2 is another network)."
         )
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(path)
+    require_weights(tensors, str(path))
+    return tensors
 
 
 def _is_size(value: object, most: int) -> bool:

@@ -64,7 +64,7 @@ def next_latent_frame(cache: CodecCache, slots: int, network_input: Frames) -> I
         network_input: what its first convolution gets.
 
     Raises:
-        MemoryMismatchError: the cache is of another codec, dtype, batch or picture size, or was lost in an error.
+        MemoryMismatchError: the cache is of another codec, dtype, batch or frame size, or was lost in an error.
     """
     _require_whole(cache, slots)
     if cache.latent_frames:
@@ -72,8 +72,8 @@ def next_latent_frame(cache: CodecCache, slots: int, network_input: Frames) -> I
         require_same_picture(first[:, :, -1], network_input[:, :, -1])
         if first.dtype != network_input.dtype:
             raise MemoryMismatchError(
-                f"This cache holds {first.dtype}, but the codec computes in {network_input.dtype}; go on in the dtype "
-                "that the stream began in."
+                f"This cache holds {first.dtype}, but the codec computes in {network_input.dtype}; continue in the "
+                "dtype that the stream began in."
             )
     # A stream that was saved comes back on the CPU.
     view = FeatureSlots({name: x.to(network_input.device) for name, x in cache.features.items()})
@@ -92,9 +92,9 @@ def _require_whole(cache: CodecCache, slots: int) -> None:
     expected = {_name(slot) for slot in range(slots)} if cache.latent_frames else set()
     if set(cache.features) != expected:
         raise MemoryMismatchError(
-            f"After {cache.latent_frames} latent frames this codec's cache holds {len(expected)} features, but "
-            f"{len(cache.features)} came, or others; it is of another codec, or its last call ended in an error: begin "
-            "a new stream, or go on from a clone."
+            f"After {cache.latent_frames} latent frames this codec's cache holds {len(expected)} features; got "
+            f"{len(cache.features)}, or others. It is of another codec, or its last call ended in an error: begin a "
+            "new stream, or continue from a clone."
         )
 
 

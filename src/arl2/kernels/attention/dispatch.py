@@ -6,7 +6,7 @@ from torch import Tensor
 
 from arl2.kernels.attention import naive, sdpa
 from arl2.kernels.attention.ranges import Ranges, is_block_diagonal
-from arl2.kernels.backends import ACCEPTED, ATTENTION, announce, asked_backend
+from arl2.kernels.backends import ACCEPTED, ATTENTION, announce, requested_backend
 
 BACKENDS = ACCEPTED[ATTENTION]
 FLEX_LEAST_HEAD = 16  # what torch's compiled kernel accepts
@@ -30,8 +30,8 @@ def softmax_attention(
     Raises:
         ConfigError: an unknown backend.
     """
-    naively = asked_backend(ATTENTION, backend) == "naive"
-    announce("full attention", "naive" if naively else "sdpa", "asked for" if naively else "torch picks its kernel")
+    naively = requested_backend(ATTENTION, backend) == "naive"
+    announce("full attention", "naive" if naively else "sdpa", "requested" if naively else "torch picks its kernel")
     run = naive.softmax_attention if naively else sdpa.softmax_attention
     return run(q=q, k=k, v=v, scale=scale)
 
@@ -56,7 +56,7 @@ def range_attention(
     Raises:
         ConfigError: an unknown backend.
     """
-    backend = asked_backend(ATTENTION, backend)
+    backend = requested_backend(ATTENTION, backend)
     if backend == "auto":
         backend, reason = _best(q, ranges)
         announce(ATTENTION, backend, reason)

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, asked_backend
+from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, requested_backend
 from arl2.kernels.delta_rule import chunked, naive
 
 BACKENDS = ACCEPTED[DELTA_RULE]
@@ -63,7 +63,7 @@ def gated_delta_state(
 
 
 def _choose(backend: str) -> str:
-    asked = asked_backend(DELTA_RULE, backend)
-    chosen = "chunked" if asked == "auto" else asked
-    announce(DELTA_RULE, chosen, "the only fast one so far" if asked == "auto" else "asked for")
+    requested = requested_backend(DELTA_RULE, backend)
+    chosen = "chunked" if requested == "auto" else requested
+    announce(DELTA_RULE, chosen, "the only fast one so far" if requested == "auto" else "requested")
     return chosen

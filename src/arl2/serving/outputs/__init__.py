@@ -1,1 +1,1 @@
-"""Where the pictures of a stream go: files, raw video into a pipe, a folder of HLS segments, a terminal."""
+"""Where the frames of a stream go besides files: raw video into a pipe, a folder of HLS segments, a terminal."""

@@ -1,7 +1,7 @@
 """The playlist of a growing video (HTTP Live Streaming, RFC 8216): which segments there are, in which order.
 
-It is replaced in one step whenever a segment is done, so whoever reads it, at any moment and after a crash, finds a
-whole one that names whole segments.
+It is replaced in one step whenever a segment is done, so a reader, at any moment and after a crash, finds a whole one
+that names whole segments.
 """
 
 import math
@@ -14,13 +14,14 @@ from arl2.files.atomic import write_atomically
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
-_NAME = re.compile(r"segment-\d{8,}\.ts")
+# Segments, and parts of them and of the playlist as this and earlier versions name them.
+_OURS = re.compile(r"segment-\d{8,}\.ts(\.part)?|\.?(segment-\d{8,}\.ts|index\.m3u8)(\.[0-9a-f]{8})?\.part")
 _LARGEST = 64_000_000  # bytes; a year of segments is smaller
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of video; ``cut`` if it does not go on from the one before."""
+    """A piece of video; ``cut`` if it does not continue the one before."""
 
     name: str
     seconds: float
@@ -104,7 +105,7 @@ class Playlist:
 
 
 def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> Playlist:
-    """The playlist that an earlier run left in a folder, to go on with.
+    """The playlist that an earlier run left in a folder, to be continued.
 
     Segments that it does not list, and halves of files, are removed.
 
@@ -142,7 +143,7 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
         raise VideoFileError(f"'{path}' was not written by this program ({error}); choose a new folder.") from error
     listed = {segment.name for segment in playlist.listed}
     for file in folder.iterdir():
-        if file.suffix == ".part" or (_NAME.fullmatch(file.name) and file.name not in listed):
+        if _OURS.fullmatch(file.name) and file.name not in listed:
             file.unlink()
     return playlist
 
