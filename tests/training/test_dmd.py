@@ -19,6 +19,7 @@ from arl2.training.clips.writing import ClipWriter
 from arl2.training.conversion.dmd import DistributionMatching, DmdConfig, DmdTask, Flows
 from arl2.training.conversion.trainable import trained_parameters
 from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.processes import Processes
 from arl2.training.engine.start import resolved_settings, start_run
 from arl2.training.engine.task import Batch
 from arl2.video.wan_codec import WanCodec
@@ -202,4 +203,4 @@ def test_settings_that_do_not_fit(folder, tmp_path):
     with pytest.raises(ConfigError, match="own_context_share is 2"):
         config(folder, "hybrid", own_context_share=2.0)
     with pytest.raises(ConfigError, match="DMD keeps whole models on every process"):
-        DmdTask(config(folder, "hybrid")).shard(None)
+        DmdTask(config(folder, "hybrid")).shard(Processes())

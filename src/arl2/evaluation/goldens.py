@@ -1,4 +1,4 @@
-"""Golden folders: numbers of the published code, on tiny random models (layout in docs/goldens.md)."""
+"""Golden folders: reference outputs of the published code on tiny random models (layout in docs/goldens.md)."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ROLLOUT_TENSORS = (
 
 @dataclass(frozen=True)
 class RolloutGolden:
-    """One model and what the published code made of it.
+    """One model and its reference outputs.
 
     Attributes:
         name: ``hybrid_lora``, for instance.
@@ -47,22 +47,22 @@ class RolloutGolden:
         return self.tensors[name].transpose(1, 2)
 
     def settings(self) -> dict[str, Any]:
-        """What the checkpoint file does not tell."""
-        told: dict[str, Any] = {
+        """Config that the checkpoint file lacks."""
+        config: dict[str, Any] = {
             "num_attention_heads": self.cfg["num_heads"],
             "text_len": self.cfg["text_len"],
             "block_frames": self.cfg["num_frame_per_block"],
         }
         if self.lora_alpha:
-            told["low_rank_alpha"] = self.lora_alpha
+            config["low_rank_alpha"] = self.lora_alpha
         if self.cfg.get("local_attn_size", -1) != -1:
-            told |= {"window": self.cfg["local_attn_size"], "sink": self.cfg["sink_size"]}
-        return told
+            config |= {"window": self.cfg["local_attn_size"], "sink": self.cfg["sink_size"]}
+        return config
 
 
 @dataclass(frozen=True)
 class GoldenFolder:
-    """A folder of goldens."""
+    """Everything in a golden folder."""
 
     path: Path
     rollouts: tuple[RolloutGolden, ...]
@@ -71,7 +71,7 @@ class GoldenFolder:
 
 
 def packaged_goldens() -> Path:
-    """The small set that comes with the package."""
+    """The small set that ships with the package."""
     return Path(str(files("arl2.evaluation").joinpath("golden_set")))
 
 
@@ -79,7 +79,7 @@ def read_goldens(folder: str | Path) -> GoldenFolder:
     """Read a golden folder.
 
     Raises:
-        CheckpointError: no folder, a file that is not whole, or a rollout without its checkpoint.
+        CheckpointError: no folder, an incomplete file, or a rollout without its checkpoint.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -115,7 +115,7 @@ def _read_rollout(path: Path) -> RolloutGolden:
             timestep_shift=float(metadata["timestep_shift"]),
             lora_alpha=float(metadata["lora_alpha"]),
         )
-        golden.settings()  # its cfg names what the checkpoint does not tell
+        golden.settings()  # its cfg has what the checkpoint lacks
         return golden
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata lacks or garbles {error}.") from error

@@ -1,4 +1,4 @@
-"""Does this machine compute what the published code computed? Every golden tensor, through the public API."""
+"""Compares every reference output of the published code with what this machine computes, through the public API."""
 
 import tempfile
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def _check_delta_rule(goldens: GoldenFolder, device: str, dtype: torch.dtype, ba
 
 
 def _check_rollout(golden: RolloutGolden, model: CausalWanTransformer3DModel) -> Iterator[Check]:
-    """The stream: levels, first passes, the state after every block, the latents."""
+    """The stream: timesteps, first passes, the state after every block, the latents."""
     limits = LIMITS[model.compute_dtype]
     schedule = NoiseSchedule(shift=golden.timestep_shift)
     plan = StepPlan.from_steps(golden.denoising_steps, schedule=schedule)

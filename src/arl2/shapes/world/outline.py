@@ -27,7 +27,7 @@ def signed_distance(
     Args:
         shape: Index into `SHAPES`.
         across: x of the grid's columns relative to the middle of the object, in world pixels.
-        down: y of the grid's rows, likewise, growing downwards.
+        down: y of the grid's rows, relative to the same, growing downwards.
         radius: Half the width of the box that holds the object.
     """
     x, y, radius = across[..., None, :], down[..., :, None], radius[..., None, None]

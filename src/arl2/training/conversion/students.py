@@ -265,7 +265,7 @@ def export_student(
         generation = {"text": read_json(teacher.folder.generation).get("text"), **settings.to_mapping()}
         (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"The export '{folder}' could not be written ({error}); make room and go on.") from error
+        raise CheckpointError(f"The export '{folder}' could not be written ({error}); make room and resume.") from error
 
 
 def student_settings(teacher: Teacher, student: CausalWanTransformer3DModel) -> GenerationSettings:
