@@ -247,8 +247,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             kind: ``"exact"``: states, windows, decoder; later blocks have the same bits. ``"light"``: states and the
                 latents of the last window (21 frames without one); windows and decoder are warmed up from these.
                 Latents then differ by what the oldest of them knew of still older ones: not at all where every layer is
-                hybrid; 5e-3 in the first block of the softmax shapes model (67 dB in pixels, 46 dB six blocks later); much
-                where ``window=None`` and more than 21 frames have passed, which a warning says.
+                hybrid; 5e-3 in the first block of the softmax shapes model (67 dB in pixels, 46 dB six blocks later);
+                much where ``window=None`` and more than 21 frames have passed, which a warning says.
 
         Raises:
             StreamError: a block is not decoded yet, or the stream is closed.
