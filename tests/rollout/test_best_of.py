@@ -121,7 +121,7 @@ def test_known_latents_begin_a_stream_without_a_choice() -> None:
 def test_a_picture_that_the_verifier_does_not_read_is_drawn_once(caplog: pytest.LogCaptureFixture) -> None:
     pipe, plain = choosing(), small_pipeline("HS")
     large = next(pipe.stream(PROMPT, seed=3, height=64, width=64))
-    assert "the first block is drawn once, not 3 times" in caplog.text
+    assert "the first block is a single sample, not the best of 3" in caplog.text
     assert same_bits(large, next(plain.stream(PROMPT, seed=3, height=64, width=64)))
     with pytest.raises(ConfigError, match=r"reads first blocks of \[3, 3, 4, 4\], and these are \[3, 3, 8, 8\]"):
         pipe.stream(PROMPT, height=64, width=64, first_block_candidates=2)
@@ -145,7 +145,7 @@ def test_the_generator_chooses_too() -> None:
     made = next(generate_blocks(pipe.transformer, text, noise=SeededNoise([3]), best_of=best, **asked))
     assert torch.equal(made.latents, next(pipe.stream(PROMPT, seed=3)).latents)
     given = GivenNoise(torch.randn(1, 3, 3, 4, 4), {(0, 0): torch.randn(1, 3, 3, 4, 4)}, 3)
-    with pytest.raises(ConfigError, match="draw a first block once"):
+    with pytest.raises(ConfigError, match="leave first_block_candidates at 1"):
         next(generate_blocks(pipe.transformer, text, noise=given, best_of=best, **asked))
 
 

@@ -11,6 +11,7 @@ import torch
 from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.pipeline import rewriting
+from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.resolve import ResolvedSource, resolve_source
@@ -74,7 +75,9 @@ def test_a_converted_transformer_over_the_parts_of_a_pipeline(tmp_path) -> None:
     assert json.loads((tmp_path / "new/generation.json").read_text()) == json.loads(
         (folder / "generation.json").read_text()
     )
-    assert ARL2Pipeline.from_pretrained(tmp_path / "new").transformer.config.layer_plan == "HH"
+    with pytest.warns(UntrainedConversionWarning, match=r"Layers \[0\] are hybrid and untrained"):
+        pipe = ARL2Pipeline.from_pretrained(tmp_path / "new")
+    assert pipe.transformer.config.layer_plan == "HH"
 
 
 def test_what_cannot_be_written(disk, tmp_path) -> None:

@@ -210,3 +210,16 @@ def test_a_save_that_fails_leaves_what_was_there(snapshot: Path, tmp_path: Path)
     assert [one.name for one in tmp_path.iterdir()] == ["x"]
     assert same_bits(next(small_pipeline("HS").resume(path)), uninterrupted("HS", False, 9)[1])
     assert same_bits(first, uninterrupted("HS", False, 9)[0])
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no memory left"), RuntimeError("a fault of ours")])
+def test_faults_while_memory_is_filled_are_not_called_damage(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch, fault: RuntimeError
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise fault
+
+    pipe = small_pipeline("HS")
+    monkeypatch.setattr(pipe.transformer, "allocate_memory", failing)
+    with pytest.raises(type(fault), match=str(fault)):
+        pipe.resume(snapshot)

@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_lost(tmp_path: Path) -> N
     stream = pipe.stream(PROMPT, seed=3, rewind_blocks=2)
     take(stream, 3)
     for blocks in (3, 0, -1):
-        with pytest.raises(StreamError, match="it keeps 2"):
+        with pytest.raises(StreamError, match="the stream keeps 2"):
             stream.rewind(blocks)
     block = stream.latents_next()
     for action in (stream.fork, stream.rewind, lambda: stream.save(tmp_path / "x")):

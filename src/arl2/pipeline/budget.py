@@ -273,7 +273,7 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
                 frames = first + blocks * block
                 shown = video_frames_of(0, frames, plan.decoder.temporal_factor)
                 yield Change(f"num_frames={shown}", _changed(plan, replace(work, frames=frames)))
-    for picture in _smaller_pictures(work, config["patch_size"], plan.decoder.spatial_factor):
+    for picture in _smaller_pictures(work, tuple(config["patch_size"]), plan.decoder.spatial_factor):
         if fits(picture):
             yield Change(f"height={picture.height}, width={picture.width}", _changed(plan, picture))
             break
