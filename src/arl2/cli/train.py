@@ -61,8 +61,8 @@ class Train(Command):
     - teacher: the transformer and its text part, on latents of a trained codec (codec=FOLDER)
     - dmd: a teacher that needs few denoising steps (start_from=FOLDER)
     - verifier: the reward model that chooses among first blocks (drawn=FOLDER)
-    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=[FOLDER])
-    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=[FOLDER])
+    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=["FOLDER"])
+    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=["FOLDER"])
 
     Under torchrun (torchrun -m arl2.cli.main train ...) several processes share the work.
 
@@ -81,7 +81,7 @@ class Train(Command):
 
     positional: ClassVar = ("part", "folder", "overrides")
     examples: ClassVar = (
-        "arl2 train align runs/align teacher=mine clips=[runs/clips] --settings recipes/shapes-align.json",
+        "arl2 train align runs/align teacher=mine 'clips=[\"runs/clips\"]' --settings recipes/shapes-align.json",
         "arl2 train distill runs/distill --settings recipes/wan-distill-22.json --dry-run --gpus 64",
     )
     part: Literal["codec", "teacher", "dmd", "verifier", "align", "distill"]
