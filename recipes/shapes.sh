@@ -125,7 +125,7 @@ finish "$folder/align/finished" "$recipe" "${several[@]}" train align "$folder/a
 echo "3. Sensitivity: which layers a rollout can do without"
 finish "$folder/sensitivity/finished" "$recipe" "${one[@]}" sensitivity "$teacher" --aligned "$folder/align/export" \
   -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
-  --limit "$sensitivity_prompts" --frames "$sensitivity_frames" --threads "$threads"
+  --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
 
 # The run's own export is a folder for from_pretrained already.
 export_model() {

@@ -109,7 +109,7 @@ def test_conversions_that_cannot_be(models, tmp_path, monkeypatch, capsys, words
 def test_exports_give_the_same_video(models, tmp_path, capsys) -> None:
     hybrid = models / "hybrid"
     expected = latents_of(hybrid)
-    for name, words in (("kept", ()), ("merged", ("--merge-low-rank",))):
+    for name, words in (("kept", ()), ("merged", ("--merge-lora",))):
         for suffix in ("", ".pt", ".safetensors"):
             output = tmp_path / f"{name}{suffix}"
             assert main(["export", str(hybrid), "-o", str(output), *words]) == 0
@@ -119,7 +119,7 @@ def test_exports_give_the_same_video(models, tmp_path, capsys) -> None:
             else:
                 assert relative(found, expected) < 1e-5
     said = capsys.readouterr().out
-    assert "merged 2 low-rank changes of feed-forwards" in said
+    assert "merged 2 LoRA adapters of feed-forwards" in said
     assert "3 of state branches stay" in said
     assert "block_frames 3" in said
     # And back: a published file over the parts of a pipeline becomes a folder of its own.
@@ -142,7 +142,7 @@ def test_only_tensors_are_in_a_published_file(models, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("softmax", "-o", "out", "--merge-low-rank"), "have no low-rank changes"),
+        (("softmax", "-o", "out", "--merge-low-rank"), "have no LoRA adapters"),
         (("hybrid", "-o", "out.pt", "--layout", "wan"), "holds softmax models only"),
         (("hybrid", "-o", "out", "--layout", "arl2"), "--layout goes with a file"),
         (("hybrid", "-o", "softmax"), "is there already"),

@@ -53,7 +53,8 @@ def test_same_seed_same_bytes(generate, tmp_path: Path) -> None:
     one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     assert (tmp_path / "one.gif").read_bytes() == (tmp_path / "two.gif").read_bytes()
-    assert generate(PROMPT, "--latents", "two.safetensors", "--output", "two.gif", "--seed", "1", "--quiet") == 0
+    words = ("--latents", "two.safetensors", "--output", "two.gif", "--seed", "1", "--quiet", "--overwrite")
+    assert generate(PROMPT, *words) == 0
     assert one.read_bytes() != two.read_bytes()
 
 
@@ -77,8 +78,8 @@ def test_several_prompts_into_a_folder(generate, tmp_path: Path, monkeypatch) ->
         assert len(read_video(tmp_path / "out" / entry["file"])) == 9
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 3 * 64
-    # A second run into the folder adds to it.
-    assert generate("a cyan disc rises", PROMPT, *words) == 0
+    # A second run into the folder adds to it: names hold the seed.
+    assert generate("a cyan disc rises", PROMPT, *words, "--seed", "7", "--overwrite") == 0
     assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 5
 
 
@@ -129,9 +130,44 @@ def test_bad_input_is_one_sentence_before_any_work(generate, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("words", [("--frames", "0"), ("--seed", "-1"), ("--steps", "x"), ("--window", "wide")])
-def test_numbers_that_are_none(generate, words: tuple[str, str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        generate("red", *words)
+def test_numbers_that_are_none(generate, words: tuple[str, str], capsys) -> None:
+    assert generate("red", *words) == 2
+    error = capsys.readouterr().err
+    assert f"Option '{words[0]}': got '{words[1]}'; give a" in error
+    assert error.endswith("see 'arl2 generate --help'\n")
+    assert error.count("\n") == 2
+
+
+def test_nothing_is_written_over_unless_asked(generate, tmp_path: Path, capsys) -> None:
+    places = ("--output", "a.gif", "--sheet", "a.png", "--latents", "a.safetensors")
+    assert generate("red", "--frames", "9", *places, "--quiet") == 0
+    for number in (0, 2, 4):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert generate("red", "--frames", "9", "--seed", "1", *places[number : number + 2]) == 2
+        assert f"'{places[number + 1]}' is there already; choose another name, or add --overwrite" in (
+            capsys.readouterr().err
+        )
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    before = (tmp_path / "a.gif").read_bytes()
+    assert generate("red", "--frames", "9", "--seed", "1", *places, "--quiet", "--overwrite") == 0
+    assert (tmp_path / "a.gif").read_bytes() != before
+    # Another seed is another file.
+    for seed in ("0", "1"):
+        assert generate("red", "--frames", "9", "--seed", seed, "--quiet") == 0
+    assert len(list(tmp_path.glob("000-red-*-seed*.mp4"))) == 2
+
+
+def test_options_that_generation_does_not_take_are_not_dropped(generate, capsys) -> None:
+    assert generate("red", "--sink", "3") == 2
+    assert "--sink does not go with 'arl2 generate'" in capsys.readouterr().err
+    assert generate("red", "--guidance-scale", "3") == 2
+    assert "guidance_scale is 3.0 but few-step students" in capsys.readouterr().err
+
+
+def test_files_that_are_not_there_are_named_by_their_option(generate, capsys) -> None:
+    for option in ("--weights", "--base", "--config"):
+        assert generate("red", option, "nofile") == 2
+        assert f"There is no 'nofile' ({option})" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(capsys, tmp_path: Path, monkeypatch) -> None:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from arl2.cli import loading
 from arl2.cli.main import main
-from arl2.pipeline import assemble
+from arl2.pipeline import source
+from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.video.reading import read_video, video_info
 from pipeline.stand_in import SETTINGS, stand_in_pipeline
@@ -23,7 +23,7 @@ def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:
     assert generate("red", "--frames", "24", "--output", "first", "--scale", "3", "--quiet") == 0
     assert generate("red", "--extend", "first", "--output", "more", "--latents", "more.safetensors") == 0
     out = capsys.readouterr().out
-    assert "going on after 21 video frames of first (3 at its start do not fill a block and are left out)" in out
+    assert "continuing after 21 video frames of first (3 at its start do not fill a block and are left out)" in out
     more = read_video(tmp_path / "more")
     assert len(more) == 45
     assert load_file("more.safetensors")["000"].shape[1] == 12
@@ -79,11 +79,11 @@ def test_starts_that_are_none(generate, tmp_path: Path, capsys, words: tuple, sa
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_image_and_a_video_exclude_each_other(generate, capsys) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        generate("red", "--image", "a.png", "--extend", "b.mp4")
-    with pytest.raises(SystemExit, match="2"):
-        generate("red", "--quiet", "--json-progress")
+def test_options_that_exclude_each_other(generate, capsys) -> None:
+    assert generate("red", "--image", "a.png", "--extend", "b.mp4") == 2
+    assert "--image and --extend exclude each other; give one of them." in capsys.readouterr().err
+    assert generate("red", "--quiet", "--json-progress") == 2
+    assert "--quiet and --json-progress exclude each other" in capsys.readouterr().err
 
 
 def test_a_pipe_gets_video_alone(generate, tmp_path: Path, capfdbinary) -> None:
@@ -99,50 +99,51 @@ def test_a_pipe_gets_video_alone(generate, tmp_path: Path, capfdbinary) -> None:
 
 def test_options_of_the_models_parts(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    asked: list[tuple[str, dict[str, Any]]] = []
+    asked: list[ModelSource] = []
 
-    def assembled(model: str, **parts: Any) -> ARL2Pipeline:
-        asked.append((model, parts))
+    def opened(model: ModelSource, *_: Any, **__: Any) -> ARL2Pipeline:
+        asked.append(model)
         return stand_in_pipeline()
 
-    monkeypatch.setattr(assemble, "assemble_pipeline", assembled)
-    monkeypatch.setattr(loading, "check_memory", lambda *_: None)  # the files of this test are empty
+    monkeypatch.setattr(source, "open_pipeline", opened)
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "taew2_1.pth").write_bytes(b"")
-    (tmp_path / "ar.pt").write_bytes(b"")
-    run = ["generate", "red", "--frames", "9", "--output", "a.gif", "--quiet"]
+    for name in ("ar.pt", "c.yaml"):
+        (tmp_path / name).write_bytes(b"")
+    run = ["generate", "red", "--frames", "9", "--output", "a.gif", "--quiet", "--overwrite"]
     parts = ["--weights", "ar.pt", "--base", "base", "--config", "c.yaml", "--decoder", "tiny", "--dtype", "bfloat16"]
     assert main([*run, *parts, "--hybrid-layers", "0", "2", "--weights-branch", "ema"]) == 0
-    assert asked.pop() == (
-        "base",
-        {
-            "weights": Path("ar.pt"),
-            "base": Path("base"),
-            "config": Path("c.yaml"),
-            "decoder": Path("base/taew2_1.pth"),
-            "hybrid_layers": [0, 2],
-            "weights_branch": "ema",
-            "torch_dtype": torch.bfloat16,
-        },
+    assert asked.pop() == ModelSource(
+        weights=Path("ar.pt"),
+        base=Path("base"),
+        config=Path("c.yaml"),
+        decoder="tiny",
+        hybrid_layers=(0, 2),
+        weights_branch="ema",
+        dtype="bfloat16",
     )
-    nothing = {"base": None, "config": None, "decoder": None, "hybrid_layers": None, "torch_dtype": torch.float32}
-    assert main([*run, "--weights", "ar.pt"]) == 0
-    assert asked.pop() == ("ar.pt", {"weights": None, "weights_branch": "auto", **nothing})
-    assert main([*run, "--model", "causal-forcing", "--weights", "ar.pt"]) == 0
-    assert asked.pop() == ("causal-forcing", {"weights": Path("ar.pt"), "weights_branch": "auto", **nothing})
-    assert main([*run, "--model", "causal-forcing", "--decoder", "d.pth"]) == 0
-    assert asked.pop()[1]["decoder"] == Path("d.pth")
-    assert main([*run, "--model", "causal-forcing", "--decoder", "tiny"]) == 2
-    assert "No tiny decoder was found: looked for taew2_1" in capsys.readouterr().err
-    assert not asked
+    for word, dtype in (("bf16", "bfloat16"), ("fp16", "float16"), ("half", "float16"), ("fp32", "float32")):
+        assert main([*run, "--model", "causal-forcing", "--dtype", word, "--device", "cpu"]) == 0
+        assert asked.pop() == ModelSource(model="causal-forcing", dtype=dtype, device="cpu")
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*run, "--model", "causal-forcing", "--decoder", "tiny"]) == 2
     assert main([*run, "--model", "causal-forcin"]) == 2
     assert "There is no model 'causal-forcin'; did you mean 'causal-forcing" in capsys.readouterr().err
 
 
 def test_a_folder_in_another_precision(generate, model: str, tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16"):
-        words = ("--frames", "9", "--output", "a.gif", "--latents", f"{dtype}.safetensors", "--quiet", "--dtype", dtype)
+        words = (
+            "--frames",
+            "9",
+            "--output",
+            f"{dtype}.gif",
+            "--latents",
+            f"{dtype}.safetensors",
+            "--quiet",
+            "--dtype",
+            dtype,
+        )
         assert generate("red", *words) == 0
     one, other = (load_file(f"{dtype}.safetensors")["000"].float() for dtype in ("float32", "bfloat16"))
     assert not torch.equal(one, other)

@@ -140,9 +140,11 @@ def test_bad_input(models, tmp_path, monkeypatch, capsys, words, said) -> None:
     assert not list(tmp_path.glob("clips/shards/*"))
 
 
-def test_one_source_must_be_named(tmp_path) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["rollouts", "-o", str(tmp_path)])
+def test_one_source_must_be_named(tmp_path, capsys) -> None:
+    assert main(["rollouts", "-o", str(tmp_path)]) == 2
+    assert "Give --prompts-file, --shapes-prompts or --videos." in capsys.readouterr().err
+    assert main(["rollouts", "-o", str(tmp_path), "--videos", "x", "--shapes-prompts", "3"]) == 2
+    assert "--shapes-prompts and --videos exclude each other" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_whole_shards(models, tmp_path, capsys) -> None:

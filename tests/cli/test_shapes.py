@@ -33,6 +33,8 @@ def test_sample_prints_captions_of_the_seed(capsys, tmp_path: Path) -> None:
     assert main(["shapes", "sample", "--count", "2", "--seed", "1"]) == 0
     assert capsys.readouterr().out.splitlines() != first[:2]
     assert main(["shapes", "sample", "--sheet", str(tmp_path / "sheet.jpg")]) == 2
+    assert main(["shapes", "sample", "--sheet", str(tmp_path / "sheet.png")]) == 2
+    assert "sheet.png' is there already" in capsys.readouterr().err
 
 
 def test_true_videos_score_as_asked(truth: Path, capsys) -> None:
@@ -79,7 +81,7 @@ def test_captions_are_drawn_as_they_say(tmp_path: Path) -> None:
         (("score",), "either a folder of videos or --model"),
         (("score", "nothing"), "There is no folder"),
         (("score", "."), "holds no videos"),
-        (("score", ".", "--model", "shapes"), "and not both"),
+        (("score", ".", "--model", "shapes"), "exclude each other"),
         (("score", "--model", "nothing"), "There is no model"),
         (("render", "-o", "out"), "Give either captions"),
         (("render", "red", "--count", "1", "-o", "out"), "Give either captions"),
@@ -124,6 +126,8 @@ def test_scoring_a_model(model: str, capsys) -> None:
     assert report["scores"]["last second"]["colour"]["share"] == 0.0
     assert report["figures"]["codec PSNR, dB"] < 20
     assert report["levels"] == [1000]
+    # "--prompts 2" is what it was called; it is hidden now.
+    assert report["prompts"] == 2
 
 
 def test_the_truth_scores_as_asked_whatever_its_length() -> None:

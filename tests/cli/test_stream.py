@@ -274,7 +274,7 @@ def test_second_prompt_of_a_resumed_stream(stream, model: str, tmp_path: Path) -
         (("red", *BLOCKS, "--script", "none.yaml"), "cannot be read"),
         (("red", *BLOCKS, "--script", "typo.yaml"), "did you mean 'prompt'"),
         (("red", *BLOCKS, "--script", "words.yaml"), "entry 2: "),
-        (("red", *BLOCKS, "--script", "start.yaml"), "a prompt at 0 and PROMPT came"),
+        (("red", *BLOCKS, "--script", "start.yaml"), "got a prompt at 0 and PROMPT"),
         (("--resume", "none.arl2", *BLOCKS, "-o", "a.gif"), "none.arl2"),
         (("--resume", "broken.arl2", *BLOCKS, "-o", "a.gif"), "broken.arl2"),
         (("--resume", "broken.arl2", *BLOCKS), "give --output or --preview"),
@@ -302,12 +302,31 @@ def test_bad_input_is_one_sentence_before_any_work(stream, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    "words",
-    [(), ("--frames", "0"), ("--forever", "--frames", "9"), ("--seconds", "inf"), ("--forever", "--keep-minutes", "0")],
+    ("words", "said"),
+    [
+        ((), "Give --forever, --frames or --seconds."),
+        (("--frames", "0"), "Option '--frames': got '0'; give a whole number from 1."),
+        (("--forever", "--frames", "9"), "--forever and --frames exclude each other; give one of them."),
+        (("--seconds", "inf"), "Option '--seconds': got 'inf'; give a number above 0."),
+        (("--forever", "--keep-minutes", "0"), "Option '--keep-minutes': got '0'; give a number above 0."),
+        (("--forever", "--policy", "wai"), "Option '--policy': got 'wai'. Did you mean 'wait'?"),
+        (("--frames", "9", "--snapshot-kin", "light"), "Unknown option '--snapshot-kin'. Did you mean '--snapshot"),
+    ],
 )
-def test_words_that_mean_nothing(stream, words: tuple[str, ...]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        stream(PROMPT, *words)
+def test_words_that_mean_nothing(stream, words: tuple[str, ...], said: str, capsys) -> None:
+    assert stream(PROMPT, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_streams_are_not_written_over_unless_asked(stream, capsys) -> None:
+    words = (PROMPT, "--frames", "9", "--quiet", "--snapshot", "s.arl2", "-o")
+    assert stream(*words, "a.gif") == 0
+    assert stream(*words, "a.gif") == 2
+    assert stream(*words, "b.gif") == 2
+    assert capsys.readouterr().err.count("s.arl2' is there already; choose another name, or add --overwrite") == 2
+    assert stream(*words, "a.gif", "--overwrite") == 0
+    assert stream(PROMPT, "--frames", "9", "--quiet", "-o", "a.gif") == 2
+    assert "'a.gif' is there already" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")

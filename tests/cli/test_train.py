@@ -29,10 +29,10 @@ def test_a_codec_run_of_two_steps(tmp_path: Path, capsys) -> None:
     ("words", "said"),
     [
         (("codec", "run"), "give steps or max_minutes"),
-        (("codec", "run", "loop.steps=1", "clipps=3"), "did you mean 'clips'"),
+        (("codec", "run", "loop.steps=1", "clipps=3"), "Did you mean 'clips'?"),
         (("codec", "run", "clips"), "name=value"),
         (("codec", "run", "--settings", "nothing.toml"), "cannot be read"),
-        (("teacher", "run", "loop.steps=1", "codec=nothing", "lenths=[3]"), "did you mean 'lengths'"),
+        (("teacher", "run", "loop.steps=1", "codec=nothing", "lenths=[3]"), "Did you mean 'lengths'?"),
     ],
 )
 def test_bad_input(words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -50,6 +50,8 @@ def test_a_dry_run_shows_every_setting_and_leaves_nothing(tmp_path: Path, capsys
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_must_be_named() -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["train"])
+def test_a_part_must_be_named(capsys) -> None:
+    assert main(["train"]) == 2
+    assert "PART is missing" in capsys.readouterr().err
+    assert main(["train", "codc", "run"]) == 2
+    assert "PART: got 'codc'. Did you mean 'codec'?" in capsys.readouterr().err

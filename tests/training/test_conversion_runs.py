@@ -152,7 +152,8 @@ def test_the_command_trains_both_stages_and_ranks_layers(tmp_path, capsys):
     assert "finished after 2 steps" in capsys.readouterr().out
 
     out, plot = tmp_path / "ranking.json", tmp_path / "bars.png"
-    measure = ["sensitivity", str(teacher), "--aligned", str(aligned / "export"), "-o", str(out), "--frames", "6"]
+    measure = ["sensitivity", str(teacher), "--aligned", str(aligned / "export"), "-o", str(out)]
+    measure += ["--latent-frames", "6", "--overwrite"]
     assert main([*measure, "--clips", str(clips), "--limit", "2", "--plot", str(plot), "--count", "1"]) == 0
     found = json.loads(out.read_text())
     assert sorted(found["ranking"]) == [0, 1]

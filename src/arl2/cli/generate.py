@@ -111,7 +111,6 @@ def _run_prompts(asked: Generate) -> int:
     for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
             check_file(path, suffix)
-    refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
 
     from arl2.interrupt import StopSignal
     from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
@@ -119,6 +118,7 @@ def _run_prompts(asked: Generate) -> int:
 
     for output in plan.outputs:
         check_not_source(output.path, asked.image or asked.extend)
+    refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
     say = asked.reporting.voice(asked.output)
     started = time.perf_counter()
     pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE))

@@ -92,8 +92,22 @@ class Option:
     @property
     def names(self) -> tuple[str, ...]:
         """Its spellings, the one that help and errors use first."""
-        given = SPELLINGS.get(self.name, Spelling()).names
-        return given or (f"--{self.name.replace('_', '-')}",)
+        return self.spelling.names or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def spelling(self) -> Spelling:
+        """What differs from the field."""
+        return SPELLINGS.get(self.name, Spelling())
+
+    @property
+    def read(self) -> Callable[[str], Any] | None:
+        """Its own reader of a word; None where the type says it all."""
+        return self.spelling.read
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is MISSING
 
 
 # -- reading values --------------------------------------------------------------------------------------------------
@@ -245,7 +259,7 @@ def parser_of(command: type[Command]) -> Callable[..., Command]:
     order += [option for name, option in options.items() if name not in command.positional]
     signature = inspect.Signature([_parameter(option, command) for option in order])
 
-    def fill(*words: str, **values: Any) -> Command:
+    def fill(*words: Any, **values: Any) -> Command:
         given = signature.bind(*words, **values).arguments
         return _built(command, {options[name].path: value for name, value in given.items()})
 
@@ -274,50 +288,56 @@ def _parameter(option: Option, command: type[Command]) -> inspect.Parameter:
     placed = kinds.VAR_POSITIONAL if variadic else kinds.POSITIONAL_OR_KEYWORD
     kind = placed if option.name in command.positional else kinds.KEYWORD_ONLY
     first, *others = option.names
-    text = SPELLINGS.get(option.name, Spelling()).help or option.help
-    described = Parameter(
+    parameter = Parameter(
         name=None if variadic else first,
         alias=others,
-        help=_with_default(text, option),
+        help=described(option),
         show=not option.hidden,
         show_default=False,
         group=_group(option, command),
         converter=_converter(option),
         consume_multiple=several and not variadic,
-        metavar=_metavar(option),
+        metavar=metavar(option),
     )
     hint = get_args(option.hint)[0] if variadic else _one_word(option)
-    default = kinds.empty if variadic or option.default is MISSING else option.default
-    return kinds(option.name, kind, default=default, annotation=Annotated[hint, described])
+    default = kinds.empty if variadic or option.required else option.default
+    return kinds(option.name, kind, default=default, annotation=Annotated[hint, parameter])
 
 
 def _one_word(option: Option) -> Any:
     """The type as cyclopts needs it: a value with a reader of its own is a word, whatever it means."""
-    read = SPELLINGS.get(option.name, Spelling()).read is not None or {int, float} & set(_members(option.hint))
+    read = option.read is not None or {int, float} & set(_members(option.hint))
     return str | None if read and not _several(option.hint) else option.hint
 
 
 def _group(option: Option, command: type[Command]) -> Group | str:
     if option.name in command.positional:
         return "Arguments"
-    note = next((text for title, text in _NOTES.values() if title == option.group), "")
-    return Group(option.group, help=note, sort_key=_ORDER.get(option.group, 2))
+    return Group(option.group, help=notes(option.group), sort_key=_ORDER.get(option.group, 2))
 
 
-def _with_default(text: str, option: Option) -> str:
+def notes(group: str) -> str:
+    """What holds for all options under a heading."""
+    return next((text for title, text in _NOTES.values() if title == group), "")
+
+
+def described(option: Option) -> str:
+    """The help text, with the default where the text does not say it."""
+    text = option.spelling.help or option.help
     if option.default in (None, False, (), MISSING, "settings", "") or "(default" in text or "default)" in text:
         return text
     return f"{text.removesuffix('.')} (default: {option.default})."
 
 
-def _metavar(option: Option) -> str | None:
-    given = SPELLINGS.get(option.name, Spelling()).metavar
+def metavar(option: Option) -> str | None:
+    """What stands for the value; None for a flag and where choices are listed."""
     kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
-    return given or next((kinds[kind] for kind in _members(option.hint) if kind in kinds), None)
+    own = next((kinds[kind] for kind in _members(option.hint) if kind in kinds), None)
+    return option.spelling.metavar or ("N..." if _several(option.hint) else own)
 
 
 def _converter(option: Option) -> Callable[[Any, Any], Any] | None:
-    read = SPELLINGS.get(option.name, Spelling()).read
+    read = option.read
     accepted = choices_of(option.hint)
     if read is None and accepted:
         read = _choice(accepted, _DTYPES if option.name == "dtype" else {})
