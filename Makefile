@@ -9,8 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@echo "Installing PyTorch and what arl2 needs to run into .venv: a few minutes, mostly downloading; 1.2 GB of disk with"
-	@echo "a CPU build of PyTorch, several GB more with the CUDA build that pip takes on Linux. For the CPU build:"
-	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(MAKECMDGOALS)"
+	@echo "a CPU build of PyTorch, several GB more with the CUDA build that pip takes on Linux: pytorch.org says how to"
+	@echo "choose the CPU build, then run this again"
 	$(PYTHON) -m venv .venv
 	$(INSTALL) -e .
 	touch $@
