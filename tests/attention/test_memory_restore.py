@@ -137,7 +137,7 @@ HOSTILE = [
     (lambda f: f.update(layers={"0": 1}), "has 2 layers"),
     (lambda f: f["layers"].reverse(), "saved as"),
     (lambda f: f["layers"].__setitem__(0, None), "saved as None"),
-    (lambda f: f["layers"][1].update(more=1), "is hybrid and keeps a state"),
+    (lambda f: f["layers"][1].update(more=1), "keeps state of constant size"),
     (lambda f: f["layers"][0].update(window=9), "has window 5, but it was saved with 9"),
     (lambda f: f["layers"][0].update(sink=True), "has sink 1, but it was saved with True"),
     (lambda f: f["layers"][0].update(sink_positions="absolute"), "sink_positions 'relative'"),
@@ -147,7 +147,7 @@ HOSTILE = [
     (lambda f: f["layers"][0].update(slots=[5, 4, 3]), "the latest frames before 6"),
     (lambda f: f["layers"][0].update(slots=[4, 4, 5]), "the latest frames before 6"),
     (lambda f: f["layers"][0].update(slots=[-(10**400), 4, 5]), "the latest frames before 6"),
-    (lambda f: f["layers"][0].update(slots=[0, 2, 3, 4, 5]), "keeps 3 past frames, but 5 came"),
+    (lambda f: f["layers"][0].update(slots=[0, 2, 3, 4, 5]), "keeps 3 past frames, got 5"),
     (lambda f: f["layers"][0].update(slots=[0, 5]), r"layers\.0\.keys is \[2, 18, 2, 12\]"),
 ]
 
@@ -189,7 +189,7 @@ def test_tensors_that_do_not_fit_change_nothing(harm, said):
 @pytest.mark.parametrize(
     ("plan", "changes", "said"),
     [
-        ("HS", {}, "is hybrid and keeps a state, but it was saved as"),
+        ("HS", {}, "keeps state of constant size, but it was saved as"),
         ("SH", {"sink_positions": "absolute"}, "has sink_positions 'absolute', but it was saved with 'relative'"),
         ("SH", {"sink": 2}, "has sink 2, but it was saved with 1"),
         ("SH", {"window": 6}, "has window 6, but it was saved with 5"),

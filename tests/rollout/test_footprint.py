@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.model.cost import pass_bytes, transformer_size
 from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.footprint import TINY_DECODER, parameters_of, pass_bytes, transformer_size, wan_decoder
+from arl2.pipeline.footprint import TINY_DECODER, parameters_of, wan_decoder
 from arl2.video.tiny_codec import TinyCodec
 from rollout.wan_vae import VAE_CONFIG
 from support import randn, tiny_config

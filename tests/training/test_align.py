@@ -153,7 +153,7 @@ def test_layers_that_were_not_aligned_are_named(folder, tmp_path):
     task = task_of(align_config(folder, plan="SH"))
     assert {name.split(".")[1] for name in task.trained} == {"1"}
     task.export(tmp_path / "export")
-    with pytest.raises(ConfigError, match=r"Layers \[0\] are to be hybrid.*aligned layers \[1\]"):
+    with pytest.raises(ConfigError, match=r"Layers \[0\] are to be converted.*aligned layers \[1\]"):
         make_student(task.teacher, StudentSpec("HS", aligned=str(tmp_path / "export")))
 
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
         task_of(align_config(folder, held_out=8))
     with pytest.raises(ConfigError, match="names 3 layers but the model has 2"):
         task_of(align_config(folder, plan="HHH"))
-    with pytest.raises(ConfigError, match="no hybrid layer"):
+    with pytest.raises(ConfigError, match="converts no layer"):
         task_of(align_config(folder, plan="SS"))
     with pytest.raises(ConfigError, match="level_share is 2"):
         task_of(align_config(folder, level_share=2.0))

@@ -13,8 +13,8 @@ from arl2.checkpoints.load import build_transformer
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import GeometryError
 from arl2.geometry import token_grid
-from arl2.model.cost import MemoryBytes, memory_bytes
-from arl2.model.precision import parameter_count, parameter_dtype
+from arl2.model.cost import MemoryBytes, memory_bytes, transformer_size
+from arl2.model.precision import parameter_count
 from arl2.video.codec import SPATIAL_FACTOR
 
 LATENT_STRIDE = SPATIAL_FACTOR
@@ -93,9 +93,7 @@ def describe(
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
         not_finite=tuple(name for name, tensor in file.tensors.items() if not bool(torch.isfinite(tensor).all())),
         weight_bytes={
-            str(dtype).removeprefix("torch."): sum(
-                p.numel() * parameter_dtype(name, dtype).itemsize for name, p in named.items()
-            )
+            str(dtype).removeprefix("torch."): transformer_size(config).weight_bytes(dtype)
             for dtype in (torch.bfloat16, torch.float32)
         },
         memory=memory_bytes(model.config, batch=1, frame_tokens=grid.tokens, element_size=2),

@@ -114,7 +114,7 @@ def _heads(found: object, told: dict[str, Any], width: int, where: str) -> int:
     given = told.get("num_attention_heads")
     if isinstance(found, int):
         if given not in (None, found):
-            raise CheckpointError(f"{where} has {found} heads, but {given} were requested; leave the number out.")
+            raise CheckpointError(f"{where} has {found} heads, but {given} were asked for; leave the number out.")
         return found
     heads = width // DEFAULT_HEAD_DIM if given is None else given
     if not isinstance(heads, int) or heads < 1 or width % heads:

@@ -51,9 +51,8 @@ class PromptCache(NamedTuple):
 
 
 class _StreamedBlock(NamedTuple):
-    """A block on its way into the layers."""
+    """What all layers of a streaming pass are given beside their input."""
 
-    x: Tensor
     time: TimeEmbedding
     prompt: PromptCache
     rotation: Rotation
@@ -206,7 +205,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             MemoryMismatchError: memory of another model, batch or size.
         """
         start = self._start_streaming(latents, timestep, text, memory)
-        x = start.x
+        x = self._embed(latents)
         for layer, words, own in zip(self._stack, start.prompt.layers, memory.layers, strict=True):
             x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.READ)
         return self._unpatchify(self.head(x, start.time.head), start.rows, start.columns)
@@ -224,7 +223,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         """
         start = self._start_streaming(latents, timestep, text, memory)
         *layers, last = self._stack
-        x = start.x
+        x = self._embed(latents)
         for layer, words, own in zip(layers, start.prompt.layers[:-1], memory.layers[:-1], strict=True):
             x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.COMMIT)
         last.commit(x, start.time.layers, start.rotation, memory.layers[-1])
@@ -240,9 +239,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         frames = latents.shape[2]
         memory.check(self.identity, latents.shape[0], rows, columns, frames)
-        x = self._embed(latents)
-        rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, x.device)
-        return _StreamedBlock(x, self.time_embedder(timestep), prompt, rotation, rows, columns)
+        rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
+        return _StreamedBlock(self.time_embedder(timestep), prompt, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
         """The prompt's keys and values, and the token grid."""

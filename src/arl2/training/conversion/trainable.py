@@ -61,7 +61,7 @@ def unfreeze(model: CausalWanTransformer3DModel, stage: Stage) -> dict[str, nn.P
 def groups_of(
     model: CausalWanTransformer3DModel, trained: Mapping[str, nn.Parameter], stage: Stage, *, weight_decay: float
 ) -> list[ParameterGroup]:
-    """Three groups: LoRAs (``hidden``), what else has weight decay, and what has none (``A_log``, ``dt_bias``).
+    """Groups by whether weight decay pulls on them and whether Muon is made for them (``hidden``: the LoRAs).
 
     A group that would be empty is left out.
 
@@ -69,9 +69,7 @@ def groups_of(
         trained: parameters of ``model`` by name, or what stands for them once they are cut into shards.
     """
     members: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {
-        (True, True): {},
-        (True, False): {},
-        (False, False): {},
+        (decays, hidden): {} for decays in (True, False) for hidden in (True, False)
     }
     for name, parameter in trained.items():
         if (part := part_of(name, model.config.layer_plan, stage)) is not None:
