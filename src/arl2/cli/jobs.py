@@ -1,4 +1,4 @@
-"""``arl2 generate --prompts-file``: a folder of videos that goes on where an earlier run was cut."""
+"""``arl2 generate --prompts-file``: a folder of videos that is resumed where an earlier run was interrupted."""
 
 import argparse
 import sys

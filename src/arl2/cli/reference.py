@@ -3,7 +3,7 @@
 What people typed there works here: ``--config-path X.yaml --checkpoint-path Y.pt --data-path prompts.txt
 --output-folder out --num-output-frames 21 --use-ema``, with dashes or with underscores. What differs is said once.
 
-With ``--i2v`` the data path is a folder of images with prompts, of a kind that ``arl2.serving.image_folder`` reads.
+With ``--i2v`` the data path is a folder of images with prompts, of a kind that ``arl2.serving.prompts_file`` reads.
 """
 
 import argparse
