@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from arl2.errors import GeometryError
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.file_names import plan_outputs
 from arl2.serving.generation import Generation
@@ -35,7 +36,9 @@ def pipe() -> ARL2Pipeline:
     return stand_in_pipeline()
 
 
-def generation(pipe: ARL2Pipeline, output: Path | None, *, seed: int = 0, frames: int = 9) -> Generation:
+def generation(
+    pipe: ARL2Pipeline, output: Path | None, *, seed: int = 0, frames: int = 9, scale: int = 1
+) -> Generation:
     return Generation(
         pipe,
         PROMPTS,
@@ -46,7 +49,7 @@ def generation(pipe: ARL2Pipeline, output: Path | None, *, seed: int = 0, frames
         steps=None,
         first_block_candidates=None,
         window="settings",
-        scale=1,
+        scale=scale,
         keep_pictures=True,
         keep_latents=True,
     )
@@ -81,6 +84,12 @@ def test_a_damaged_listing_is_met_before_the_work_and_stays(pipe: ARL2Pipeline, 
         write_listing(tmp_path, [{"file": "c.mp4"}])
     assert (tmp_path / LISTING).read_text() == written
     assert [one.name for one in tmp_path.iterdir()] == [LISTING]
+
+
+def test_a_scale_that_no_file_can_have_is_refused_before_the_work(pipe: ARL2Pipeline, tmp_path: Path) -> None:
+    work = generation(pipe, tmp_path / "out", scale=1_000_000)
+    with pytest.raises(GeometryError, match="Got scale=1000000 for frames of 64 x 64"):
+        work.check()
 
 
 def test_sheet_and_latents_that_cannot_be_written_are_one_sentence(pipe: ARL2Pipeline, tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_TRIES, _BETWEEN = 4, 0.02  # of taking a lock; seconds between them
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False, flush: bool = False) -> None:
@@ -149,13 +152,18 @@ def take_lock(handle: int) -> None:
         return
     import fcntl
 
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
-            raise
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(_BETWEEN)  # ``being_written`` holds it for an instant
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            return  # a file system without locks
 
 
 def _beside(path: Path, ending: str) -> Path:

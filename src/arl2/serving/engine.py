@@ -19,7 +19,7 @@ from arl2.streams.conditioning import VideoPrefix, frames_in_all, image_prefix, 
 from arl2.streams.options import SamplingOptions
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
-from arl2.video.pixels import Frames, side_by_side
+from arl2.video.pixels import Frames, check_scale, side_by_side
 from arl2.video.writers import open_video
 
 # Frames of small models are enlarged to about this many pixels a side.
@@ -129,7 +129,9 @@ class VideoEngine:
 
         Raises:
             Arl2Error: as ``ARL2Pipeline.stream``.
+            GeometryError: a scale that leads to frames larger than a file can have.
         """
+        check_scale(self.pipe.settings.height, self.pipe.settings.width, self.settings.scale)
         known = None if prefix is None else prefix.latents.to(self.pipe.device).expand(len(jobs), -1, -1, -1, -1)
         negative, sampling = self.prompts.negative(), self.settings.sampling
         return self.pipe.stream(
@@ -165,7 +167,10 @@ class VideoEngine:
         latent_frames = self.pipe.plan_frames(frames).latent_frames
         blocks = len(split_blocks(latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames))
         given = 0 if prefix is None else prefix.latents.shape[2]
-        files = {path: [n for n, job in enumerate(jobs) if job.path == path] for path in {job.path: 0 for job in jobs}}
+        files = {
+            path: [n for n, job in enumerate(jobs) if job.path == path]
+            for path in dict.fromkeys(job.path for job in jobs)
+        }
         fps = self.pipe.settings.fps
         try:
             with ExitStack() as stack:

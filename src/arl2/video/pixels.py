@@ -15,6 +15,8 @@ Frames = UInt8[np.ndarray, "frames height width 3"]
 
 # White pixels between videos that are side by side.
 _GAP = 2
+# H.264 encodes no larger frames.
+_LARGEST_SIDE = 16384
 
 
 def to_bytes(video: Float[Tensor, "3 frames height width"]) -> Frames:
@@ -31,6 +33,15 @@ def from_bytes(frames: Frames) -> Float[Tensor, "3 frames height width"]:
 def enlarge(frames: Frames, scale: int) -> UInt8[np.ndarray, "frames tall wide 3"]:
     """Every pixel becomes a square of ``scale`` x ``scale``."""
     return frames if scale == 1 else frames.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def check_scale(height: int, width: int, scale: int) -> None:
+    """Raise ``GeometryError`` unless frames of this size can be enlarged by ``scale``."""
+    if scale < 1 or max(height, width) * scale > _LARGEST_SIDE:
+        raise GeometryError(
+            f"Got scale={scale} for frames of {width} x {height}; it is a whole number from 1 that leads to at most "
+            f"{_LARGEST_SIDE} pixels a side."
+        )
 
 
 def side_by_side(videos: Sequence[Frames]) -> UInt8[np.ndarray, "frames tall wide 3"]:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from arl2.errors import GeometryError
 from arl2.video.formats import writing_failed
-from arl2.video.pixels import Frame, Frames, enlarge, require_same_size
+from arl2.video.pixels import Frame, Frames, check_scale, enlarge, require_same_size
 
 
 class VideoWriter(ABC):
@@ -64,6 +64,7 @@ class FrameWriter(VideoWriter):
         self._shape: tuple[int, ...] | None = None
 
     def write(self, frames: Frames) -> None:
+        check_scale(frames.shape[1], frames.shape[2], self._scale)
         for frame in enlarge(frames, self._scale):
             require_same_size(frame.shape, self._shape or frame.shape)
             with self._telling():
