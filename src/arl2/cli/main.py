@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from arl2.cli.standard_streams import lasting_streams, say_error
 
         with lasting_streams():
+            from arl2.cli import miniature
             from arl2.cli.app import command_of, parse
             from arl2.errors import Arl2Error
 
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if command is None:
                     return 0
                 _log(verbose)
+                if miniature.asked():
+                    say_error(f"{name}: in miniature, as the environment variable {miniature.VARIABLE} says")
+                    command = miniature.miniature(command)
                 return command.run()
             except Arl2Error as error:
                 say_error(f"{name}: {error}")

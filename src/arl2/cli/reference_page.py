@@ -12,7 +12,10 @@ _HEAD = """# Command line
 Made from the options by `python -m arl2.cli.reference_page > docs/cli.md`; a test holds the two against each other.
 
 `arl2 COMMAND --help` prints the same for one command. Names of options may be written with underscores
-(`--num_frames`). Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+(`--num_frames`). Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted.
+
+To try out a list of commands before the real run, set `ARL2_MINIATURE=1`: videos have few frames and one denoising
+step, models that are not embedded a picture of 32 x 48 pixels, streams an end; training is a dry run."""
 
 
 def page() -> str:
