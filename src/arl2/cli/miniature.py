@@ -16,7 +16,7 @@ from arl2.cli.shapes import Score
 from arl2.cli.stream import Stream
 from arl2.cli.train import Train
 from arl2.model.registry import CARDS
-from arl2.pipeline.options import DEFAULT_MODEL, ModelSource, SamplingOptions
+from arl2.pipeline.options import ModelSource, SamplingOptions
 
 VARIABLE = "ARL2_MINIATURE"
 _FRAMES, _HEIGHT, _WIDTH, _PROMPTS = 9, 32, 48, 2
@@ -58,7 +58,7 @@ def miniature(command: Command) -> Command:
 
 def _small(sampling: SamplingOptions, source: ModelSource, frames: int) -> SamplingOptions:
     small = replace(sampling, num_frames=frames, steps=1, first_block_candidates=1)
-    card = CARDS.get(source.name or DEFAULT_MODEL)
+    card = CARDS.get(source.name)
     if card is not None and card.kind == "embedded":
         return small
     published = card is not None or source.weights is not None or source.base is not None or source.config is not None
