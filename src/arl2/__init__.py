@@ -11,13 +11,19 @@ from arl2.version import __version__ as __version__
 if TYPE_CHECKING:
     from arl2.checkpoints.load import load_transformer as load_transformer
     from arl2.model.transformer import CausalWanTransformer3DModel as CausalWanTransformer3DModel
+    from arl2.pipeline.options import ModelSource as ModelSource
+    from arl2.pipeline.options import SamplingOptions as SamplingOptions
     from arl2.pipeline.pipeline import ARL2Pipeline as ARL2Pipeline
+    from arl2.pipeline.source import open_pipeline as open_pipeline
     from arl2.rollout.generator import generate_blocks as generate_blocks
     from arl2.streams.stream import Stream as Stream
     from arl2.video.saving import save_video as save_video
 
 _PUBLIC = {
     "ARL2Pipeline": "arl2.pipeline.pipeline",
+    "ModelSource": "arl2.pipeline.options",
+    "SamplingOptions": "arl2.pipeline.options",
+    "open_pipeline": "arl2.pipeline.source",
     "Stream": "arl2.streams.stream",
     "CausalWanTransformer3DModel": "arl2.model.transformer",
     "generate_blocks": "arl2.rollout.generator",

@@ -200,7 +200,7 @@ def test_a_teacher_by_name(monkeypatch, tmp_path):
         load_teacher("causal-forcing", device="cpu")
     with pytest.raises(ConfigError, match="names sizes, enough for --dry-run"):
         load_teacher("wan2.1-t2v-1.3b", device="cpu")
-    monkeypatch.setattr("arl2.training.conversion.named_teacher.find_recipe", lambda name: None)
+    monkeypatch.setattr("arl2.training.conversion.named_teacher.resolve_source", lambda source: None)
     with pytest.raises(ConfigError, match="'arl2 export causal-forcing FOLDER'"):
         require_folder("causal-forcing")
 

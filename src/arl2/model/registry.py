@@ -174,7 +174,7 @@ _CARDS = (
         weights_file="chunkwise/longvideo.pt",
         results=(),
         notes=(
-            "Its authors run it with Rolling Forcing: several blocks at different noise levels are denoised together. "
+            "Its authors run it with Rolling Forcing: several blocks at different sigmas are denoised together. "
             "Here blocks are denoised one after the other, so its published long-video quality is not promised.",
             "No window is published for this way of running it; give one to keep memory constant.",
             _LONG_PROMPTS,

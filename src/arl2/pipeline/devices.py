@@ -14,7 +14,7 @@ def checked_device(name: str) -> str:
     if name == "meta":
         raise ConfigError("Device 'meta' computes nothing; try cpu.")
     try:
-        # Rotations and noise levels are computed in float64, which some devices (mps) do not have.
+        # Rotations and sigmas are computed in float64, which some devices (mps) do not have.
         torch.zeros(1, device=name, dtype=torch.float64)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 _NO_OFFLOAD = (
     "This pipeline does not offload its components: a stream needs its transformer for every pass of every block. The "
-    "text encoder leaves the device by itself once a prompt is read. To use less memory: torch_dtype=torch.bfloat16, a "
+    "text encoder leaves the device once a prompt is read. To use less memory: torch_dtype=torch.bfloat16, a "
     "window, the tiny decoder, or a smaller height and width."
 )
 
@@ -55,7 +55,7 @@ OutputType = Literal["pil", "np", "pt", "latent"]
 
 
 class StreamKeywords(SamplingKeywords, InputKeywords, total=False):
-    """What a call and a stream take besides the prompt."""
+    """Keywords of a call and of a stream."""
 
     num_inference_steps: int | Sequence[int] | None
 

@@ -139,7 +139,7 @@ def read_published_config(path: str | Path) -> PublishedConfig:
 
 
 class _Keys:
-    """Values of a config, each asked for by kind; null means that it is not given."""
+    """Values of a config, each read as a given kind; null means that it is not set."""
 
     def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
         self.values, self.path, self._prefix = values, path, prefix
@@ -198,7 +198,7 @@ class _Keys:
 
 
 def _picture(keys: _Keys) -> dict[str, Any]:
-    """Size of the picture and number of video frames: the latents are ``[batch, frames, channels, height, width]``."""
+    """Height, width and number of video frames: the latents are ``[batch, frames, channels, height, width]``."""
     name = "image_or_video_shape"
     shape = keys.values.get(name)
     if shape is None:

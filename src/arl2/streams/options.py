@@ -36,6 +36,8 @@ class SamplingKeywords(TypedDict, total=False):
 class SamplingOptions:
     """How to sample. None means: as the model's own settings say.
 
+    Values of another type or out of range raise ``ConfigError``; whether they fit a model is checked with the model.
+
     Attributes:
         num_frames: Video frames to generate, conditioning frames included.
         height: Height of the video in pixels.
@@ -48,9 +50,6 @@ class SamplingOptions:
         sink_positions: Whether sinks keep their own positions ("absolute") or move with the window ("relative").
         negative_prompt: What guidance steers away from (multi-step models only).
         guidance_scale: Strength of classifier-free guidance (multi-step models only); 1 switches it off.
-
-    Raises:
-        ConfigError: a value of another type or out of range; whether it fits the model is checked with the model.
     """
 
     num_frames: int | None = None

@@ -79,7 +79,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class MemoryShape:
-    """What a stream's memory is allocated with, besides the model's sizes.
+    """What a stream's memory is allocated with, in addition to the model's sizes.
 
     Attributes:
         batch: streams side by side.

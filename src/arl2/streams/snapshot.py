@@ -93,8 +93,8 @@ def sampler_metadata(sampler: Sampler) -> dict[str, Any]:
     schedule = {"shift": plain.schedule.shift, "train_steps": plain.schedule.train_steps}
     if isinstance(plain, FewStep):
         first = plain.plan.first_block
-        levels = {"levels": list(plain.plan.timesteps), "first_block": None if first is None else list(first)}
-        return {"kind": "few-step", **levels, **schedule, "fresh_below": plain.first_block_fresh_below}
+        steps = {"levels": list(plain.plan.timesteps), "first_block": None if first is None else list(first)}
+        return {"kind": "few-step", **steps, **schedule, "fresh_below": plain.first_block_fresh_below}
     return {"kind": plain.solver, "steps": plain.steps, **schedule, "guidance_scale": plain.guidance_scale}
 
 
