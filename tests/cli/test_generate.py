@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from arl2.cli.main import main
 from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
-from arl2.serving import generation
+from arl2.serving import engine, generation
 from arl2.serving.file_names import file_name
 from arl2.video.pixels import side_by_side
 from arl2.video.reading import read_video, video_info
@@ -181,7 +181,7 @@ def test_a_full_disk(generate, monkeypatch, capsys) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(generation.Generation, "_keep", full)
+    monkeypatch.setattr(engine, "side_by_side", full)
     assert generate("red", "--output", "a.gif") == 2
     assert "No space left on device" in capsys.readouterr().err
 
