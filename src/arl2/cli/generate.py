@@ -1,6 +1,5 @@
 """``arl2 generate PROMPT``: prompts to video files, written block by block as they are generated."""
 
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
 from arl2.cli.published import Published, translated
+from arl2.cli.standard_streams import say_error
 from arl2.cli.usage import memory_words
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource, SamplingOptions
@@ -158,7 +158,7 @@ def _run_prompts(asked: Generate) -> int:
     where = ", ".join(str(path) for path in work.places())
     if stop.asked:
         done = f"what was done until then is whole in {where}" if work.written else "nothing was done yet"
-        print(f"arl2 generate: interrupted; {done}", file=sys.stderr)
+        say_error(f"arl2 generate: interrupted; {done}")
         return 130
     say(f"wrote {where}")
     say(
@@ -215,10 +215,9 @@ def _run_prompts_file(asked: Generate) -> int:
         )
     if stop.asked:
         part = f"; the part of '{made.partial}' that was done can be played" if made.partial is not None else ""
-        print(
+        say_error(
             f"arl2 generate: interrupted; {len(made.finished)} videos were finished in '{folder}'{part}. "
             "Re-run the command to resume.",
-            file=sys.stderr,
         )
         return 130
     say(f"wrote {len(made.finished)} videos to {folder}")

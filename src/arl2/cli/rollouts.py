@@ -1,7 +1,6 @@
 """``arl2 rollouts``: clips to train on, from a teacher, from true scenes or from videos, into shards."""
 
 import os
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from arl2.cli.checks import exclusive
 from arl2.cli.loading import ELSEWHERE, carried, load_pipeline
 from arl2.cli.options import Command
 from arl2.cli.progress import Reporting
+from arl2.cli.standard_streams import say_error
 from arl2.cli.usage import LiveProgress, memory_words
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource, SamplingOptions
@@ -149,10 +149,9 @@ def _run(asked: Rollouts, prompts: "list[Prompt] | None") -> int:
             write_clips(writer, source, rank=rank, processes=processes, on_progress=shown, on_shard=told)
     except KeyboardInterrupt:
         whole = index.shards - len(writer.missing())
-        print(
+        say_error(
             f"arl2 rollouts: interrupted; {whole} of {index.shards} shards are whole in '{asked.output}'. Re-run the "
             "command to resume.",
-            file=sys.stderr,
         )
         return 130
     seconds = time.perf_counter() - started

@@ -12,7 +12,7 @@ import torch
 
 from arl2.cli.loading import load_pipeline
 from arl2.cli.progress import BlockReport, Progress, Summary
-from arl2.cli.standard_streams import lasting_streams
+from arl2.cli.standard_streams import lasting_streams, say_error
 from arl2.cli.stream_options import StreamOptions
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
@@ -80,11 +80,11 @@ def _run(
         raise VideoFileError(f"{error}{made.saved(asked)}") from error
     except Exception:
         if saved := made.saved(asked).strip():
-            print(f"arl2 stream: {saved}", file=sys.stderr)
+            say_error(f"arl2 stream: {saved}")
         raise
     took = f"{made.took()}; peak memory {memory_words()}"
     if stop.asked:
-        print(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(asked)}", file=sys.stderr)
+        say_error(f"arl2 stream: interrupted; {made.where} is whole: {took}.{made.saved(asked)}")
         return 130
     say(f"wrote {made.where}" if asked.out.output is not None else "shown")
     say(f"{took}.{made.saved(asked)}")
@@ -98,7 +98,7 @@ def _voice(asked: StreamOptions) -> Callable[[str], None]:
 def _say_error(words: str, asked: StreamOptions) -> None:
     """A line for people on standard error, unless they are not wanted."""
     if not asked.reporting.quiet and not asked.reporting.json_progress:
-        print(f"arl2 stream: {words}", file=sys.stderr)
+        say_error(f"arl2 stream: {words}")
 
 
 class _Made:
