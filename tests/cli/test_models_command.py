@@ -97,9 +97,9 @@ def test_one_card_as_json(capsys, cache):
 
 def test_names_that_are_not_there(capsys, cache):
     assert main(["models", "selfforcing"]) == 2
-    assert capsys.readouterr().err.startswith("arl2 models: There is no model named 'selfforcing'; did you mean")
+    assert capsys.readouterr().err.startswith("arl2 models: There is no model named 'selfforcing'. Did you mean")
     assert main(["download", "causalforcing"]) == 2
-    assert "did you mean 'causal-forcing'" in capsys.readouterr().err
+    assert "Did you mean 'causal-forcing'" in capsys.readouterr().err
     assert main(["download", "shapes"]) == 2
     assert "ships with the package" in capsys.readouterr().err
 

@@ -60,7 +60,7 @@ def test_a_batch_fills_prompts_up_with_zeros(tmp_path) -> None:
     assert captions == [found[i].caption for i in (2, 0, 2)]
     latents.zero_()  # what a batch holds is its own: files are not written to
     assert found[2].latents.abs().sum() > 0
-    with pytest.raises(GeometryError, match="no clips"):
+    with pytest.raises(GeometryError, match="got none"):
         found.batch([])
     for number in (5, -1):
         with pytest.raises(GeometryError, match="holds clips 0 to 4"):
@@ -165,8 +165,8 @@ def test_folders_that_hold_no_clips(tmp_path, text) -> None:
 def test_clips_that_do_not_belong(tmp_path) -> None:
     writer = ClipWriter(tmp_path, index_of())
     for bad, said in (
-        ([clip(0)], "takes 2 clips, but 1 came"),
-        ([clip(0)] * 3, "takes 2 clips, but 3 came"),
+        ([clip(0)], "takes 2 clips; got 1"),
+        ([clip(0)] * 3, "takes 2 clips; got 3"),
         ([clip(0), Clip(randn(3, 4, 2, 4), randn(1, 6), "", 0)], r"Clip 1 has latents \[3, 4, 2, 4\]"),
         ([clip(0), Clip(randn(*SHAPE), randn(1, 5), "", 0)], r"text \[1, 5\]"),
     ):

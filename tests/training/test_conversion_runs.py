@@ -162,7 +162,7 @@ def test_the_command_trains_both_stages_and_ranks_layers(tmp_path, capsys):
     assert plot.stat().st_size > 500
     assert "least sensitive first" in capsys.readouterr().out
     assert main([*measure, "--clips", str(clips), "--limit", "1", "--keep", "0,1", "--count", "1"]) == 2
-    assert "without those to keep 0" in capsys.readouterr().err
+    assert "without those to keep, 0" in capsys.readouterr().err
 
     student = ["train", "distill", str(tmp_path / "distill"), *small, f"aligned={aligned / 'export'}"]
     assert main([*student, f"plan={found['suggested']}", "evaluation_rollouts=1", "state_rank=2", "ffn_rank=2"]) == 0

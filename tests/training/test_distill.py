@@ -251,7 +251,7 @@ def test_level_means_follow_their_level():
     # A level where nothing is wrong yet is not blown up.
     means.means[0] = 0.0
     assert means.divided(torch.tensor([[1.0, 100.0]]), sigma)[0, 0] == pytest.approx(1 / (0.01 * 50))
-    with pytest.raises(ConfigError, match="0 level buckets"):
+    with pytest.raises(ConfigError, match="level_buckets is 0"):
         TimestepMeans(0, 0.5, torch.device("cpu"))
 
 

@@ -70,7 +70,7 @@ def test_plans_take_the_least_sensitive_and_leave_what_is_kept():
     written = found.to_mapping(keep=[1], count=2)
     assert written["ranking"] == [1, 2, 0, 3]
     assert written["suggested"] == "HSHSS"
-    with pytest.raises(ConfigError, match="without those to keep 3 were measured"):
+    with pytest.raises(ConfigError, match="without those to keep, 3 were measured"):
         found.plan(4, keep=[1])
     with pytest.raises(ConfigError, match="no layer 5"):
         found.plan(1, keep=[5])

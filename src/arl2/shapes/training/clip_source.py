@@ -75,8 +75,8 @@ class SceneOpenings:
         frames = (pipe.settings.first_block_frames or pipe.block_frames) + (blocks - 1) * pipe.block_frames
         if blocks < 1 or frames >= clip_frames:
             raise GeometryError(
-                f"{blocks} conditioning blocks leave nothing to generate of {clip_frames} latent frames, or are none; "
-                "give at least 1 and leave a block (for whole true clips: --real)."
+                f"{blocks} conditioning blocks do not fit clips of {clip_frames} latent frames; give at least 1 and "
+                "leave a block to generate (for whole true clips: --real)."
             )
         return cls(pipe, scenes, frames)
 
