@@ -1,7 +1,6 @@
 """``arl2 convert MODEL -o FOLDER``: a softmax model made hybrid, and what that changes in numbers."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -17,7 +16,6 @@ from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
-    from arl2.model.transformer import CausalWanTransformer3DModel
     from arl2.training.conversion.report import ConversionReport
 
 
@@ -76,29 +74,18 @@ class Convert(Command):
             raise ConfigError("--ranking goes with --fraction, which says how many layers of it; add that.")
         refuse_existing([self.output], overwrite=self.overwrite)
 
-        from arl2.checkpoints.conversion import PUBLISHED_RANK, convert
+        from arl2.checkpoints.conversion import convert
         from arl2.training.conversion.report import report_conversion
 
         source = stored_model(self.source, "convert", heads=self.heads)
         model = source.weights.exact_transformer()
-        layers = self._hybrid_layers(model)
-        # A model that has hybrid layers already gives the others what its own have.
-        own = bool(_letters_hybrid(model.config.layer_plan))
-        ranks = {
-            name: given if given is not None else int(model.config[name]) if own else PUBLISHED_RANK
-            for name, given in (("state_rank", self.state_rank), ("ffn_rank", self.ffn_rank))
-        }
-        if own and (self.alpha is not None or self.ffn_layers is not None):
-            raise ConfigError(
-                f"The model has hybrid layers already (plan {model.config.layer_plan}), whose scale the others share; "
-                "leave --alpha and --ffn-layers out."
-            )
         made = convert(
             model,
-            layers,
-            **ranks,
+            self._plan(str(model.config.layer_plan)),
+            state_rank=self.state_rank,
+            ffn_rank=self.ffn_rank,
             low_rank_alpha=self.alpha,
-            ffn_rank_layers=self.ffn_layers or "hybrid",
+            ffn_rank_layers=self.ffn_layers,
             seed=self.seed,
         )
         report = report_conversion(model.config, made, source.settings)
@@ -109,49 +96,41 @@ class Convert(Command):
             Console(highlight=False).print(_shown(report, self.output))
         return 0
 
-    def _hybrid_layers(self, model: "CausalWanTransformer3DModel") -> list[int]:
-        """Indices of the hybrid layers, those that are hybrid already among them.
+    def _plan(self, before: str) -> str:
+        """The layer plan to convert to, in which converted layers of the model stay as they are.
 
         Raises:
             ConfigError: What was asked does not fit the model, or nothing is left to convert.
         """
-        from arl2.attention.plan import parse_plan
+        from arl2.attention.plan import converted_layers, parse_plan, with_converted
         from arl2.checkpoints.layer_choice import parse_layers, read_ranking, share_of_layers
 
-        before = str(model.config.layer_plan)
         count = len(before)
         keep = [] if self.keep is None else parse_layers(self.keep, count)
         if self.plan is not None:
-            asked = _letters_hybrid(parse_plan(self.plan, count))
-            both = sorted(set(asked) & set(keep))
+            wanted = parse_plan(self.plan, count)
+            both = sorted(set(converted_layers(wanted)) & set(keep))
             if both:
-                raise ConfigError(f"The plan {self.plan} makes layer {both[0]} hybrid and --keep leaves it; drop one.")
+                raise ConfigError(f"The plan {self.plan} converts layer {both[0]} and --keep leaves it; drop one.")
+            after = "".join(old if i in converted_layers(before) else wanted[i] for i, old in enumerate(before))
         elif self.fraction is not None:
             ranking = None if self.ranking is None else read_ranking(self.ranking)
-            asked = share_of_layers(self.fraction, count, keep=keep, ranking=ranking)
+            after = with_converted(before, share_of_layers(self.fraction, count, keep=keep, ranking=ranking))
         else:
             asked = [layer for layer in parse_layers(str(self.layers), count) if layer not in keep]
-        own = _letters_hybrid(before)
-        if not set(asked) - set(own):
-            raise ConfigError(f"No layer is left to convert: got layers {asked} of the plan {before}.")
-        return sorted({*asked, *own})
-
-
-def _letters_hybrid(plan: Sequence[str]) -> list[int]:
-    """Indices of the hybrid layers of a plan."""
-    return [layer for layer, letter in enumerate(plan) if letter == "H"]
-
-
-def _letters_name(letter: str) -> str:
-    return {"H": "hybrid", "S": "softmax"}[letter]
+            after = with_converted(before, asked)
+        if after == before:
+            raise ConfigError(f"No layer is left to convert: the plan is {before} already.")
+        return after
 
 
 def _shown(report: "ConversionReport", folder: Path) -> Group:
-    hybrid, layers = len(_letters_hybrid(report.plan_after)), len(report.plan_after)
+    from arl2.attention.plan import plan_summary
+
     head = Table(title=escape(f"{folder}"), show_header=False, title_justify="left", box=None)
     head.add_column(style="bold")
     head.add_column(overflow="fold")
-    head.add_row("plan", f"{report.plan_before} -> {report.plan_after}  {hybrid} of {layers} hybrid")
+    head.add_row("plan", f"{report.plan_before} -> {report.plan_after}  {plan_summary(report.plan_after)}")
     head.add_row("pretrained", f"{report.pretrained:,} parameters, all kept")
     head.add_row("new", f"{report.new:,} ({100 * report.share(report.new):.2f} % of the pretrained), untrained")
     for stage, trained, what in ((1, report.stage_1, "align"), (2, report.stage_2, "distill")):
@@ -163,7 +142,7 @@ def _shown(report: "ConversionReport", folder: Path) -> Group:
         kinds.add_column(name, justify="left" if name == "layers" else "right")
     for kind in report.kinds:
         numbers = (kind.parameters, kind.new, kind.stage_1, kind.stage_2)
-        kinds.add_row(_letters_name(kind.letter), str(kind.layers), *(f"{number:,}" for number in numbers))
+        kinds.add_row(kind.name, str(kind.layers), *(f"{number:,}" for number in numbers))
 
     largest = max(cost.flops_before for cost in report.costs)
     unit, one = ("TFLOP", 1e12) if largest >= 1e12 else ("GFLOP", 1e9)

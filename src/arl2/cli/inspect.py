@@ -1,5 +1,6 @@
 """``arl2 inspect MODEL``: what a model or a weights file is."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -83,7 +84,7 @@ def _table(found: "Description") -> Table:
     table.add_row("weights", found.branch or "one set")
     for name, count in found.unused.items():
         table.add_row("", f"[dim]not used to generate: {_safe(name)} ({count} tensors)[/]")
-    table.add_row("layers", _letters_strip(found.plan))
+    table.add_row("layers", _strip(found.plan))
     heads, head_dim = int(str(config["num_attention_heads"])), int(str(config["attention_head_dim"]))
     table.add_row("width", f"{heads * head_dim} = {heads} heads x {head_dim}; feed-forward {config['ffn_dim']}")
     table.add_row("latent", f"{config['in_channels']} channels, patch {config['patch_size']}")
@@ -117,11 +118,12 @@ def _window(config: Mapping[str, object]) -> str:
     return f"{words} at {config['sink_positions']} positions" if config["window"] and config["sink"] else words
 
 
-def _letters_strip(plan: str) -> str:
-    """The layer plan in colours, and the share of hybrid layers."""
-    hybrid = plan.count("H")
-    strip = "".join(f"[green]{letter}[/]" if letter == "H" else f"[blue]{letter}[/]" for letter in plan)
-    return f"{strip}  {hybrid} of {len(plan)} hybrid ({100 * hybrid / len(plan):.0f} %)"
+def _strip(plan: str) -> str:
+    """The layer plan, a colour for each kind, and how many layers are of which."""
+    from arl2.attention.plan import letters, plan_summary
+
+    colours = dict(zip(letters(), itertools.cycle(("blue", "green", "magenta", "cyan", "yellow"))))  # endless
+    return "".join(f"[{colours[letter]}]{letter}[/]" for letter in plan) + f"  {plan_summary(plan)}"
 
 
 def _safe(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arl2.cli.checks import exclusive
-from arl2.cli.loading import ELSEWHERE, carried, load_pipeline
+from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command
 from arl2.cli.progress import Reporting
 from arl2.cli.standard_streams import say_error
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from arl2.training.clips.sources import ClipSource, Prompt
 
 _WAN_TEMPORAL_FACTOR = 4  # to say beforehand what memory is needed; the codec itself is asked later
+
+# Sampling options that clips record by other names, or that follow from the model and its settings.
+_FACTS = ("num_frames", "height", "width", "seed", "steps", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,17 +254,19 @@ def _source(
     if scenes is not None and asked.scenes.real:
         source: ClipSource = SceneClips(pipe, scenes, latent_frames=latent_frames, batch=asked.batch)
         return source, {**facts, "source": "true scenes"}
-    sampled = carried(asked.sampling, "arl2 rollouts", "steps", "first_block_candidates", "window", also=ELSEWHERE)
     source = TeacherClips(
         pipe,
         prompts,
         latent_frames=latent_frames,
         batch=asked.batch,
-        **sampled,
+        sampling=asked.sampling,
         openings=openings,
     )
-    if asked.sampling.first_block_candidates is not None:
-        facts["candidates"] = asked.sampling.first_block_candidates
+    # Options of the first versions stand above; others are there where they were given.
+    given = {name: value for name, value in vars(asked.sampling).items() if value is not None and name not in _FACTS}
+    if (candidates := given.pop("first_block_candidates", None)) is not None:
+        facts["candidates"] = candidates
+    facts |= {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return source, {**facts, "source": "rollouts"}
 
 

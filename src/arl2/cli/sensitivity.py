@@ -74,6 +74,7 @@ class Sensitivity(Command):
         """Measure, write, report."""
         refuse_existing([self.output, self.plot], overwrite=self.overwrite)
 
+        from arl2.attention.plan import converted_layers
         from arl2.checkpoints.describe import LATENT_STRIDE
         from arl2.checkpoints.layer_choice import parse_layers
         from arl2.pipeline.devices import checked_device
@@ -114,7 +115,7 @@ class Sensitivity(Command):
         }
         _write(self.output, json.dumps(result, indent=1) + "\n")
         if self.plot is not None:
-            chosen = [] if self.suggest is None else _letters_hybrid(result["suggested"])
+            chosen = [] if self.suggest is None else converted_layers(result["suggested"])
             _plot(self.plot, found.distances, chosen)
         if self.as_json:
             print(json.dumps(result))
@@ -145,11 +146,6 @@ class Sensitivity(Command):
         else:
             raise ConfigError("This model needs prompts of yours: give --prompts-file FILE or --clips FOLDER.")
         return embed(text, prompts).float()
-
-
-def _letters_hybrid(plan: str) -> list[int]:
-    """Indices of the hybrid layers of a plan."""
-    return [layer for layer, letter in enumerate(plan) if letter == "H"]
 
 
 def _plot(path: Path, distances: Mapping[int, float], chosen: list[int]) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def _begun(pipe: ARL2Pipeline, asked: StreamOptions) -> Stream:
     if asked.sampling.window is None or (asked.sampling.window == "settings" and pipe.settings.window is None):
         _voice(asked)("softmax layers see the whole past: memory grows with the stream; --window N bounds it")
     # Its length is the run's; nobody rewinds here.
-    return pipe.stream(asked.prompt, **{**vars(asked.sampling), "num_frames": None}, rewind_blocks=0)
+    return pipe.stream(asked.prompt, options=replace(asked.sampling, num_frames=None), rewind_blocks=0)
 
 
 def _planned(pipe: ARL2Pipeline, script: tuple[Entry, ...]) -> tuple[Change, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from arl2.attention.plan import converted_layers
 from arl2.errors import ConfigError
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.streams.request import Window
+from arl2.streams.options import SamplingOptions
 from arl2.text.interface import TextPart
 from arl2.training.clips.dataset import Clip
 from arl2.training.clips.writing import ClipWriter
@@ -55,7 +55,7 @@ class TeacherClips:
         prompts: one clip each.
         latent_frames: of every clip, conditioning frames included; whole blocks.
         batch: clips generated at once; a clip is the same in any batch, up to rounding.
-        steps, first_block_candidates, window: instead of the model's own settings.
+        sampling: how to sample; frames and seeds are those of the clips.
         openings: conditioning frames of the clips.
 
     Raises:
@@ -70,9 +70,7 @@ class TeacherClips:
         *,
         latent_frames: int,
         batch: int = 1,
-        steps: int | tuple[int, ...] | None = None,
-        first_block_candidates: int | None = None,
-        window: Window = "settings",
+        sampling: SamplingOptions | None = None,
         openings: Openings | None = None,
     ) -> None:
         plan = str(pipe.transformer.config.layer_plan)
@@ -83,8 +81,9 @@ class TeacherClips:
             )
         check_prompts(prompts)
         self._pipe, self._prompts, self._openings = pipe, prompts, openings
-        self._batch, self._steps, self._candidates, self._window = batch, steps, first_block_candidates, window
-        self._num_frames = pipe.codec.frames_of(0, latent_frames)
+        self._batch = batch
+        frames = pipe.codec.frames_of(0, latent_frames)
+        self._sampling = replace(sampling or SamplingOptions(), num_frames=frames, seed=None)
         self._blocks = latent_frames // pipe.block_frames
 
     def __len__(self) -> int:
@@ -103,11 +102,8 @@ class TeacherClips:
 
             made = self._pipe(
                 prompt_embeds=text,
-                num_frames=self._num_frames,
+                options=self._sampling,
                 seed=[prompt.seed for prompt in prompts],
-                steps=self._steps,
-                first_block_candidates=self._candidates,
-                window=self._window,
                 known=None if self._openings is None else self._openings(some),
                 output_type="latent",
                 callback_on_block_end=report,
