@@ -95,6 +95,18 @@ def test_an_options_object_is_the_same_as_keywords(pipe: ARL2Pipeline) -> None:
         pipe.stream(PROMPT, num_frame=9)  # type: ignore[call-arg]
 
 
+def test_context_noise_is_in_memory_and_not_in_the_first_block(pipe: ARL2Pipeline) -> None:
+    clean, noisy = (
+        pipe(PROMPT, num_frames=9, seed=3, steps=1, context_noise=timestep, output_type="latent").frames
+        for timestep in (None, 200)
+    )
+    first = pipe.block_frames
+    assert torch.equal(clean[:, :, :first], noisy[:, :, :first])
+    assert not torch.equal(clean[:, :, first:], noisy[:, :, first:])
+    with pytest.raises(ConfigError, match=r"Got context_noise 1001; give a timestep from 0 to 1000"):
+        SamplingOptions(context_noise=1001)
+
+
 def test_a_check_allocates_and_embeds_nothing(pipe: ARL2Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a check only looks")

@@ -14,6 +14,16 @@ from arl2.model.settings import GenerationSettings, finite, seed_number, step_li
 
 Window = int | Literal["settings"] | None
 Seeds = int | Sequence[int] | None
+# Options that replace the setting of the same name as they are.
+_IN_SETTINGS = (
+    "num_frames",
+    "height",
+    "width",
+    "first_block_candidates",
+    "negative_prompt",
+    "guidance_scale",
+    "context_noise",
+)
 
 
 class SamplingKeywords(TypedDict, total=False):
@@ -30,6 +40,7 @@ class SamplingKeywords(TypedDict, total=False):
     sink_positions: SinkPositions | None
     negative_prompt: str | None
     guidance_scale: float | None
+    context_noise: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,7 @@ class SamplingOptions:
         sink_positions: Whether sinks keep their own positions ("absolute") or move with the window ("relative").
         negative_prompt: What guidance steers away from (multi-step models only).
         guidance_scale: Strength of classifier-free guidance (multi-step models only); 1 switches it off.
+        context_noise: Timestep of the cache-update pass, 0 to 1000; 0 commits clean blocks.
     """
 
     num_frames: int | None = None
@@ -63,6 +75,7 @@ class SamplingOptions:
     sink_positions: SinkPositions | None = None
     negative_prompt: str | None = None
     guidance_scale: float | None = None
+    context_noise: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,8 +89,7 @@ class SamplingOptions:
         Raises:
             ConfigError: options that do not go with the settings, such as guidance of a few-step student.
         """
-        named = ("num_frames", "height", "width", "first_block_candidates", "negative_prompt", "guidance_scale")
-        given = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in _IN_SETTINGS if getattr(self, name) is not None}
         window = settings.window if self.window == "settings" else self.window
         return replace(settings.with_steps(self.steps), window=window, **given)
 
@@ -96,6 +108,10 @@ def _checked(name: str, value: Any) -> Any:
         return step_list(name, value) if _is_list(value) else whole(name, value, least=1)
     if name == "guidance_scale":
         return finite(name, value)
+    if name == "context_noise":
+        if not 0 <= finite(name, value) <= 1000:
+            raise ConfigError(f"Got context_noise {value!r:.80}; give a timestep from 0 to 1000.")
+        return float(value)
     if name == "sink_positions" and value not in SINK_POSITIONS:
         raise ConfigError(f"Got sink_positions {value!r:.80}; give {' or '.join(SINK_POSITIONS)}.")
     if name == "negative_prompt" and not isinstance(value, str):
