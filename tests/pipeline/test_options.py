@@ -97,7 +97,7 @@ def test_an_options_object_is_the_same_as_keywords(pipe: ARL2Pipeline) -> None:
 
 def test_context_noise_is_in_memory_and_not_in_the_first_block(pipe: ARL2Pipeline) -> None:
     clean, noisy = (
-        pipe(PROMPT, num_frames=9, seed=3, steps=1, context_noise=timestep, output_type="latent").frames
+        pipe(PROMPT, num_frames=21, seed=3, steps=1, context_noise=timestep, output_type="latent").frames
         for timestep in (None, 200)
     )
     first = pipe.block_frames

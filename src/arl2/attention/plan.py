@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from arl2.errors import ConfigError
+from arl2.extensions import load_extensions
 from arl2.geometry import SINK_POSITIONS as SINK_POSITIONS
 from arl2.geometry import SinkPositions as SinkPositions
 
@@ -54,6 +55,7 @@ def unregister(kind: KindClass) -> None:
 
 def letters() -> tuple[str, ...]:
     """Of all known kinds, the baseline's first."""
+    load_extensions()
     return (*_BUILT_IN, *_registered)
 
 
@@ -63,16 +65,16 @@ def kind_of(letter: str) -> KindClass:
     Raises:
         ConfigError: no kind has this letter.
     """
-    if letter in _registered:
-        return _registered[letter]
-    if letter not in _BUILT_IN:
+    if letter in _BUILT_IN:
+        module, _, name = _BUILT_IN[letter].rpartition(".")
+        kind: KindClass = getattr(importlib.import_module(module), name)
+        return kind
+    if letter not in letters():
         raise ConfigError(
             f"No kind of attention has the letter {letter!r}; known are {_known()}. "
             "Import the module that registers it first."
         )
-    module, _, name = _BUILT_IN[letter].rpartition(".")
-    kind: KindClass = getattr(importlib.import_module(module), name)
-    return kind
+    return _registered[letter]
 
 
 def all_kinds() -> tuple[KindClass, ...]:
