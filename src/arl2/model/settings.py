@@ -140,7 +140,7 @@ def settings_from_mapping(values: Mapping[str, Any], *, where: str) -> Generatio
     return record_from_mapping(GenerationSettings, values, where=where)
 
 
-def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """A whole number as Python's own int, whichever library it came from: a snapshot can store no other.
 
     Raises:
@@ -150,9 +150,11 @@ def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or number < least or (most is not None and number > most):
-        accepted = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+    accepted = "a whole number" + ("" if least is None else f" from {least}") + ("" if most is None else f" to {most}")
+    if number is None or isinstance(value, bool):
         raise ConfigError(f"Got {name} {value!r:.80}; give {accepted}.")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ConfigError(f"Got {name} {number}; give {accepted}.")
     return number
 
 

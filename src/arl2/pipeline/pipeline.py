@@ -217,7 +217,7 @@ class ARL2Pipeline(DiffusionPipeline):
         """
         if output_type not in get_args(OutputType):
             raise ConfigError(f"Got output_type {output_type!r}; give one of {', '.join(get_args(OutputType))}.")
-        options, inputs = _asked(prompt, options, keywords)
+        options, inputs = _options_and_inputs(prompt, options, keywords)
         options = replace(options, num_frames=options.num_frames or self.settings.num_frames)
         stream = self._begin(options, inputs, callback_on_step_end, rewind_blocks=0, rewind_kind="light")
         plan = stream.plan
@@ -264,7 +264,7 @@ class ARL2Pipeline(DiffusionPipeline):
         rewind_blocks = whole("rewind_blocks", rewind_blocks, least=0)
         if rewind_kind not in get_args(SnapshotKind):
             raise ConfigError(f"Got rewind_kind {rewind_kind!r}; give one of {', '.join(get_args(SnapshotKind))}.")
-        options, inputs = _asked(prompt, options, keywords)
+        options, inputs = _options_and_inputs(prompt, options, keywords)
         return self._begin(options, inputs, callback_on_step_end, rewind_blocks=rewind_blocks, rewind_kind=rewind_kind)
 
     def check(
@@ -331,7 +331,7 @@ class ARL2Pipeline(DiffusionPipeline):
         return Components(self.transformer, self.codec, self.text, self.settings, self.verifier)
 
 
-def _asked(
+def _options_and_inputs(
     prompt: str | Sequence[str] | None, options: SamplingOptions | None, keywords: Mapping[str, Any]
 ) -> tuple[SamplingOptions, Inputs]:
     """The keywords of a call, sorted into options (over those given) and inputs."""

@@ -301,7 +301,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             ConfigError: seeds that do not fit.
         """
         with self._turn:
-            self._rewind(whole("blocks", blocks, least=0), seed)
+            self._rewind(whole("blocks", blocks), seed)
 
     def _rewind(self, blocks: int, seed: Seeds) -> None:
         state = self._state
