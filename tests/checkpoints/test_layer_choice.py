@@ -23,7 +23,7 @@ def test_ranges_hold_both_ends() -> None:
 
 @pytest.mark.parametrize("text", ["", "1,", "a", "1-", "-1", "1.5", "1-2-3", "²"])
 def test_what_is_no_list_of_layers(text) -> None:
-    with pytest.raises(ConfigError, match="numbers and ranges such as 0-21,25"):
+    with pytest.raises(ConfigError, match="no numbers and ranges; give some such as 0-21,25"):
         parse_layers(text, 40)
 
 
@@ -52,10 +52,10 @@ def test_a_ranking_chooses_and_kept_layers_make_room() -> None:
 @pytest.mark.parametrize(
     ("fraction", "asked", "said"),
     [
-        (0.1, {}, "A share of 0.1 of 4 layers"),
+        (0.1, {}, "Got a share of 0.1 of 4 layers"),
         (0, {}, "give 0.250"),
-        (1.2, {}, "A share of 1.2"),
-        (float("nan"), {}, "A share of nan"),
+        (1.2, {}, "Got a share of 1.2"),
+        (float("nan"), {}, "Got a share of nan"),
         (1.0, {"keep": [0]}, "the model has 3"),
         (0.5, {"ranking": [1]}, "the ranking names 1"),
         (0.5, {"ranking": [1, 4]}, "no layer 4"),

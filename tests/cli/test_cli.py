@@ -199,7 +199,7 @@ def test_every_command_line_of_the_pages_parses() -> None:
     lines = []
     for page in pages:
         for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.S | re.M):
-            lines += [re.split(r"\s#| \| ", line)[0] for line in block.replace("\\\n", " ").splitlines()]
+            lines += [re.split(r"\s#| \| | > ", line)[0] for line in block.replace("\\\n", " ").splitlines()]
     lines = [re.sub(r"^torchrun .* -m arl2\.cli\.main ", "arl2 ", line.strip()) for line in lines]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith(("arl2 ", ".venv/bin/arl2 "))]
     assert len(commands) >= 20

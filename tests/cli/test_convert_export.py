@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from arl2.cli.main import main
+from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.pipeline import ARL2Pipeline
 from pipeline.stand_in import stand_in_pipeline
 from support import relative
@@ -29,6 +30,7 @@ def latents_of(model: Path | str, **parts: Path) -> torch.Tensor:
     return pipe([PROMPT], num_frames=33, seed=3, output_type="latent").frames
 
 
+@pytest.mark.filterwarnings("ignore::arl2.pipeline.assemble.UntrainedConversionWarning")
 def test_a_conversion_keeps_every_weight_and_says_what_is_new(models, tmp_path, capsys) -> None:
     folder = tmp_path / "converted"
     assert main(["convert", str(models / "softmax"), "--layers", "0-1,3", "--keep", "1", "-o", str(folder)]) == 0
@@ -36,7 +38,8 @@ def test_a_conversion_keeps_every_weight_and_says_what_is_new(models, tmp_path, 
     assert "SSSS -> HSSH" in said
     assert "2 of 4 hybrid" in said
     before = ARL2Pipeline.from_pretrained(models / "softmax").transformer.state_dict()
-    after = ARL2Pipeline.from_pretrained(folder)
+    with pytest.warns(UntrainedConversionWarning, match=r"Layers \[0, 3\] are hybrid and untrained"):
+        after = ARL2Pipeline.from_pretrained(folder)
     assert after.transformer.config.layer_plan == "HSSH"
     tensors = after.transformer.state_dict()
     for name, tensor in before.items():
@@ -88,11 +91,11 @@ def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
         (("softmax", "--layers", "0", "--keep", "0"), "No layer is left to convert"),
         (("softmax", "--plan", "SSSS"), "No layer is left to convert"),
         (("softmax", "--plan", "HSSS", "--keep", "0"), "makes layer 0 hybrid and --keep leaves it"),
-        (("softmax", "--fraction", "0.1"), "A share of 0.1"),
+        (("softmax", "--fraction", "0.1"), "Got a share of 0.1"),
         (("softmax", "--layers", "0", "--ranking", "none.json"), "--ranking goes with --fraction"),
         (("softmax", "--fraction", "0.5", "--ranking", "none.json"), "cannot be read"),
         (("hybrid", "--layers", "0"), "No layer is left to convert"),
-        (("hybrid", "--layers", "1", "--state-rank", "4"), "have ranks 2 and 2"),
+        (("hybrid", "--layers", "1", "--state-rank", "4"), "have state_rank 2; the others cannot have 4"),
         (("hybrid", "--layers", "1", "--alpha", "4"), "leave --alpha"),
         (("nothing", "--layers", "0"), "There is no model"),
         (("softmax", "--layers", "0", "-o", "softmax"), "is there already"),

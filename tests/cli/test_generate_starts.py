@@ -31,7 +31,7 @@ def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:
     assert np.array_equal(read_video(tmp_path / "new"), more[21:])
     assert generate("red", "blue", "--extend", "first", "--output", "both.gif", "--frames", "33", "--quiet") == 0
     assert generate("red", "--extend", "first", "--output", "short.mp4", "--frames", "21") == 2
-    assert "6 latent frames are known and 6 asked in all; ask for more" in capsys.readouterr().err
+    assert "Got 6 known latent frames of 6 in all; ask for more" in capsys.readouterr().err
     assert not (tmp_path / "short.mp4").exists()
 
 
@@ -128,7 +128,7 @@ def test_options_of_the_models_parts(tmp_path: Path, monkeypatch, capsys) -> Non
     monkeypatch.chdir(tmp_path)
     assert main([*run, "--model", "causal-forcing", "--decoder", "tiny"]) == 2
     assert main([*run, "--model", "causal-forcin"]) == 2
-    assert "There is no model 'causal-forcin'; did you mean 'causal-forcing" in capsys.readouterr().err
+    assert "There is no model 'causal-forcin'. Did you mean 'causal-forcing" in capsys.readouterr().err
 
 
 def test_a_folder_in_another_precision(generate, model: str, tmp_path: Path) -> None:

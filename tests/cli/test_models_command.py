@@ -90,7 +90,7 @@ def test_one_card(capsys, cache):
 def test_one_card_as_json(capsys, cache):
     assert main(["models", "wan2.1-1.3b", "--json"]) == 0
     card = json.loads(capsys.readouterr().out)
-    assert card["negative_prompt"] == CARDS["wan2.1-1.3b"].negative_prompt
+    assert card["negative_prompt"] == CARDS["wan2.1-1.3b"].settings.negative_prompt
     assert (card["on_disk"], card["base_folder"], card["weights_path"]) == ("no", None, None)
     assert f"{BASE}/transformer/config.json" in card["missing"]
 

@@ -67,7 +67,7 @@ def test_prompts_of_a_file_become_clips_once(models, tmp_path, capsys) -> None:
     shard = tmp_path / "clips/shards/00001.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
     assert rollouts(models, *words, "-o", str(tmp_path / "clips")) == 2
-    assert "it was cut or changed" in capsys.readouterr().err
+    assert "and run 'arl2 rollouts' again to make that shard" in capsys.readouterr().err
 
 
 def test_seeds_of_a_list_and_frames_that_do_not_fill_blocks(models, tmp_path, capsys) -> None:
@@ -120,7 +120,7 @@ def test_videos_become_clips(models, tmp_path, capsys) -> None:
         (("--prompts", "empty.txt"), "holds no prompts"),
         (("--prompts", "nothing.txt"), "cannot be read"),
         (("--prompts", "longer.jsonl"), "'frames' means nothing for rollouts"),
-        (("--shapes-prompts", "0"), "0 scenes were asked"),
+        (("--shapes-prompts", "0"), "The number of scenes is 0"),
         (("--shapes-prompts", "2", "--hiding", "--no-colour", "0.5"), "leave --no-colour out"),
         (("--shapes-prompts", "2", "--no-colour", "2"), "share between 0 and 1"),
         (("--shapes-prompts", "2", "--real", "--known-blocks", "1"), "leave --known-blocks out"),

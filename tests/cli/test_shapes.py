@@ -51,7 +51,7 @@ def test_true_videos_score_as_asked(truth: Path, capsys) -> None:
 
 
 def test_prompts_come_from_metadata_too_and_a_wrong_one_scores_nothing(truth: Path, tmp_path: Path, capsys) -> None:
-    video = next(truth.glob("000-*.mp4"))
+    video = next(truth.glob("0000-*.mp4"))
     (tmp_path / video.name).write_bytes(video.read_bytes())
     assert main(["shapes", "score", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["as asked"]["all"]["share"] == 1.0
@@ -107,7 +107,7 @@ def test_folders_that_cannot_be_scored(truth: Path, tmp_path: Path, capsys) -> N
     with open_video(tmp_path / "short.mp4", settings={"prompt": "red"}) as writer:
         writer.write(read_video(next(truth.glob("*.mp4")))[:3])
     assert main(["shapes", "score", str(tmp_path)]) == 2
-    assert "short.mp4': The oracle needs at least 5" in capsys.readouterr().err
+    assert "short.mp4': Scoring needs at least 5" in capsys.readouterr().err
     with open_video(tmp_path / "short.mp4") as writer:
         writer.write(read_video(next(truth.glob("*.mp4")))[:9])
     assert main(["shapes", "score", str(tmp_path)]) == 2

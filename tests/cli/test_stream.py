@@ -65,7 +65,7 @@ def test_it_is_the_video_of_generate(stream, model: str, capsys) -> None:
 def test_seconds_default_name_and_settings(stream, tmp_path: Path) -> None:
     assert stream(PROMPT, "--seconds", "1.3", "--quiet", "--window", "6", "--sink", "2") == 0
     (written,) = tmp_path.iterdir()
-    assert written.name.startswith("000-a-red-circle-moves-right-on-navy-")
+    assert written.name.startswith("0000-a-red-circle-moves-right-on-navy-")
     assert len(read_video(written)) == 21
     assert video_info(written).settings["prompt"] == PROMPT
 
@@ -263,7 +263,7 @@ def test_second_prompt_of_a_resumed_stream(stream, model: str, tmp_path: Path) -
         (("", *BLOCKS), "The prompt is empty"),
         (("hello world", *BLOCKS), "names no colour, shape, motion"),
         (BLOCKS, "Give a prompt, a script with a prompt at 0, or --resume"),
-        (("red", *BLOCKS, "-o", "a.webp"), "keeps its pictures in memory"),
+        (("red", *BLOCKS, "-o", "a.webp"), "is kept in memory until it is closed"),
         (("red", *BLOCKS, "-o", "file/a.hls"), "cannot be made"),
         (("red", *BLOCKS, "-o", "full.hls"), "is not empty"),
         (("red", *BLOCKS, "-o", "a.mp4", "--keep-minutes", "3"), "--keep-minutes goes with a folder of segments"),
@@ -272,13 +272,13 @@ def test_second_prompt_of_a_resumed_stream(stream, model: str, tmp_path: Path) -
         (("red", *BLOCKS, "--snapshot", "file/s.arl2"), "cannot be made"),
         (("red", *BLOCKS, "--window", "2"), "use at least 3"),
         (("red", *BLOCKS, "--script", "none.yaml"), "cannot be read"),
-        (("red", *BLOCKS, "--script", "typo.yaml"), "did you mean 'prompt'"),
+        (("red", *BLOCKS, "--script", "typo.yaml"), "Did you mean 'prompt'"),
         (("red", *BLOCKS, "--script", "words.yaml"), "entry 2: "),
         (("red", *BLOCKS, "--script", "start.yaml"), "got a prompt at 0 and PROMPT"),
         (("--resume", "none.arl2", *BLOCKS, "-o", "a.gif"), "none.arl2"),
         (("--resume", "broken.arl2", *BLOCKS, "-o", "a.gif"), "broken.arl2"),
         (("--resume", "broken.arl2", *BLOCKS), "give --output or --preview"),
-        (("--resume", "broken.arl2", *BLOCKS, "-o", "there.gif"), "is there already"),
+        (("--resume", "broken.arl2", *BLOCKS, "-o", "there.gif"), "'there.gif' exists, and"),
         (("--resume", "broken.arl2", *BLOCKS, "-o", "a.gif", "--seed", "3"), "--seed does not go with --resume"),
         (("--resume", "broken.arl2", *BLOCKS, "-o", "a.gif", "--window", "9"), "--window does not go with --resume"),
     ],

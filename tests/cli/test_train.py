@@ -54,4 +54,4 @@ def test_a_part_must_be_named(capsys) -> None:
     assert main(["train"]) == 2
     assert "PART is missing" in capsys.readouterr().err
     assert main(["train", "codc", "run"]) == 2
-    assert "PART: got 'codc'. Did you mean 'codec'?" in capsys.readouterr().err
+    assert "There is no training task named 'codc'. Did you mean 'codec'?" in capsys.readouterr().err

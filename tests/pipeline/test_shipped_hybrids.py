@@ -5,7 +5,7 @@ import torch
 from tests.pipeline.red_on_navy import assert_red_on_navy
 
 from arl2 import ARL2Pipeline
-from arl2.attention.plan import HybridSpec
+from arl2.attention.plan import converted_layers
 from arl2.pipeline.folder import pipeline_folder
 
 SHARES = {"shapes-50": 0.5, "shapes-75": 0.75, "shapes-75-memory": 0.75}
@@ -20,7 +20,7 @@ def teacher() -> ARL2Pipeline:
 def test_it_is_the_teacher_with_states_in_place_of_the_past(name, teacher):
     pipe = ARL2Pipeline.from_pretrained(name)
     plan = str(pipe.transformer.config.layer_plan)
-    assert plan.count(HybridSpec.letter) / len(plan) == SHARES[name]
+    assert len(converted_layers(plan)) / len(plan) == SHARES[name]
     ours, theirs = pipe.transformer.state_dict(), teacher.transformer.state_dict()
     for key, frozen in theirs.items():
         # A feed-forward with a low-rank change beside it keeps its own weights under another name.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arl2.errors import GeometryError
+from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.file_names import plan_outputs
 from arl2.serving.generation import Generation
@@ -44,11 +45,9 @@ def generation(
         PROMPTS,
         plan_outputs(PROMPTS, output, seed=seed),
         model="stand-in",
+        sampling=SamplingOptions(),
         num_frames=frames,
         seed=seed,
-        steps=None,
-        first_block_candidates=None,
-        window="settings",
         scale=scale,
         keep_pictures=True,
         keep_latents=True,

@@ -134,7 +134,7 @@ def test_what_cannot_be_made_is_refused_before_the_work(pipe: ARL2Pipeline, tmp_
     start = VideoRequest(prompt="red", image=tmp_path / "a.png", where="line 4")
     with pytest.raises(Arl2Error, match=r"^line 4: An image is one latent frame, but this model's first block has 3"):
         JobList(pipe, plan_jobs([start], tmp_path), SETTINGS).check()
-    with pytest.raises(ConfigError, match="must fall strictly"):
+    with pytest.raises(ConfigError, match="whole numbers that fall from at most 1000"):
         JobList(
             pipe, plan_jobs(REQUESTS, tmp_path), replace(SETTINGS, sampling=SamplingOptions(steps=(500, 1000)))
         ).check()

@@ -167,10 +167,10 @@ def test_the_command_tells_both_stages_and_the_paper(part, other, gpus, sketches
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--dry-run", "--gpus", "0"], "0 GPUs came; give 1 or more"),
+        (["--dry-run", "--gpus", "0"], "'--gpus': got '0'; give a whole number from 1"),
         (["--dry-run", "--gpus", "48"], "batches_per_step = 64 cannot be shared out evenly over 48 GPUs"),
         (["--dry-run", "--gpus", "8", "--utilisation", "1.5"], "utilisation is 1.5"),
-        (["--dry-run", "--gpus", "8", "--gpu-memory", "-1"], "memory is -1.0"),
+        (["--dry-run", "--gpus", "8", "--gpu-memory", "-1"], "'--gpu-memory': got '-1'; give a number above 0"),
         (["--dry-run", "--gpus", "8", "--other-stage", "missing.json"], "cannot be read"),
         (["--dry-run", "--gpu-tflops", "100"], "--gpu-tflops goes with --gpus N"),
         (["--gpus", "8"], "--gpus goes with --dry-run"),
@@ -196,7 +196,7 @@ def test_a_teacher_by_name(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="'arl2' is a hybrid model"):
         load_teacher("arl2", device="meta")
     # A run needs the files.
-    with pytest.raises(CheckpointError, match="'causal-forcing' is not whole on this disk; fetch it with"):
+    with pytest.raises(CheckpointError, match="'causal-forcing' is not complete on this disk; fetch it with"):
         load_teacher("causal-forcing", device="cpu")
     with pytest.raises(ConfigError, match="names sizes, enough for --dry-run"):
         load_teacher("wan2.1-t2v-1.3b", device="cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.training.codec import CodecConfig, CodecModelConfig, CodecTask, psnr
@@ -70,7 +70,7 @@ def test_the_decoder_alone_leaves_latents_as_they_are(tmp_path: Path) -> None:
     assert not torch.equal(before.decode(before.encode(clips)), after.decode(after.encode(clips)))
     with pytest.raises(ConfigError, match="name a codec's folder in start_from"):
         CodecTask(replace(CONFIG, train_encoder=False))
-    with pytest.raises(ConfigError, match="no folder of a saved codec"):
+    with pytest.raises(CheckpointError, match=r"There is no folder '.*missing'; give the folder of a codec"):
         CodecTask(replace(CONFIG, start_from=str(tmp_path / "missing")))
 
 

@@ -176,7 +176,7 @@ def test_the_command_trains_both_stages_and_ranks_layers(tmp_path, capsys):
     assert main(["train", "align", str(tmp_path / "other"), *small]) == 2
     assert "00001.arrow has 0 of" in capsys.readouterr().err
     assert main(["train", "align", str(tmp_path / "other"), "loop.steps=1", "palns=3"]) == 2
-    assert "Unknown setting 'palns': did you mean 'plan'?" in capsys.readouterr().err
+    assert "Unknown setting 'palns'. Did you mean 'plan'?" in capsys.readouterr().err
     assert main(["train", "distill", str(tmp_path / "other"), "loop.steps=1", f"teacher={teacher}"]) == 2
     assert "No clips came" in capsys.readouterr().err
 

@@ -58,7 +58,7 @@ def test_distances_are_those_of_rollouts_with_one_layer_replaced(folder):
         norms = (rollouts[0] - rollouts[1]).norm(dim=1) / rollouts[1].norm(dim=1)
         assert moved == pytest.approx(norms.mean().item(), rel=1e-4)
         assert moved > 1e-3
-    with pytest.raises(ConfigError, match="There are no prompts"):
+    with pytest.raises(ConfigError, match="Got no prompts"):
         measure_sensitivity(teacher, str(folder / "aligned"), text[:0], RolloutSpec(teacher.settings, 8, 8, 6))
 
 

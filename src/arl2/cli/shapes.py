@@ -63,7 +63,7 @@ class Render(Command):
     """Draw true videos of the shapes world, without any model.
 
     Attributes:
-        captions: What to draw, in free words.
+        captions: Scenes to render, in free words.
         count: Random scenes to draw, instead of captions.
         output: Folder of the videos.
         overwrite: Replace videos that exist.
