@@ -61,7 +61,7 @@ def _names(option: Option, command: type[Command]) -> str:
     value = metavar(option)
     shown = [f"`{name}{f' {value}' if value else ''}`".replace("|", r"\|") for name in option.names]
     if option.name in command.positional:
-        label = option.name.upper().removesuffix("S") + "..." if option.name.endswith("s") else option.name.upper()
+        label = option.name.removesuffix("s").upper() + ("..." if option.name.endswith("s") else "")
         return f"`{label}`" if label.endswith("...") else f"`{label}` or {shown[0]}"
     return ", ".join(shown)
 

@@ -107,7 +107,6 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
 
         def student(noisy: Tensor, timestep: Tensor, run: Run) -> Tensor:
             flow = self.model(noisy, timestep, text, run=run)
-            assert flow is not None  # only a committing pass predicts nothing
             return flow
 
         return Flows(

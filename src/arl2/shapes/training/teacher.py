@@ -125,7 +125,6 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         if frames != size:
             run = TeacherForcing(self._context(clean, text, draw))
         flow = self.model(noisy, timestep, text, run=run)
-        assert flow is not None
 
         broad = sigma[:, None, :, None, None]
         bent = broad >= config.push_above
@@ -180,7 +179,6 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         noisy = add_noise(clean, torch.randn(clean.shape, generator=draw).to(self.device), broad)
         with torch.no_grad():
             flow = self.model(noisy, (1000 * sigma).to(self.device), text, run=TeacherForcing(clean))
-        assert flow is not None
         return velocity_to_clean(noisy, flow, broad)
 
 
