@@ -6,7 +6,8 @@ in its ``pyproject.toml``, and it is called once, when a registry is read first:
     [project.entry-points."arl2.extensions"]
     mine = "my_package.arl2_extension:register"
 
-Registries hold names of classes (``"module:Class"``) rather than classes, so registering loads nothing large.
+Registries hold class names (``"module:Class"``), so registering imports nothing large. Attention kinds are the
+exception: they are registered as classes (:func:`arl2.attention.plan.register`).
 """
 
 import functools

@@ -50,7 +50,7 @@ def test_the_published_count_for_22_hybrid_layers_of_wan():
     with torch.device("meta"):
         wan = CausalWanTransformer3DModel("SS", 12, 128, 8960)
     new = convert(wan, "HS").new_parameters
-    assert new * 22 == 24_826_384  # 1.75 % of 1.4 billion (spec 4)
+    assert new * 22 == 24_826_384  # 1.75 % of 1.4 billion, as the paper says
 
 
 def test_the_seed_alone_decides_the_start_values():

@@ -212,7 +212,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'steps'"):
         ARL2Pipeline.from_pretrained(folder)
     (folder / "generation.json").write_text('{"steps": [1000]}')
-    with pytest.raises(CheckpointError, match="Accepted: words, shapes"):
+    with pytest.raises(CheckpointError, match="Accepted: shapes, words"):
         ARL2Pipeline.from_pretrained(folder)
     with pytest.raises(CheckpointError, match=r"There is no model 'nothing'\. Accepted: shapes"):
         ARL2Pipeline.from_pretrained("nothing")

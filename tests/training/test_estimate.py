@@ -74,7 +74,7 @@ def test_what_is_kept_is_about_what_autograd_keeps(plan, heads, head_dim, ffn, l
 
 
 def test_a_long_clip_of_the_published_size():
-    """The 21-frame clip of spec 4: both halves must fit on 80 GB with activations computed again."""
+    """A clip of 21 latent frames: both halves must fit on 80 GB with activations computed again."""
     with torch.device("meta"):
         teacher, student = (
             CausalWanTransformer3DModel(plan, 12, 128, 8960, state_rank=rank, ffn_rank=rank)

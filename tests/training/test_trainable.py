@@ -1,4 +1,4 @@
-"""What trains is the table of spec 4: counted for the published size, complete, and nothing else moves."""
+"""What trains is the paper's table: counted for the published size, complete, and nothing else moves."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """The hybrid layer: softmax inside the block, one recurrent state for everything older.
 
-    o = intra + sigma(W_g x) * inter                                  (ARL2, arXiv 2605.16579)
+    o = intra + sigmoid(W_g x) * inter                                (ARL2, arXiv 2605.16579)
 
 ``intra`` is bidirectional softmax attention among the block's tokens, ``inter`` what they read from the state. The
 state is read as it was before the block, and written once, by the cache-update pass.
@@ -47,8 +47,8 @@ class HybridSpec(AttentionSpec):
     """Softmax inside the block, one recurrent state for the past.
 
     Attributes:
-        rank: of the LoRAs of the state branch's q, k, v; 0 for none.
-        alpha: they are scaled by ``alpha / rank``.
+        rank: LoRA rank of the state branch's q, k, v; 0 for no LoRA.
+        alpha: LoRA alpha; the update is scaled by ``alpha / rank``.
     """
 
     letter: ClassVar[str] = "H"
@@ -121,7 +121,7 @@ class HybridSpec(AttentionSpec):
         return self.write_flops(size, block) + PassFlops(linear=4 * block.block_tokens * size.width**2)
 
     def pass_bytes(self, size: HeadSize, element_size: int) -> int:
-        # As a softmax layer, and the state branch's own copies.
+        # A softmax layer's working memory plus the state branch's copies.
         return (9 * element_size + 5 * max(4, element_size)) * size.width
 
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
@@ -131,7 +131,8 @@ class HybridSpec(AttentionSpec):
         return saved_bytes(_ATTENTION_SAVES[element_size], size, 0)
 
 
-# As for softmax layers, with the LoRA of the feed-forward; and of the self-attention alone.
+# Activations that autograd saves per token, by element size, as multiples for ``saved_bytes``: whole layer with the
+# feed-forward's LoRA, and self-attention alone.
 _LAYER_SAVES = {4: (97.5, 8.0, 5.2), 2: (85.1, 4.0, 5.0)}
 _ATTENTION_SAVES = {4: (37.0, 0.0, 4.9), 2: (36.1, 0.0, 4.9)}
 
@@ -148,7 +149,7 @@ class HybridAttention(SelfAttention):
         self.spec = spec
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """As published (spec 1, "Start values"): identity features, slow decay, a gate that stands half open."""
+        """Initialize as in the published code: identity feature maps, slow decay, output gate near 0.5."""
         self.state.reset_parameters(generator)
         self._reset_gate(generator)
 
@@ -201,10 +202,10 @@ class HybridAttention(SelfAttention):
         memory.write(state, x.shape[1] // memory.frame_tokens)
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
-        """What streaming would read: each block, in every copy of the clip, reads the state before it.
+        """What each block of every copy reads: the state after all earlier blocks, as in streaming.
 
-        The first copy is the one that writes: the clean half under teacher forcing, else the clip itself. Nothing
-        reads what its last block would write.
+        Only the first copy updates the state (the clean half under teacher forcing, else the clip itself). The last
+        block is not written, since no block reads it.
         """
         queries = self.state.queries(x, raw, self.shared, rotation)
         written = layout.blocks[-1].start * layout.frame_tokens

@@ -1,7 +1,6 @@
-"""The two halves of a kind of attention: the spec, which says all that others need to know, and the module.
+"""Base classes of an attention kind: ``AttentionSpec`` describes it to the package, ``SelfAttention`` computes it.
 
-A new kind is one module with a subclass of each (and a memory), and one line: a call of
-:func:`arl2.attention.plan.register`, or an entry in that module's table of built-in kinds.
+To add a kind, subclass both (and ``LayerMemory``) in one file and call :func:`arl2.attention.plan.register`.
 """
 
 from abc import ABC, abstractmethod
@@ -81,7 +80,7 @@ class SelfAttention(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Start values of all that a conversion adds to a softmax layer; ``shared`` holds the pretrained weights."""
+        """Initialize what a conversion adds to a softmax layer; ``shared`` holds the pretrained weights."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,11 @@ class Part:
     """Parameters of a layer that train in a conversion.
 
     Attributes:
-        label: as the published code and the paper's tables call it.
-        stage: from which on it trains.
-        endings: of the names of its parameters.
-        decays: whether weight decay may pull on it.
-        hidden: whether they are matrices between hidden layers, which Muon is made for.
+        label: name in the published code and the paper's tables.
+        stage: first conversion stage in which it trains.
+        endings: suffixes of its parameter names.
+        decays: whether weight decay applies.
+        hidden: whether its parameters are hidden-layer matrices, which Muon optimizes.
     """
 
     label: str
@@ -125,14 +124,14 @@ class AttentionSpec(ABC):
     Attributes:
         letter: in layer plans.
         name: for people.
-        parts: what of its self-attention trains, by stage; names are relative to the self-attention.
+        parts: trainable parameters of the self-attention, by stage; names are relative to it.
         lora_in_ffn: whether the feed-forward beside it has a LoRA when ``ffn_rank_layers`` is ``"hybrid"``.
         float32: parameter names that stay float32 whatever is computed in.
         kernels: operations it runs, each of which has backends to choose from (:mod:`arl2.kernels.backends`).
         published_names: its tensors in the published layout, apart from the projections that all kinds share and
             relative to the self-attention; None if that layout cannot hold it.
-        recognised_by: our name of a tensor that only layers of this kind hold, by which a published file tells its
-            plan; None if no file is told so.
+        recognised_by: our name of a tensor that only this kind has, from which the layer plan of a published file is
+            inferred; None if it cannot be.
     """
 
     letter: ClassVar[str]
@@ -151,7 +150,7 @@ class AttentionSpec(ABC):
 
     @classmethod
     def settings_of(cls, layers: Mapping[int, Mapping[str, Tensor]], width: int, where: str) -> dict[str, Any]:
-        """Configuration that published tensors tell.
+        """Configuration inferred from the tensors of a published checkpoint.
 
         Args:
             layers: of every layer of the model, the self-attention's tensors under our names.
@@ -168,7 +167,7 @@ class AttentionSpec(ABC):
         """The module, with its start values: what a conversion adds to a softmax layer."""
 
     def seeing(self, window: int | None) -> "AttentionSpec":
-        """The same with another window; itself where a window does not matter."""
+        """This spec with another window; unchanged for kinds that have none."""
         return self
 
     @abstractmethod
@@ -204,7 +203,7 @@ class AttentionSpec(ABC):
 
     @abstractmethod
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
-        """What autograd keeps for each token of a whole layer of which only new parameters train: an estimate."""
+        """Estimated bytes per token that autograd saves for a layer in which only new parameters train."""
 
     @abstractmethod
     def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:

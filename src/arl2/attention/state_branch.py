@@ -1,7 +1,7 @@
 """The part of a hybrid layer that remembers: features, gates, one read and one update of a recurrent state.
 
-Legend: B batch, T tokens of a block, H heads, D head size, d = H D. All formulas: spec 1 / ARL2 (arXiv 2605.16579),
-the update rule from arXiv 2412.06464.
+Legend: B batch, T tokens of a block, H heads, D head size, d = H D. Formulas follow arXiv 2605.16579, the
+update rule arXiv 2412.06464.
 """
 
 import math
@@ -51,7 +51,7 @@ class StateBranch(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """The start of a conversion: identity features, slow decay, small gates (spec 1, "Start values")."""
+        """Initialize as in the published code: identity feature maps, slow decay, small gate projections."""
         heads, head_dim, _ = self.phi_q.shape
         with torch.no_grad():
             for phi in (self.phi_q, self.phi_k, self.phi_v):

@@ -57,7 +57,7 @@ def convert(
 ) -> Conversion:
     """Make softmax layers of another kind. Pretrained tensors are shared with ``model``, not copied.
 
-    What is new has the start values that its kind says (of hybrid layers: spec 1, "Start values").
+    New parameters are initialized by ``SelfAttention.reset_parameters`` of their kind.
 
     Args:
         model: its softmax layers can be converted; layers that are converted already stay as they are.

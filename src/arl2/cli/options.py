@@ -357,7 +357,7 @@ def _layer(word: str) -> int:
 
 def choices_of(hint: Any) -> tuple[str, ...]:
     """The words that a ``Literal``, or a union with one, accepts."""
-    literals = [one for one in (hint, *_members(hint)) if get_origin(one) is Literal]
+    literals = [one for one in _members(hint) if get_origin(one) is Literal]
     return tuple(word for one in literals for word in get_args(one) if isinstance(word, str))
 
 

@@ -21,7 +21,7 @@ class ModelSource:
 
     Attributes:
         model: A name that ``arl2 models`` lists, a pipeline folder, or a checkpoint file.
-        weights: AR checkpoint (.pt, .safetensors) over the base.
+        weights: AR checkpoint (.pt, .safetensors) that replaces the transformer of the model or base.
         base: Folder with text encoder and VAE, such as a copy of Wan 2.1.
         config: Published YAML config: denoising steps, block size, window.
         decoder: Tiny decoder (taew2_1) instead of the VAE; "tiny" looks for it by its name.
@@ -43,5 +43,5 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """What the person called the model, as a file's metadata has it."""
+        """The model as the user named it, for file metadata."""
         return str(self.model or self.weights or self.base or default_model())

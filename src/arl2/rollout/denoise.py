@@ -26,7 +26,7 @@ Latents = Float[Tensor, "batch channels frames height width"]
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt, as cross-attention KV cache and as embeddings ``[B, words, width]``, and its stream's memory."""
+    """A prompt (cross-attention KV cache and embeddings ``[B, words, width]``) and its memory."""
 
     prompt: PromptCache
     text: Tensor
@@ -44,8 +44,8 @@ class Rollout:
 
     Raises:
         ConfigError: noise for another batch.
-        GeometryError: memory that stands inside a block.
-        MemoryMismatchError: memories that are the same object, or of different streams.
+        GeometryError: memory whose position is not a block boundary.
+        MemoryMismatchError: one memory for both prompts, or memories at different frames.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Rollout:
             split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
-        # The first flow and the first memory are searched for NaN; later passes do not wait for the device.
+        # Only the first flow and the first commit are checked for NaN: every check synchronizes with the device.
         self._flow_is_finite = self._memory_is_finite = False
 
     @property
@@ -105,7 +105,10 @@ class Rollout:
 
     @torch.no_grad()
     def make(self, known: Latents | None = None, *, cut: bool = False) -> Block:
-        """Denoise the next block, or take ``known`` latents instead, and commit it; ``cut`` marks the block."""
+        """Denoise the next block, or use ``known`` (conditioning) latents instead, and commit it.
+
+        ``cut`` marks a block that does not continue the one before it.
+        """
         index, span = self.next_block()
         started = time.perf_counter()
         latents = self._generate(index, span) if known is None else known.to(self.device)
@@ -130,7 +133,7 @@ class Rollout:
         return best_of.choose(self._side_by_side(best_of.candidates)._denoise(index, span), self.prompted[0].text)
 
     def _side_by_side(self, count: int) -> "Rollout":
-        """``count`` copies of every stream at its start, each with other noise; memory is still empty."""
+        """A rollout of ``count`` candidates per stream, each with its own noise and empty memory."""
         settings, batch = self.settings, count * self.batch
         prompted = [
             Prompted(

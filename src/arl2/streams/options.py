@@ -45,7 +45,7 @@ class SamplingKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How to sample. None means: as the model's own settings say.
+    """How to sample. None means the model's own setting, except for ``window``, where None is the whole past.
 
     Values of another type or out of range raise ``ConfigError``; whether they fit a model is checked with the model.
 
@@ -84,7 +84,7 @@ class SamplingOptions:
                 object.__setattr__(self, field.name, _checked(field.name, value))
 
     def over(self, settings: GenerationSettings) -> GenerationSettings:
-        """The settings of a model with these options in their place.
+        """A model's settings with these options applied.
 
         Raises:
             ConfigError: options that do not go with the settings, such as guidance of a few-step student.
@@ -95,7 +95,7 @@ class SamplingOptions:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value with numbers of Python's own."""
+    """The value, validated and converted to built-in types."""
     if name in ("num_frames", "height", "width", "first_block_candidates"):
         return whole(name, value, least=1)
     if name == "sink":

@@ -98,7 +98,7 @@ class AlignTask(ConversionTask[AlignConfig]):
 def alignment_ratio(
     hybrid: Float[Tensor, "batch tokens width"], softmax: Float[Tensor, "batch tokens width"], layout: ClipLayout
 ) -> Float[Tensor, ""]:
-    """``mean((hybrid - softmax)^2) / mean(softmax^2)`` over all copies of all blocks but the first (spec 4)."""
+    """``mean((hybrid - softmax)^2) / mean(softmax^2)`` over all copies of all blocks but the first."""
     begin, _ = layout.span(layout.blocks[1])
     _, end = layout.span(layout.blocks[-1])
     later = [slice(offset + begin, offset + end) for offset in layout.copies()]

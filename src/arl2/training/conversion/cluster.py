@@ -26,7 +26,7 @@ class Cluster:
         memory: of one, in GB.
         tflops: peak of one, dense bfloat16.
         utilisation: share of the peak that is taken to be reached. The best engine for this model sustains 440 TFLOP/s
-            of an H100's 989 in generation (spec 5), which is 0.44; training has more that moves memory instead.
+            of an H100's 989 in generation, which is 0.44; training has more that moves memory instead.
 
     Raises:
         ConfigError: a number that cannot be.
