@@ -90,7 +90,7 @@ def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
         (("softmax", "--layers", "0", "--keep", "7"), "no layer 7"),
         (("softmax", "--layers", "0", "--keep", "0"), "No layer is left to convert"),
         (("softmax", "--plan", "SSSS"), "No layer is left to convert"),
-        (("softmax", "--plan", "HSSS", "--keep", "0"), "makes layer 0 hybrid and --keep leaves it"),
+        (("softmax", "--plan", "HSSS", "--keep", "0"), "converts layer 0 and --keep leaves it"),
         (("softmax", "--fraction", "0.1"), "Got a share of 0.1"),
         (("softmax", "--layers", "0", "--ranking", "none.json"), "--ranking goes with --fraction"),
         (("softmax", "--fraction", "0.5", "--ranking", "none.json"), "cannot be read"),

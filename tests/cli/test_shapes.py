@@ -111,7 +111,7 @@ def test_folders_that_cannot_be_scored(truth: Path, tmp_path: Path, capsys) -> N
     with open_video(tmp_path / "short.mp4") as writer:
         writer.write(read_video(next(truth.glob("*.mp4")))[:9])
     assert main(["shapes", "score", str(tmp_path)]) == 2
-    assert "does not say its prompt" in capsys.readouterr().err
+    assert "has no prompt in its metadata; write manifest.jsonl" in capsys.readouterr().err
 
 
 def test_scoring_a_model(model: str, capsys) -> None:

@@ -36,7 +36,7 @@ from arl2.version import __version__
 _ABOUT = "Streaming video generation with constant memory: attend locally, remember linearly."
 _EPILOGUE = """'arl2 COMMAND --help' explains a command and shows examples.
 -v, --verbose, with any command, says which backends are chosen, and why."""
-SHAPES = "The shapes world: scenes drawn from a few numbers, captions, and an evaluator that reads videos."
+SHAPES = "The shapes world: scenes from a few numbers, captions, and an evaluator that reads videos."
 
 
 @dataclass(frozen=True, kw_only=True)

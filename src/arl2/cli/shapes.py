@@ -64,7 +64,7 @@ class Render(Command):
 
     Attributes:
         captions: Scenes to render, in free words.
-        count: Random scenes to draw, instead of captions.
+        count: Random scenes to render, instead of captions.
         output: Folder of the videos.
         overwrite: Replace videos that exist.
         num_frames: Video frames of each video.

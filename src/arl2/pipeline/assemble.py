@@ -71,7 +71,7 @@ def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:
     else:
         assert resolved.base is not None  # only ``transformer_alone`` leaves both out
         transformer = resolved.weights.transformer(dtype)
-        codec, text = load_codec(resolved.base, dtype=dtype), load_text(resolved.base)
+        codec, text = load_published_codec(resolved.base, dtype=dtype), load_published_text(resolved.base)
     if resolved.decoder is not None:
         codec = _with_tiny_decoder(codec, resolved.decoder, dtype)
     if resolved.hybrid_layers:
@@ -95,7 +95,7 @@ def check_base(base: Path) -> None:
             )
 
 
-def load_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
+def load_published_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
     """The VAE of a base folder that ``check_base`` accepts."""
     from arl2.video.wan_codec import WanCodec
 
@@ -105,7 +105,7 @@ def load_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
     return WanCodec.from_published(base / ORIGINAL_VAE, torch_dtype=dtype)
 
 
-def load_text(base: Path) -> TextPart:
+def load_published_text(base: Path) -> TextPart:
     """The text encoder of a base folder that ``check_base`` accepts, in bfloat16; read for the first prompt."""
     from arl2.text.umt5 import UMT5Text
 

@@ -16,7 +16,7 @@ from arl2.errors import CheckpointError
 from arl2.files.atomic import atomic_folder
 from arl2.files.plain import first_line, read_json
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.assemble import check_base, load_codec, load_text
+from arl2.pipeline.assemble import check_base, load_published_codec, load_published_text
 from arl2.pipeline.folder import CODEC, TEXT, TRANSFORMER, VERIFIER, write_generation
 from arl2.pipeline.resolve import ResolvedSource
 
@@ -71,13 +71,13 @@ def _write_parts(source: ResolvedSource, folder: Path) -> None:
         if (source.base / "vae").is_dir():
             _copy(source.base / "vae", folder / CODEC)
         else:
-            codec: Any = load_codec(source.base, dtype=torch.float32)
+            codec: Any = load_published_codec(source.base, dtype=torch.float32)
             codec.save_pretrained(folder / CODEC)
         if all((source.base / part).is_dir() for part in _TEXT_FOLDERS):
             for part in _TEXT_FOLDERS:
                 _copy(source.base / part, folder / TEXT / part)
         else:
-            encoder: Any = load_text(source.base)
+            encoder: Any = load_published_text(source.base)
             encoder.save_pretrained(folder / TEXT)
     write_generation(folder, text, source.settings)
 
