@@ -53,8 +53,8 @@ class SamplingOptions:
         num_frames: Video frames to generate, conditioning frames included.
         height: Height of the video in pixels.
         width: Width of the video in pixels.
-        seed: Random seed of the first prompt; the next prompts get seed + 1, seed + 2 and so on. In Python also one seed
-            for each.
+        seed: Random seed of the first prompt; the next prompts get seed + 1, seed + 2 and so on. In Python also one
+            seed for each.
         steps: Denoising steps of a block: a number, spread evenly, or a list of timesteps such as 1000,750,500,250.
         first_block_candidates: First blocks to sample side by side; the reward model keeps the best (best-of-N).
         window: Latent frames that softmax layers attend to; None for the whole past, "settings" for the model's own.
