@@ -18,10 +18,10 @@ from arl2.video.wan_streaming import forget_gradients, next_latent_frame, slot_c
 class WanCodec(nn.Module):
     """The codec; implements ``arl2.video.codec.VideoCodec``.
 
-    It works latent frame by latent frame, so any split of a stream into the same frames gives the same bits. The numbers
-    are those of ``AutoencoderKLWan`` up to the order of sums (4e-7 in float32): of its ``decode`` of the raw latents
-    (which clamps to [-1, 1]; this one does not) and of the mode of its ``encode``. The 1 x 1 x 1 convolutions beside the
-    network are computed for all frames at once.
+    It works latent frame by latent frame, so any split of a stream into the same frames gives the same bits. The
+    numbers are those of ``AutoencoderKLWan`` up to the order of sums (4e-7 in float32): of its ``decode`` of the raw
+    latents (which clamps to [-1, 1]; this one does not) and of the mode of its ``encode``. The 1 x 1 x 1 convolutions
+    beside the network are computed for all frames at once.
 
     Beyond what is returned, memory depends on batch and frame size alone. Gradients, where they are on, reach all
     frames of one call and none of an earlier one.
