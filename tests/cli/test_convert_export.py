@@ -96,7 +96,7 @@ def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
         (("softmax", "--fraction", "0.5", "--ranking", "none.json"), "cannot be read"),
         (("hybrid", "--layers", "0"), "No layer is left to convert"),
         (("hybrid", "--layers", "1", "--state-rank", "4"), "have state_rank 2; the others cannot have 4"),
-        (("hybrid", "--layers", "1", "--alpha", "4"), "leave --alpha"),
+        (("hybrid", "--layers", "1", "--alpha", "4"), "have low_rank_alpha None; the others cannot have 4.0"),
         (("nothing", "--layers", "0"), "There is no model"),
         (("softmax", "--layers", "0", "-o", "softmax"), "is there already"),
     ],

@@ -83,6 +83,7 @@ def recipe_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore::arl2.pipeline.assemble.UntrainedConversionWarning")  # one row is that
 def test_rows_of_a_recipe_are_measured_once_and_shown(benchmark, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "LONG", 117)
     out = tmp_path / "out"

@@ -117,7 +117,7 @@ def test_what_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             read_image(tmp_path / missing)
     Image.new("L", (64, 8)).save(tmp_path / "wide.png")
     monkeypatch.setattr("arl2.video.images.MAX_SIDE", 32)
-    with pytest.raises(Arl2Error, match="at most 32 pixels a side"):
+    with pytest.raises(Arl2Error, match="claims 64 x 8 pixels; at most 32 a side"):
         read_image(tmp_path / "wide.png")
 
 

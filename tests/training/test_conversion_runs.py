@@ -178,7 +178,7 @@ def test_the_command_trains_both_stages_and_ranks_layers(tmp_path, capsys):
     assert main(["train", "align", str(tmp_path / "other"), "loop.steps=1", "palns=3"]) == 2
     assert "Unknown setting 'palns'. Did you mean 'plan'?" in capsys.readouterr().err
     assert main(["train", "distill", str(tmp_path / "other"), "loop.steps=1", f"teacher={teacher}"]) == 2
-    assert "No clips came" in capsys.readouterr().err
+    assert "There are no clips" in capsys.readouterr().err
 
 
 def test_processes_alone_have_nobody_to_lose():

@@ -121,7 +121,7 @@ def test_clips_of_one_block_are_refused(place):
 
 def test_tasks_that_do_not_scale_say_so(tmp_path):
     for setting in ({"sharding": "full"}, {"compute": "bfloat16"}):
-        with pytest.raises(ConfigError, match=r"whole and in float32; leave loop\.sharding and loop\.compute out"):
+        with pytest.raises(ConfigError, match=r"unsharded and in float32; leave loop\.sharding and loop\.compute out"):
             train(ToyTask(), loop(**setting), tmp_path, run_config={}, console=QUIET)
 
 

@@ -185,7 +185,7 @@ def test_a_cache_after_an_error_is_not_used_again(monkeypatch: pytest.MonkeyPatc
         patch.setattr(CODEC.vae.decoder.norm_out, "forward", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             CODEC.decode(LATENTS, cache)
-    with pytest.raises(MemoryMismatchError, match="begin a new stream, or go on from a clone"):
+    with pytest.raises(MemoryMismatchError, match="begin a new stream, or continue from a clone"):
         CODEC.decode(LATENTS, cache)
     assert CODEC.decode(LATENTS, saved).isfinite().all()
 
