@@ -424,3 +424,24 @@ def test_inspect_of_names_that_look_like_markup(capsys, tmp_path):
     export_checkpoint(tiny_model("SS"), path)
     assert main(["inspect", str(path), "--heads", "2"]) == 0
     assert "model[bold].pt" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_lists_of_layers_are_numbers_and_never_empty() -> None:
+    for words in ("--hybrid_layers 0 1", "--hybrid-layers 0,1", "--hybrid_layers=0,1"):
+        command = parse(["generate", "a", *words.split()])
+        assert isinstance(command, Generate)
+        assert command.source.hybrid_layers == (0, 1)
+    for words, said in (
+        ("generate a --hybrid_layers", "'--hybrid-layers' needs one or more values"),
+        ("generate a --hybrid-layers --frames 9", "'--hybrid-layers' needs one or more values"),
+        ("generate --hybrid-layers 0 a", "got 'a'; give layer numbers from 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse(words.split())
+
+
+def test_files_and_folders_that_are_no_models(capsys, tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("a")
+    for model, said in ((tmp_path / "notes.txt", "is no checkpoint: those end in .pt"), (tmp_path, "holds no model")):
+        assert main(["generate", "a", "--model", str(model), "-o", str(tmp_path / "a.gif")]) == 2
+        assert said in capsys.readouterr().err

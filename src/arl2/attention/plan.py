@@ -39,8 +39,8 @@ def register(kind: Kind) -> Kind:
     Raises:
         ConfigError: a letter that is none or is taken.
     """
-    letter = kind.letter
-    if len(letter) != 1 or not ("A" <= letter <= "Z"):
+    letter = getattr(kind, "letter", None)
+    if not isinstance(letter, str) or len(letter) != 1 or not ("A" <= letter <= "Z"):
         raise ConfigError(f"{kind.__name__} has the letter {letter!r}; give it one of A to Z.")
     if letter in letters():
         raise ConfigError(f"The letter {letter} stands for {kind_of(letter).name} layers already; choose another.")

@@ -22,7 +22,7 @@ from arl2.cli.export import Export
 from arl2.cli.generate import Generate
 from arl2.cli.inspect import Inspect
 from arl2.cli.models import Models
-from arl2.cli.options import Command, options_of, parser_of, summary
+from arl2.cli.options import Command, options_of, parser_of, several, summary
 from arl2.cli.renamed import normalised
 from arl2.cli.rollouts import Rollouts
 from arl2.cli.selfcheck import Selfcheck
@@ -128,9 +128,11 @@ def parse(words: Sequence[str]) -> Command | None:
         UsageError: A command or an option that does not exist, a value that cannot be, or one that is missing.
         ConfigError: Options that exclude each other, or that have another name today.
     """
+    ours = normalised(words, command_of(words))
+    _require_values(ours, command_of(words))
     try:
         return build_app()(
-            normalised(words, command_of(words)),
+            ours,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -138,6 +140,14 @@ def parse(words: Sequence[str]) -> Command | None:
     except CycloptsError as error:
         command = " ".join(error.command_chain or ())
         raise UsageError(f"{_sentence(error, command)}\nsee 'arl2 {f'{command} ' if command else ''}--help'") from error
+
+
+def _require_values(words: Sequence[str], command: str) -> None:
+    """An option that takes several values takes at least one; the parser would take none for nothing given."""
+    names = {name for option in options_of(COMMANDS[command]) if several(option.hint) for name in option.names}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word in names and following.startswith("-"):
+            raise UsageError(f"Option '{word}' needs one or more values.\nsee 'arl2 {command} --help'")
 
 
 def _sentence(error: CycloptsError, command: str) -> str:

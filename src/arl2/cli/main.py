@@ -54,9 +54,12 @@ def _without_verbose(words: list[str]) -> tuple[list[str], bool]:
 
 def _log(verbose: bool) -> None:
     import logging
+    import warnings
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    # A person reads the sentence; the line of our code that warned says nothing to them.
+    warnings.formatwarning = lambda message, *_, **__: f"arl2: warning: {message}\n"
 
 
 if __name__ == "__main__":

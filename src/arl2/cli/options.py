@@ -283,8 +283,8 @@ def _built(kind: type, values: dict[tuple[str, ...], Any]) -> Any:
 
 def _parameter(option: Option, command: type[Command]) -> inspect.Parameter:
     kinds = inspect.Parameter
-    several = _several(option.hint)
-    variadic = several and option.name in command.positional
+    listed = several(option.hint)
+    variadic = listed and option.name in command.positional
     placed = kinds.VAR_POSITIONAL if variadic else kinds.POSITIONAL_OR_KEYWORD
     kind = placed if option.name in command.positional else kinds.KEYWORD_ONLY
     first, *others = option.names
@@ -296,7 +296,7 @@ def _parameter(option: Option, command: type[Command]) -> inspect.Parameter:
         show_default=False,
         group=_group(option, command),
         converter=_converter(option),
-        consume_multiple=several and not variadic,
+        consume_multiple=listed and not variadic,
         metavar=metavar(option),
     )
     hint = get_args(option.hint)[0] if variadic else _one_word(option)
@@ -306,8 +306,10 @@ def _parameter(option: Option, command: type[Command]) -> inspect.Parameter:
 
 def _one_word(option: Option) -> Any:
     """The type as cyclopts needs it: a value with a reader of its own is a word, whatever it means."""
+    if several(option.hint):
+        return tuple[str, ...] if int in get_args(option.hint) else option.hint
     read = option.read is not None or {int, float} & set(_members(option.hint))
-    return str | None if read and not _several(option.hint) else option.hint
+    return str | None if read else option.hint
 
 
 def _group(option: Option, command: type[Command]) -> Group | str:
@@ -333,10 +335,12 @@ def metavar(option: Option) -> str | None:
     """What stands for the value; None for a flag and where choices are listed."""
     kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
     own = next((kinds[kind] for kind in _members(option.hint) if kind in kinds), None)
-    return option.spelling.metavar or ("N..." if _several(option.hint) else own)
+    return option.spelling.metavar or ("N..." if several(option.hint) else own)
 
 
 def _converter(option: Option) -> Callable[[Any, Any], Any] | None:
+    if several(option.hint) and int in get_args(option.hint):
+        return lambda _, tokens: tuple(_layer(word) for token in tokens for word in token.value.split(","))
     read = option.read
     accepted = choices_of(option.hint)
     if read is None and accepted:
@@ -346,13 +350,14 @@ def _converter(option: Option) -> Callable[[Any, Any], Any] | None:
     if read is None:
         return None
     one = read
-    if _several(option.hint):
-        return lambda _, tokens: tuple(_layer(token.value) for token in tokens)
     return lambda _, tokens: one(tokens[0].value)
 
 
 def _layer(word: str) -> int:
-    return whole(0)(word)
+    try:
+        return whole(0)(word)
+    except ValueError:
+        raise ValueError(f"got '{word}'; give layer numbers from 0, such as 0 1 2 (prompts come before it)") from None
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
@@ -366,7 +371,8 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return tuple(one for one in (get_args(hint) if union else (hint,)) if one is not type(None))
 
 
-def _several(hint: Any) -> bool:
+def several(hint: Any) -> bool:
+    """Whether an option takes several values."""
     return get_origin(hint) is tuple
 
 

@@ -153,7 +153,7 @@ class _Made:
         if at is None:
             return ""
         gap = f"; video frames {missing.start} to {missing.stop - 1} have no pictures" if missing else ""
-        return f" The stream is saved after {at} blocks in {asked.saving.file}{gap}."
+        return f" The stream is saved after {at} block{'s' if at != 1 else ''} in {asked.saving.file}{gap}."
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started

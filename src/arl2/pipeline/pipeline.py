@@ -335,6 +335,8 @@ def _options_and_inputs(
     prompt: str | Sequence[str] | None, options: SamplingOptions | None, keywords: Mapping[str, Any]
 ) -> tuple[SamplingOptions, Inputs]:
     """The keywords of a call, sorted into options (over those given) and inputs."""
+    if options is not None and not isinstance(options, SamplingOptions):
+        raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions(...), or keywords.")
     of_options, of_inputs = SamplingKeywords.__annotations__, InputKeywords.__annotations__
     for name in keywords:
         if name not in of_options and name not in of_inputs and name != "num_inference_steps":

@@ -124,6 +124,10 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
         weights = path
     elif path.is_dir():
         base = base or path
+    elif path.exists():
+        raise CheckpointError(
+            f"'{model}' is no checkpoint: those end in {', '.join(_WEIGHT_FILES)}. Give one, or a folder."
+        )
     else:
         raise CheckpointError(f"There is no model '{model}'. {suggestion(model, CARDS)} Or give a folder or a file.")
     if base is None:
@@ -135,6 +139,10 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
         published = read_published_config(source.config)
         settings, of_model = published.settings, published.model_settings
     place = weights or base
+    if place == base and not any((base / name).is_dir() for name in ("transformer", "vae", "text_encoder")):
+        known = any(file.suffix in _WEIGHT_FILES for file in base.iterdir())
+        if not known:
+            raise CheckpointError(f"The folder '{base}' holds no model; give a pipeline folder or a base folder.")
     if settings is None:
         logger.warning("Got no config for '%s': sampled as a chunkwise student in 4 steps.", place)
         own = config_beside(place)

@@ -4,7 +4,7 @@ An option is one field here (and its type among the keywords): commands take it 
 whole, and :mod:`arl2.streams.request` puts it into effect.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -130,4 +130,4 @@ def _is_list(value: Any) -> bool:
         iter(value)
     except TypeError:
         return False
-    return not isinstance(value, str)
+    return not isinstance(value, str | bytes | Mapping)
