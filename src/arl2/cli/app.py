@@ -144,7 +144,8 @@ def parse(words: Sequence[str]) -> Command | None:
 
 def _require_values(words: Sequence[str], command: str) -> None:
     """An option that takes several values takes at least one; the parser would take none for nothing given."""
-    names = {name for option in options_of(COMMANDS[command]) if several(option.hint) for name in option.names}
+    options = options_of(COMMANDS[command]) if command in COMMANDS else ()
+    names = {name for option in options if several(option.hint) for name in option.names}
     for word, following in zip(words, [*words[1:], "--"], strict=True):
         if word in names and following.startswith("-"):
             raise UsageError(f"Option '{word}' needs one or more values.\nsee 'arl2 {command} --help'")
