@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -146,7 +147,7 @@ def _require_values(words: Sequence[str], command: str) -> None:
     """An option that takes several values takes at least one; the parser would take none for nothing given."""
     options = options_of(COMMANDS[command]) if command in COMMANDS else ()
     names = {name for option in options if several(option.hint) for name in option.names}
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         if word in names and following.startswith("-"):
             raise UsageError(f"Option '{word}' needs one or more values.\nsee 'arl2 {command} --help'")
 
