@@ -7,7 +7,7 @@ import torch
 
 from arl2.errors import ConfigError
 from arl2.model.reward_model import RewardModel
-from support import generator
+from support import ROUNDING, generator, relative
 
 SIZES = {"channels": 3, "frames": 2, "height": 5, "width": 4, "words": 6, "text_width": 7, "features": 8, "space": 9}
 
@@ -65,7 +65,9 @@ def test_other_sizes_are_refused() -> None:
 def test_a_prompt_may_come_without_the_zeros_that_end_it() -> None:
     reward_model, short = RewardModel(**SIZES), prompts()
     short[:, 4:] = 0
-    assert torch.equal(reward_model.embed_prompts(short), reward_model.embed_prompts(short[:, :4]))
+    # Two shapes, so perhaps two kernels.
+    cut, padded = reward_model.embed_prompts(short[:, :4]), reward_model.embed_prompts(short)
+    assert relative(cut, padded) < ROUNDING[torch.float32]
 
 
 @pytest.mark.parametrize("wrong", [{"channels": 0}, {"features": 12}, {"space": -1}])

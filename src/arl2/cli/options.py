@@ -269,7 +269,7 @@ def parser_of(command: type[Command]) -> Callable[..., Command]:
 
 
 def _built(kind: type, values: dict[tuple[str, ...], Any]) -> Any:
-    """``kind`` with values by their paths; embedded dataclasses are built likewise."""
+    """``kind`` with values by their paths; embedded dataclasses are built the same way."""
     given = {}
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):

@@ -1,4 +1,4 @@
-"""What ``convert`` and ``export`` share: a model's files, found without loading them, and a folder written anew."""
+"""What ``convert`` and ``export`` share: a model's files, found without loading them, and a rewritten folder."""
 
 from dataclasses import replace
 from pathlib import Path
