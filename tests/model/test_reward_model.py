@@ -62,6 +62,7 @@ def test_other_sizes_are_refused() -> None:
             reward_model(blocks(), wrong)
 
 
+@torch.no_grad()
 def test_a_prompt_may_come_without_the_zeros_that_end_it() -> None:
     reward_model, short = RewardModel(**SIZES), prompts()
     short[:, 4:] = 0
