@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from arl2.diffusion.flow import add_noise
-from arl2.diffusion.samplers import sample_euler, sample_few_step, sample_unipc, solver_sigmas
-from arl2.diffusion.schedule import NoiseSchedule
+from arl2.diffusion.samplers import (
+    FewStep,
+    MultiStep,
+    published_unipc_grid,
+    sample_euler,
+    sample_few_step,
+    sample_unipc,
+    solver_sigmas,
+)
+from arl2.diffusion.schedule import NoiseSchedule, StepPlan
+from arl2.errors import ConfigError
 
 SHAPE = (1, 2, 1, 3, 3)
 TARGET = torch.linspace(-1, 1, 18).view(SHAPE)
@@ -34,9 +43,46 @@ def test_euler_is_exact_on_a_straight_flow(steps):
     torch.testing.assert_close(found, TARGET, rtol=1e-5, atol=1e-5)
 
 
-def test_unipc_is_exact_on_a_straight_flow():
-    found = sample_unipc(towards_target, noise, steps=10, shift=5.0, train_steps=1000)
-    torch.testing.assert_close(found, TARGET, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize(("solver", "within"), [("unipc-diffusers", 1e-3), ("unipc", 3e-3)])
+def test_unipc_follows_a_straight_flow(solver, within):
+    """As near as its timesteps, which drop the fraction, are to its sigmas."""
+    found = sample_unipc(towards_target, noise, steps=10, shift=5.0, train_steps=1000, solver=solver)
+    torch.testing.assert_close(found, TARGET, rtol=within, atol=within)
+
+
+@pytest.mark.parametrize("solver", ["unipc-diffusers", "unipc"])
+@pytest.mark.parametrize("steps", [1, 2, 400, 1000])
+def test_unipc_begins_at_the_start_of_its_grid(solver, steps):
+    """Also where the first timesteps of many are equal."""
+    seen = []
+
+    def predict(x, timestep):
+        seen.append(timestep)
+        return torch.zeros_like(x)
+
+    sample_unipc(predict, noise, steps=steps, shift=5.0, train_steps=1000, solver=solver)
+    assert tuple(seen) == MultiStep(steps, solver=solver).timesteps_of(0)
+    assert len(seen) == steps
+
+
+def test_the_published_grid_is_not_diffusers():
+    ours, theirs = (
+        torch.tensor(MultiStep(50, solver=solver).timesteps_of(0)) for solver in ("unipc", "unipc-diffusers")
+    )
+    assert int((ours != theirs).sum()) == 27
+    assert float((ours - theirs).abs().max()) == 4
+    assert ours[:5].tolist() == [999, 995, 991, 987, 982]
+    grid = published_unipc_grid(50, shift=5.0, train_steps=1000)
+    assert (len(grid.timesteps), len(grid.sigmas), float(grid.sigmas[-1])) == (50, 51, 0.0)
+    assert float(grid.sigmas[0]) == pytest.approx(0.9997998476, abs=1e-7)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_guidance_that_is_no_number_is_refused(scale):
+    with pytest.raises(ConfigError, match="Got guidance_scale"):
+        MultiStep(guidance_scale=scale)
+    with pytest.raises(ConfigError, match="Got first_block_fresh_below nan"):
+        FewStep(StepPlan((1000.0,)), first_block_fresh_below=float("nan"))
 
 
 def test_few_step_renoises_with_its_own_draws():

@@ -89,8 +89,9 @@ class StepPlan:
     """Timesteps of the denoising passes of a block, already warped.
 
     Attributes:
-        timesteps: for every block, or for every block but the first.
-        first_block: for the first block of a stream, where it differs (Causal Forcing++).
+        timesteps: for every block, or for every block but the first generated one.
+        first_block: for the first block that is generated, where it differs (Causal Forcing++). Conditioning frames
+            before it are not generated.
     """
 
     timesteps: tuple[float, ...]
@@ -123,6 +124,6 @@ class StepPlan:
         first = None if first_block_steps is None else warped(first_block_steps)
         return StepPlan(warped(steps), first)
 
-    def of_block(self, index: int) -> tuple[float, ...]:
-        """The timesteps of block ``index`` (0 is the first block of the stream)."""
-        return self.first_block if index == 0 and self.first_block is not None else self.timesteps
+    def of_block(self, number: int) -> tuple[float, ...]:
+        """The timesteps of a block, counted from the first generated one (0)."""
+        return self.first_block if number == 0 and self.first_block is not None else self.timesteps

@@ -28,19 +28,21 @@ class GenerationSettings:
 
     Attributes:
         steps: Denoising steps of a block, on the unshifted scale from 1000 down, as published configs list them.
-        first_block_steps: Of the first block, where it differs.
-        first_block_fresh_below: Sigma, 0 to 1. At sigmas above it the first block keeps the noise that was predicted,
-            so that its early decisions stay; 1 always samples fresh noise, as published.
+        first_block_steps: Of the first block that is generated, also after conditioning frames, where it differs.
+        first_block_fresh_below: Sigma, 0 to 1. At sigmas above it the first generated block keeps the noise that was
+            predicted, so that its early decisions stay; 1 always samples fresh noise, as published.
         first_block_candidates: First blocks sampled side by side; the model's reward model keeps the one that fits the
-            prompt best (best-of-N). 1 needs no reward model.
+            prompt best (best-of-N). 1 needs no reward model. After conditioning frames there are no candidates.
         warp_steps: Map the steps onto the shifted schedule; otherwise they are timesteps already.
         shift: Of the noise schedule that the model was trained on.
-        solver: ``"few-step"`` predicts and re-noises along ``steps`` (distilled students); ``"euler"`` and ``"unipc"``
-            solve the ODE in ``solver_steps`` steps (models that are not distilled).
+        solver: ``"few-step"`` predicts and re-noises along ``steps`` (distilled students). The others solve the ODE in
+            ``solver_steps`` steps (models that are not distilled): ``"euler"``, ``"unipc"`` with the grid of the
+            published code, ``"unipc-diffusers"`` with that of diffusers.
         solver_steps: Denoising steps of an ODE solver.
         guidance_scale: Of classifier-free guidance with an ODE solver; 1 switches it off.
         negative_prompt: What guidance steers away from; the empty prompt is one, too.
-        context_noise: Timestep of the cache-update pass.
+        context_noise: Timestep of the cache-update pass of generated blocks, 0 to 1000; conditioning frames are
+            committed at 0.
         first_block_frames: Latent frames of the first block, where it differs.
         window: Latent frames that softmax layers attend to, the current block included; None for the whole past.
         prompt_change: What a new prompt does to a stream, see :mod:`arl2.streams.prompt_change`.
@@ -56,7 +58,7 @@ class GenerationSettings:
     first_block_candidates: int = 1
     warp_steps: bool = True
     shift: float = 5.0
-    solver: Literal["few-step", "euler", "unipc"] = "few-step"
+    solver: Literal["few-step", "euler", "unipc", "unipc-diffusers"] = "few-step"
     solver_steps: int = 50
     guidance_scale: float = 1.0
     negative_prompt: str = ""
@@ -90,6 +92,7 @@ class GenerationSettings:
         if not 0 < self.shift < math.inf:
             raise ConfigError(f"Got shift {self.shift}; give a finite number above 0.")
         finite("guidance_scale", self.guidance_scale)
+        context_timestep(self.context_noise)
         if self.solver == "few-step" and self.guidance_scale != 1.0:
             raise ConfigError(
                 f"Got guidance_scale {self.guidance_scale:g} for a few-step student, which is distilled with its "
@@ -171,6 +174,13 @@ def finite(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"Got {name} {value!r:.80}; give a finite number.")
     return number
+
+
+def context_timestep(value: Any) -> float:
+    """The timestep of a cache-update pass; ``ConfigError`` for anything but a number from 0 to 1000."""
+    if not 0 <= finite("context_noise", value) <= TRAIN_STEPS:
+        raise ConfigError(f"Got context_noise {value!r:.80}; give a timestep from 0 to {TRAIN_STEPS}.")
+    return float(value)
 
 
 def seed_number(value: Any) -> int:

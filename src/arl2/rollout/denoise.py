@@ -3,6 +3,7 @@
 The only place that denoises and commits: ``generate_blocks`` iterates it for latents, ``Stream`` for everything else.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Rollout:
         prompted: the prompt and its memory; then, under guidance, the negative prompt and its own.
         noise: keyed by each sample's seed, or given.
         settings: of all blocks.
+        first_generated: number of the first block that was generated and not given; None if all before were given, or
+            nothing is before. The sampler treats that block apart.
 
     Raises:
         ConfigError: noise for another batch.
@@ -55,6 +58,7 @@ class Rollout:
         *,
         noise: NoiseSource,
         settings: RolloutSettings,
+        first_generated: int | None = None,
     ) -> None:
         own, last = prompted[0].memory, prompted[-1].memory
         if len(prompted) > 1 and last is own:
@@ -69,6 +73,7 @@ class Rollout:
             split_blocks(own.frames, own.geometry.block_frames, settings.first_block_frames)
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
+        self.first_generated = first_generated
         # Only the first flow and the first commit are checked for NaN: every check synchronizes with the device.
         self._flow_is_finite = self._memory_is_finite = False
 
@@ -113,15 +118,23 @@ class Rollout:
         started = time.perf_counter()
         latents = self._generate(index, span) if known is None else known.to(self.device)
         denoised = time.perf_counter()
-        self.commit(latents)
+        self.commit(latents, known=known is not None)
         committed = time.perf_counter()
+        if known is None and self.first_generated is None:
+            self.first_generated = index
         return Block(index, span, latents, 0.0 if known is not None else denoised - started, committed - denoised, cut)
 
+    def forget_from(self, index: int) -> None:
+        """The stream goes back to before block ``index``; its memories are the caller's to restore."""
+        if self.first_generated is not None and self.first_generated >= index:
+            self.first_generated = None
+
     @torch.no_grad()
-    def commit(self, latents: Latents) -> None:
-        """The cache-update pass, which only writes memory."""
+    def commit(self, latents: Latents, *, known: bool) -> None:
+        """The cache-update pass, which only writes memory: of ``known`` (conditioning) latents at timestep 0."""
+        timestep = 0.0 if known else self.settings.context_noise
         for one in self.prompted:
-            self.model.commit(latents, _timesteps(latents, self.settings.context_noise), one.prompt, one.memory)
+            self.model.commit(latents, _timesteps(latents, timestep), one.prompt, one.memory)
             if not self._memory_is_finite:
                 require_finite(one.memory.views().values(), self.model, latents, one.prompt)
         self._memory_is_finite = True
@@ -150,15 +163,20 @@ class Rollout:
 
     def _denoise(self, index: int, span: FrameRange) -> Latents:
         shape = (self.batch, self.model.config.in_channels, len(span), self.settings.height, self.settings.width)
-        sampler = self.settings.sampler
+        sampler, on_step, passes = self.settings.sampler, self.settings.on_step, itertools.count()
 
         def predict(x: Tensor, timestep: float) -> Tensor:
             flows = [self._read(x, timestep, one) for one in self.prompted]
-            if len(flows) == 1:
-                return flows[0]
-            return flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+            flow = flows[0] if len(flows) == 1 else flows[1] + sampler.guidance_scale * (flows[0] - flows[1])
+            if on_step is not None:
+                on_step(index, next(passes), timestep, x)
+            return flow
 
-        return sampler.sample(predict, lambda number: self.noise.sample(index, number, shape).to(self.device), index)
+        def noise(number: int) -> Tensor:
+            return self.noise.sample(index, number, shape).to(self.device)
+
+        first = index if self.first_generated is None else self.first_generated
+        return sampler.sample(predict, noise, index - first)
 
     def _read(self, x: Tensor, timestep: float, one: Prompted) -> Tensor:
         """A denoising pass: memory is read, never written."""

@@ -42,7 +42,8 @@ def generate_blocks(
     """Generate latents block by block.
 
     For every block: denoising passes read memory and leave it bit-identical; then one cache-update pass, at timestep
-    ``context_noise``, writes every layer's memory; then the block is yielded.
+    ``context_noise``, writes every layer's memory; then the block is yielded. Conditioning latents are committed at
+    timestep 0.
 
     Args:
         model: the transformer.
@@ -54,9 +55,10 @@ def generate_blocks(
         negative_text: needed if the sampler guides; it keeps a memory of its own.
         known: conditioning latents (an encoded image or video) that the stream starts with; committed, not yielded.
         first_block_frames: size of the first block, if it differs.
-        context_noise: timestep of the cache-update pass.
+        context_noise: timestep of the cache-update pass of generated blocks.
         best_of: how the first block is chosen from several candidates; None: it is a single sample.
-        memory, negative_memory: memory to continue from (of ``model.allocate_memory``); new if None.
+        memory, negative_memory: memory to continue from (of ``model.allocate_memory``); new if None. What is in it
+            counts as generated: the sampler's first block is not sampled again.
 
     Returns:
         An iterator of :class:`Block`, starting after the conditioning frames. Arguments are checked at once; nothing is
@@ -77,7 +79,8 @@ def generate_blocks(
     elif negative_text is not None:
         logger.warning("The negative prompt is not used: guidance is off (guidance scale 1).")
     settings = RolloutSettings(sampler, height, width, first_block_frames, context_noise, best_of)
-    rollout = Rollout(model, prompted, noise=noise, settings=settings)
+    begun = 0 if prompted[0].memory.frames else None
+    rollout = Rollout(model, prompted, noise=noise, settings=settings, first_generated=begun)
     if frames is not None:
         split_blocks(frames, rollout.block_frames, first_block_frames)
     if known is not None:

@@ -59,13 +59,13 @@ def recache(rollout: Rollout, recent: Recent) -> None:
             memory.scale_states(0.0)
             memory.begin_at(recent.start)
         for block in recent.sinks_apart:
-            rollout.commit(block.latents)
+            rollout.commit(block.latents, known=block.known)
         for memory, own in zip(rollout.memories, before, strict=True):
             memory.restore_states(own)
     for memory in rollout.memories:
         memory.begin_at(recent.last[0].frames.start, keep_sinks=bool(recent.sinks_apart))
     for block in recent.last:
-        rollout.commit(block.latents)
+        rollout.commit(block.latents, known=block.known)
 
 
 @torch.no_grad()

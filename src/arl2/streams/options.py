@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from arl2.attention.plan import SINK_POSITIONS, SinkPositions
 from arl2.errors import ConfigError
-from arl2.model.settings import GenerationSettings, finite, seed_number, step_list, whole
+from arl2.model.settings import GenerationSettings, context_timestep, finite, seed_number, step_list, whole
 
 Window = int | Literal["settings"] | None
 Seeds = int | Sequence[int] | None
@@ -56,13 +56,15 @@ class SamplingOptions:
         seed: Random seed of the first prompt; the next prompts get seed + 1, seed + 2 and so on. In Python also one
             seed for each.
         steps: Denoising steps of a block: a number, spread evenly, or a list of timesteps such as 1000,750,500,250.
-        first_block_candidates: First blocks to sample side by side; the reward model keeps the best (best-of-N).
+        first_block_candidates: First blocks to sample side by side; the reward model keeps the best (best-of-N). After
+            conditioning frames the first generated block is a single sample.
         window: Latent frames that softmax layers attend to; None for the whole past, "settings" for the model's own.
         sink: First latent frames that the window never evicts.
         sink_positions: Whether sinks keep their own positions ("absolute") or move with the window ("relative").
         negative_prompt: What guidance steers away from (multi-step models only).
         guidance_scale: Strength of classifier-free guidance (multi-step models only); 1 switches it off.
-        context_noise: Timestep of the cache-update pass, 0 to 1000; 0 commits clean blocks.
+        context_noise: Timestep of the cache-update pass of generated blocks, 0 to 1000; conditioning frames always have
+            0.
     """
 
     num_frames: int | None = None
@@ -110,9 +112,7 @@ def _checked(name: str, value: Any) -> Any:
     if name == "guidance_scale":
         return finite(name, value)
     if name == "context_noise":
-        if not 0 <= finite(name, value) <= 1000:
-            raise ConfigError(f"Got context_noise {value!r:.80}; give a timestep from 0 to 1000.")
-        return float(value)
+        return context_timestep(value)
     if name == "sink_positions" and value not in SINK_POSITIONS:
         raise ConfigError(f"Got sink_positions {value!r:.80}; give {' or '.join(SINK_POSITIONS)}.")
     if name == "negative_prompt" and not isinstance(value, str):

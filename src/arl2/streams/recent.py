@@ -17,10 +17,11 @@ FULL_WINDOW_KEEPS = 21  # latent frames kept without a window: the length that s
 
 @dataclass(frozen=True)
 class LatentBlock:
-    """Latents of one block, and its position."""
+    """Latents of one block, its position, and whether they were given (conditioning frames) instead of generated."""
 
     frames: FrameRange
     latents: Float[Tensor, "batch channels frames height width"]
+    known: bool = False
 
 
 @dataclass(frozen=True)

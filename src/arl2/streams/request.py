@@ -22,7 +22,7 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.best_of import BestOf, best_of
 from arl2.rollout.frames import FramePlan
 from arl2.rollout.noise import SeededNoise
-from arl2.rollout.samplers import ObservedSampler, OnStep, PlainSampler
+from arl2.rollout.samplers import OnStep, Sampler
 from arl2.rollout.settings import RolloutSettings
 from arl2.streams.components import Components
 from arl2.streams.options import SamplingOptions, Seeds, plain_seeds
@@ -128,7 +128,7 @@ class CheckedOptions:
     """
 
     settings: GenerationSettings
-    sampler: PlainSampler
+    sampler: Sampler
     plan: FramePlan | None
     shape: MemoryShape
     best_of: BestOf | None
@@ -194,18 +194,19 @@ def make_request(
         texts = _texts(options, inputs, checked.settings, components.text, batch)
     if checked.warning is not None:
         logger.warning("%s", checked.warning)
-    sampler, shape, transformer = checked.sampler, checked.shape, components.transformer
+    shape, transformer = checked.shape, components.transformer
     prompt = inputs.prompt
     return Request(
         prompts=Prompts(prompt if prompt is None or isinstance(prompt, str) else tuple(prompt), texts),
         noise=SeededNoise(seeds),
         settings=RolloutSettings(
-            sampler if on_step is None else ObservedSampler(sampler, on_step),
+            checked.sampler,
             shape.height,
             shape.width,
             checked.settings.first_block_frames,
             checked.settings.context_noise,
             checked.best_of,
+            on_step,
         ),
         plan=checked.plan,
         shape=shape,
@@ -252,8 +253,13 @@ def _best_of(
 ) -> tuple[BestOf | None, str | None]:
     """How the first block is chosen, and a warning where the settings' own number of candidates cannot be used."""
     candidates, reward_model = settings.first_block_candidates, components.verifier
-    if is_known:
-        return None, None  # the first block is given
+    if is_known:  # the first block is given
+        if (options.first_block_candidates or 1) == 1:
+            return None, None
+        return None, (
+            f"first_block_candidates {options.first_block_candidates} has no effect: the video starts with given "
+            "frames, and candidates are for a first block that only follows the prompt."
+        )
     frames = settings.first_block_frames or components.block_frames
     block = (components.transformer.config.in_channels, frames, shape.height, shape.width)
     if reward_model is not None and candidates > 1 and reward_model.block_shape != block:

@@ -50,6 +50,7 @@ class _Snapshot:
     index: int
     frames: int
     cut: bool
+    first_generated: int | None
     tensors: dict[str, Tensor]
 
 
@@ -134,8 +135,21 @@ def _checked(metadata: "_Metadata", tensors: dict[str, Tensor], components: Comp
         index=metadata.whole("index"),
         frames=metadata.whole("frames"),
         cut=metadata.of("cut", bool),
+        first_generated=_first_generated(metadata),
         tensors=tensors,
     )
+
+
+def _first_generated(metadata: "_Metadata") -> int | None:
+    index = metadata.whole("index")
+    if not metadata.has("first_generated"):
+        return 0 if index else None  # files of earlier versions: the first block counted as generated
+    if metadata.value("first_generated") is None:
+        return None
+    first = metadata.whole("first_generated")
+    if first >= index:
+        raise SnapshotError(f"{metadata.where} has first_generated {first} of {index} blocks; it is damaged.")
+    return first
 
 
 def _restored(snapshot: _Snapshot, components: Components) -> StreamState:
@@ -145,7 +159,13 @@ def _restored(snapshot: _Snapshot, components: Components) -> StreamState:
         prompted_memory(model, text, shape.allocate(model), shape.height, shape.width)
         for text in snapshot.prompts.texts
     ]
-    rollout = Rollout(model, prompted, noise=snapshot.noise, settings=snapshot.settings)
+    rollout = Rollout(
+        model,
+        prompted,
+        noise=snapshot.noise,
+        settings=snapshot.settings,
+        first_generated=snapshot.first_generated,
+    )
     if snapshot.is_exact:
         for m, (memory, saved) in enumerate(zip(rollout.memories, snapshot.memories, strict=True)):
             memory.restore(_under(tensors, f"memory.{m}."), saved)
@@ -196,12 +216,14 @@ def _require_text(metadata: "_Metadata", text: Tensor, batch: int, components: C
 def _recent(metadata: "_Metadata", tensors: dict[str, Tensor], shape: MemoryShape, channels: int) -> Recent:
     def blocks(name: str) -> list[LatentBlock]:
         found = []
-        for i, (start, stop) in enumerate(metadata.of(name, list)):
+        spans = metadata.of(name, list)
+        known = metadata.flags(f"{name}_known", len(spans))
+        for i, (start, stop) in enumerate(spans):
             if type(start) is not int or type(stop) is not int or not 0 <= start < stop:
                 raise SnapshotError(f"{metadata.where} has latents at impossible frames; it is damaged.")
             latents = tensors[f"{name}.{i}"]
             _require_latents(metadata, latents, [shape.batch, channels, stop - start, shape.height, shape.width])
-            found.append(LatentBlock(FrameRange(start, stop), latents))
+            found.append(LatentBlock(FrameRange(start, stop), latents, known[i]))
         return found
 
     recent = Recent.of_window(shape.window, shape.sink)
@@ -220,9 +242,7 @@ def _pending(
     count = metadata.whole("waiting")
     if count > len(tensors):
         raise SnapshotError(f"{metadata.where} lacks pending blocks; it is damaged.")
-    cuts = metadata.of("waiting_cuts", list) if metadata.has("waiting_cuts") else [False] * count
-    if len(cuts) != count or any(type(cut) is not bool for cut in cuts):
-        raise SnapshotError(f"{metadata.where} has waiting_cuts {cuts!r:.80}; it is damaged.")
+    cuts = metadata.flags("waiting_cuts", count)
     found = tuple(PendingBlock(tensors[f"waiting.{i}"], cut) for i, cut in enumerate(cuts))
     for one in found:
         frames = one.latents.shape[2] if one.latents.dim() == 5 else 1
@@ -292,6 +312,13 @@ class _Metadata:
         if type(value) is not kind:
             raise SnapshotError(f"{self.where} has {name} {value!r:.80}; it is damaged.")
         return value
+
+    def flags(self, name: str, count: int) -> list[bool]:
+        """One for each of ``count`` things; all False in files older than the entry."""
+        found = self.of(name, list) if self.has(name) else [False] * count
+        if len(found) != count or any(type(flag) is not bool for flag in found):
+            raise SnapshotError(f"{self.where} has {name} {found!r:.80}; it is damaged.")
+        return found
 
     def whole(self, name: str, least: int = 0) -> int:
         value = self.of(name, int)

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
-from arl2.rollout.samplers import FewStep, MultiStep, ObservedSampler, PlainSampler, Sampler
+from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 from arl2.streams.recent import LatentBlock
 from arl2.streams.snapshot_file import write_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
+
+# Files of the first versions say "unipc" of diffusers' grid, and their streams continue on it.
+_STORED_SOLVERS = {"unipc": "unipc-published", "unipc-diffusers": "unipc"}
+_SOLVERS: dict[str, Any] = {stored: solver for solver, stored in _STORED_SOLVERS.items()}
 
 
 def save_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
@@ -39,6 +43,7 @@ def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKi
         "texts": len(state.prompts.texts),
         "sampler": sampler_metadata(settings.sampler),
         "first_block_frames": settings.first_block_frames,
+        "first_generated": state.rollout.first_generated,
         "first_block_candidates": 1 if settings.best_of is None else settings.best_of.candidates,
         "context_noise": float(settings.context_noise),
         "batch": shape.batch,
@@ -53,6 +58,8 @@ def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKi
         "start": recent.start,
         "sinks": _spans(recent.sinks_apart),
         "last": _spans(recent.last),
+        "sinks_known": [block.known for block in recent.sinks_apart],
+        "last_known": [block.known for block in recent.last],
         "waiting": len(state.pending),
         "waiting_cuts": [block.cut for block in state.pending],
         "cut": state.cut,
@@ -88,18 +95,18 @@ def without_padding(text: Tensor) -> Tensor:
 
 
 def sampler_metadata(sampler: Sampler) -> dict[str, Any]:
-    """A sampler as plain values, without its callback."""
-    plain: PlainSampler = sampler.inner if isinstance(sampler, ObservedSampler) else sampler
-    schedule = {"shift": plain.schedule.shift, "train_steps": plain.schedule.train_steps}
-    if isinstance(plain, FewStep):
-        first = plain.plan.first_block
-        steps = {"levels": list(plain.plan.timesteps), "first_block": None if first is None else list(first)}
-        return {"kind": "few-step", **steps, **schedule, "fresh_below": plain.first_block_fresh_below}
-    return {"kind": plain.solver, "steps": plain.steps, **schedule, "guidance_scale": plain.guidance_scale}
+    """A sampler as plain values."""
+    schedule = {"shift": sampler.schedule.shift, "train_steps": sampler.schedule.train_steps}
+    if isinstance(sampler, FewStep):
+        first = sampler.plan.first_block
+        steps = {"levels": list(sampler.plan.timesteps), "first_block": None if first is None else list(first)}
+        return {"kind": "few-step", **steps, **schedule, "fresh_below": sampler.first_block_fresh_below}
+    kind = _STORED_SOLVERS.get(sampler.solver, sampler.solver)
+    return {"kind": kind, "steps": sampler.steps, **schedule, "guidance_scale": sampler.guidance_scale}
 
 
-def sampler_of(metadata: dict[str, Any]) -> PlainSampler:
-    """The inverse of ``sampler_facts``.
+def sampler_of(metadata: dict[str, Any]) -> Sampler:
+    """The inverse of ``sampler_metadata``.
 
     Raises:
         KeyError, TypeError: metadata of no sampler.
@@ -110,7 +117,8 @@ def sampler_of(metadata: dict[str, Any]) -> PlainSampler:
         first = metadata["first_block"]
         plan = StepPlan(tuple(map(float, metadata["levels"])), None if first is None else tuple(map(float, first)))
         return FewStep(plan, schedule, float(metadata["fresh_below"]))
-    return MultiStep(int(metadata["steps"]), float(metadata["guidance_scale"]), schedule, metadata["kind"])
+    solver = _SOLVERS.get(metadata["kind"], metadata["kind"])
+    return MultiStep(int(metadata["steps"]), float(metadata["guidance_scale"]), schedule, solver)
 
 
 def _given(prompts: str | tuple[str, ...] | None) -> str | list[str] | None:

@@ -92,7 +92,10 @@ class StreamState:
     def fork(self) -> "StreamState":
         """A copy that continues from here: states and decoder copied, windows copied on write, the rest shared."""
         prompted = [replace(one, memory=one.memory.clone()) for one in self.rollout.prompted]
-        rollout = Rollout(self.rollout.model, prompted, noise=self.rollout.noise, settings=self.rollout.settings)
+        own = self.rollout
+        rollout = Rollout(
+            own.model, prompted, noise=own.noise, settings=own.settings, first_generated=own.first_generated
+        )
         return replace(self, rollout=rollout, decoder=self.decoder.clone(), decoders=dict(self.decoders))
 
     def point(self, config: StreamConfig) -> RewindPoint:
@@ -123,6 +126,7 @@ class StreamState:
             self.decoder = warm_up_decoder(config.components.codec, point.recent)
         self.seeds, self.prompts, self.recent = point.seeds, point.prompts, point.recent
         self.rollout.noise = SeededNoise(point.seeds)
+        self.rollout.forget_from(point.index)
         self.pending, self.decoded, self.undecoded = point.pending, point.index, None
         self.points = tuple(one for one in self.points if one.index < point.index)
         self.decoders = {index: cache for index, cache in self.decoders.items() if index < point.index}

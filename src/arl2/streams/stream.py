@@ -127,7 +127,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         cut = state.cut or (known is not None and known.cut)
         # The caller may write into the block: the stream keeps clones.
         block = state.rollout.make(None if known is None else known.latents.clone(), cut=cut)
-        state.recent = state.recent.with_block(LatentBlock(block.frames, block.latents.clone()))
+        state.recent = state.recent.with_block(LatentBlock(block.frames, block.latents.clone(), known is not None))
         state.pending, state.cut = state.pending[1:], False
         return block
 
