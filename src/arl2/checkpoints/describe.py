@@ -9,7 +9,7 @@ import torch
 
 from arl2.attention.plan import kind_of
 from arl2.checkpoints.layouts import Layout, translate
-from arl2.checkpoints.load import build_transformer
+from arl2.checkpoints.load import assumes_alpha, build_transformer, config_of
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import GeometryError
 from arl2.geometry import token_grid
@@ -29,6 +29,7 @@ class Description:
         branch: which weights of the file (``generator_ema``, ...), None if it has one set.
         unused: other entries of the file: number of tensors by name. Training leaves them; generating needs none.
         config: the model's.
+        alpha_assumed: whether its LoRA alpha is the published default because nothing says it.
         parameters: of the model; ``low_rank_parameters`` of these in LoRAs.
         dtypes: stored tensors by dtype.
         not_finite: names of tensors with NaN or infinity.
@@ -41,6 +42,7 @@ class Description:
     branch: str | None
     unused: dict[str, int]
     config: dict[str, object]
+    alpha_assumed: bool
     parameters: int
     low_rank_parameters: int
     dtypes: dict[str, int]
@@ -75,6 +77,9 @@ def describe(
     """
     file = read_weights(path, branch=branch)
     translated = translate(file.tensors, str(file.path))
+    assumed = assumes_alpha(file, translated, settings)
+    if assumed:  # told apart below, so that loading need not say it
+        settings = {**settings, "low_rank_alpha": config_of(file, translated, settings)["low_rank_alpha"]}
     model = build_transformer(file, translated, **settings)
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
     for name, pixels in (("height", height), ("width", width)):
@@ -88,6 +93,7 @@ def describe(
         branch=file.branch,
         unused=file.unused,
         config=config,
+        alpha_assumed=assumed,
         parameters=parameter_count(model),
         low_rank_parameters=sum(p.numel() for name, p in named.items() if ".change" in name),
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),

@@ -44,7 +44,7 @@ def export_checkpoint(
         )
     if path.suffix not in (".pt", ".safetensors"):
         raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; export to .pt or .safetensors.")
-    # No file of these layouts says its alpha; readers take twice the rank.
+    # No file of these layouts says its alpha; readers take the published one.
     tensors = {name: t.detach().cpu().contiguous() for name, t in with_published_alpha(model).state_dict().items()}
     published = to_original(tensors, len(config.layer_plan))
     partial = path.with_name(path.name + ".partial")

@@ -1,6 +1,7 @@
 """From a file to a model: built on the meta device, filled by assignment, exact keys or an error."""
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from arl2.errors import ConfigError
 from arl2.files.exact import fill, require_exact, shapes_of
 from arl2.model.precision import parameter_dtype
 from arl2.model.transformer import CausalWanTransformer3DModel
+
+logger = logging.getLogger(__name__)
+
+# Of published LoRAs, whatever their rank: the default of the published code. No file of its layout says it.
+PUBLISHED_ALPHA = 32.0
 
 
 def load_transformer(
@@ -60,8 +66,16 @@ def build_transformer(
 ) -> CausalWanTransformer3DModel:
     """As :func:`load_transformer`, from weights already read and renamed."""
     where = str(file.path)
+    config = config_of(file, translated, settings)
+    if assumes_alpha(file, translated, settings):
+        logger.warning(
+            "%s does not say its LoRA alpha: %g is assumed, the published default. Set another with --lora-alpha, or "
+            "low_rank_alpha in Python.",
+            where,
+            PUBLISHED_ALPHA,
+        )
     with torch.device("meta"):
-        model = CausalWanTransformer3DModel(**config_of(file, translated, settings))
+        model = CausalWanTransformer3DModel(**config)
     require_exact(shapes_of(model), translated.tensors, where=where, what="model")
     compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
     fill(model, translated.tensors, dtype=compute_dtype, dtype_of=parameter_dtype, device=device)
@@ -73,7 +87,20 @@ def config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any
     where = str(file.path)
     if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
         return _native_config(file.config, settings, where)
-    return config_from_tensors(translated.tensors, file.config, settings, where)
+    config = config_from_tensors(translated.tensors, file.config, settings, where)
+    return {**config, "low_rank_alpha": PUBLISHED_ALPHA} if _lacks_alpha(translated, config) else config
+
+
+def assumes_alpha(file: WeightsFile, translated: Translated, settings: dict[str, Any]) -> bool:
+    """Whether the weights have LoRAs of which nothing says the alpha, so that the published default is taken."""
+    if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
+        return False
+    return _lacks_alpha(translated, config_from_tensors(translated.tensors, file.config, settings, str(file.path)))
+
+
+def _lacks_alpha(translated: Translated, config: dict[str, Any]) -> bool:
+    has_lora = any(".change" in name for name in translated.tensors)
+    return translated.layout is not Layout.NATIVE and has_lora and "low_rank_alpha" not in config
 
 
 def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) -> dict[str, Any]:

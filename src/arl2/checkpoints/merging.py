@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arl2.attention.lora import LoRA, LoRALinear
+from arl2.checkpoints.load import PUBLISHED_ALPHA
 from arl2.model.layer import TransformerLayer
 from arl2.model.transformer import CausalWanTransformer3DModel
 
@@ -61,20 +62,21 @@ def merge_lora(model: CausalWanTransformer3DModel) -> Merged:
 
 @torch.no_grad()
 def with_published_alpha(model: CausalWanTransformer3DModel) -> CausalWanTransformer3DModel:
-    """The same model with ``alpha`` twice the rank, which readers of the published layout take for granted.
+    """The same model with the published alpha, which readers of the published layout take for granted.
 
     No file of that layout says its alpha; another one is folded into ``B``, exactly where their ratio is a power of 2.
     A model that has it already is returned as it is.
     """
     changes = [(name, part) for name, part in model.named_modules() if isinstance(part, LoRA)]
-    if all(part.scale == 2.0 for _, part in changes):
+    published = {name: PUBLISHED_ALPHA / part.A.shape[-1] for name, part in changes}
+    if all(part.scale == published[name] for name, part in changes):
         return model
     tensors = dict(model.state_dict())
     for name, part in changes:
-        tensors[f"{name}.B"] = (part.B.double() * (part.scale / 2.0)).to(part.B.dtype)
+        tensors[f"{name}.B"] = (part.B.double() * (part.scale / published[name])).to(part.B.dtype)
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
     with torch.device("meta"):
-        same = CausalWanTransformer3DModel(**{**settings, "low_rank_alpha": None})
+        same = CausalWanTransformer3DModel(**{**settings, "low_rank_alpha": PUBLISHED_ALPHA})
     same.load_state_dict(tensors, strict=True, assign=True)
     return same.train(model.training)
 

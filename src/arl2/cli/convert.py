@@ -47,7 +47,7 @@ class Convert(Command):
         "arl2 convert shapes-teacher --fraction 0.75 -o untrained",
         "arl2 convert causal-forcing --fraction 0.75 --ranking runs/sensitivity.json --keep 0,29 -o runs/hybrid",
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha")] = field(
         default_factory=ModelSource
     )
     output: Path

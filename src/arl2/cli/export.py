@@ -38,7 +38,7 @@ class Export(Command):
         "arl2 export runs/distill/export -o hybrid.pt",
         "arl2 export causal_forcing.pt --base Wan2.1-T2V-1.3B-Diffusers --weights-branch ema -o causal-forcing",
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha")] = field(
         default_factory=ModelSource
     )
     output: Path

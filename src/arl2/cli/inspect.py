@@ -35,7 +35,7 @@ class Inspect(Command):
 
     positional: ClassVar = ("model",)
     examples: ClassVar = ("arl2 inspect causal_forcing.pt --weights-branch ema", "arl2 inspect shapes-75 --json")
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
+    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha")] = field(
         default_factory=ModelSource
     )
     height: int = 480
@@ -63,6 +63,8 @@ class Inspect(Command):
         model = require_model(None if named is None else str(named), "inspect")
         branch = self.source.weights_branch or "auto"
         told: dict[str, Any] = {} if self.heads is None else {"num_attention_heads": self.heads}
+        if self.source.lora_alpha is not None:
+            told["low_rank_alpha"] = self.source.lora_alpha
         alone = weights in (None, Path(model)) and config is None
         if alone and Path(model).exists() and not is_saved_pipeline(model):
             return describe(model, branch=branch, height=self.height, width=self.width, **told)
@@ -94,6 +96,8 @@ def _table(found: "Description") -> Table:
         "LoRA rank",
         f"state {config['state_rank']}, feed-forward {config['ffn_rank']} ({config['ffn_rank_layers']} layers)",
     )
+    if config["state_rank"] or config["ffn_rank"]:
+        table.add_row("LoRA alpha", _alpha(found))
     share = 100 * found.low_rank_parameters / found.parameters
     table.add_row("parameters", f"{found.parameters:,} ({found.low_rank_parameters:,} LoRA, {share:.2f} %)")
     table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()))
@@ -110,6 +114,17 @@ def _table(found: "Description") -> Table:
     else:
         table.add_row("health", "all weights finite")
     return table
+
+
+def _alpha(found: "Description") -> str:
+    alpha = found.config["low_rank_alpha"]
+    if alpha is None:
+        return "twice the rank"
+    return (
+        f"{alpha:g}, the published default: the file does not say (--lora-alpha)"
+        if found.alpha_assumed
+        else f"{alpha:g}"
+    )
 
 
 def _window(config: Mapping[str, object]) -> str:

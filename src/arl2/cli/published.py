@@ -19,12 +19,12 @@ CARD = "causal-forcing"
 _LATENT_FRAMES, _TEMPORAL_FACTOR = 21, 4
 _WITHOUT_EFFECT = {
     "save_with_index": "every name begins with the index",
+    "report_timing": "time to the first block and speed are always said",
     "fname_len": "names are made of index, words of the prompt and a hash",
     "lora_rank": "the rank is read off the weights",
     "ffn_lora_all_layers": "which layers have an adapter is read off the weights",
 }
 _REFUSED = {
-    "lora_alpha": "the scale of a LoRA adapter belongs to its weights; leave it out",
     "metrics_dir": "--json-progress prints speed and memory of every block; leave it out",
 }
 
@@ -44,10 +44,10 @@ class Published:
         use_ema: As --weights-branch ema.
         i2v: Start from the images of --data-path.
         save_with_index: No effect; every name begins with the index.
+        report_timing: No effect; time and speed are always said.
         fname_len: No effect; names are made of index, words of the prompt and a hash.
         lora_rank: No effect; the rank is read off the weights.
         ffn_lora_all_layers: No effect; which layers have an adapter is read off the weights.
-        lora_alpha: Refused; the scale belongs to the weights.
         metrics_dir: Refused; see --json-progress.
     """
 
@@ -61,10 +61,10 @@ class Published:
     use_ema: bool = False
     i2v: bool = False
     save_with_index: bool = False
+    report_timing: bool = False
     fname_len: int | None = None
     lora_rank: int | None = None
     ffn_lora_all_layers: bool = False
-    lora_alpha: float | None = None
     metrics_dir: Path | None = None
 
     @property

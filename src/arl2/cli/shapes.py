@@ -158,9 +158,9 @@ class Score(Command):
     sampling: Annotated[SamplingOptions, Only("num_frames", "seed", "steps", "first_block_candidates", "window")] = (
         field(default_factory=SamplingOptions)
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "dtype", "device")] = (
-        field(default_factory=ModelSource)
-    )
+    source: Annotated[
+        ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha", "dtype", "device")
+    ] = field(default_factory=ModelSource)
 
     def run(self) -> int:
         """Score and print."""

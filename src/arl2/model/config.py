@@ -1,5 +1,6 @@
 """What a configuration may hold, and what it says about each layer."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,11 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"use at least {sink + block}, or None for the whole past."
         )
     check_sink_positions(config["sink_positions"])
+    alpha = config["low_rank_alpha"]
+    if alpha is not None and (
+        isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf
+    ):
+        raise ConfigError(f"low_rank_alpha is {alpha!r:.80}; it must be a number above 0, or None for twice the rank.")
     if config["ffn_rank_layers"] not in ("hybrid", "all"):
         raise ConfigError(f'ffn_rank_layers is {config["ffn_rank_layers"]!r}; it must be "hybrid" or "all".')
 

@@ -27,6 +27,7 @@ class ModelSource:
         decoder: Tiny decoder (taew2_1) instead of the VAE; "tiny" looks for it by its name.
         hybrid_layers: Make these softmax layers hybrid, untrained.
         weights_branch: Which weights of a file that holds both EMA and plain ones.
+        lora_alpha: LoRA alpha of a published hybrid checkpoint, which no file says (default: 32).
         dtype: Precision to compute in.
         device: Where to run: cpu, cuda, cuda:1.
     """
@@ -38,6 +39,7 @@ class ModelSource:
     decoder: str | None = None
     hybrid_layers: tuple[int, ...] = ()
     weights_branch: WeightsBranch | None = None
+    lora_alpha: float | None = None
     dtype: Dtype | None = None
     device: str | None = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arl2.errors import ConfigError
+from arl2.files.strict_yaml import parse_yaml
 from arl2.geometry import video_frames_of
 from arl2.model.settings import TRAIN_STEPS, GenerationSettings, step_list
 
@@ -20,8 +21,10 @@ logger = logging.getLogger(__name__)
 DEFAULTS_FILE = "default_config.yaml"
 """A config is laid over the file of this name beside it."""
 
+_LARGEST = 1e30  # of numbers: beyond every setting, and short of what a float cannot hold
 _SIZE_LIMIT = 1_000_000  # bytes; the published ones have two thousand
 _SPATIAL_FACTOR, _TEMPORAL_FACTOR = 8, 4  # of Wan's codec: a config gives the size of latents
+_WRAPPER_SHIFT = 8.0  # of the published model wrapper, where a config has no model_kwargs.timestep_shift
 # Of models that are not distilled; their configs do not say.
 _SOLVER: Literal["unipc"] = "unipc"
 _SOLVER_STEPS = 50
@@ -39,6 +42,8 @@ _READ = (
     "num_train_timestep",
     "seed",
 )
+# Keys that name the kind of generator; a causal one is "causal_video" and "causal_wan" there.
+_KINDS = ("generator_task", "generator_type", "generator_name", "model_name", "trainer")
 _READ_OF_MODEL = ("timestep_shift", "local_attn_size", "sink_size")
 
 
@@ -86,6 +91,8 @@ def read_published_config(path: str | Path) -> PublishedConfig:
         values = _merged(_read_yaml(defaults), values)
     keys = _Keys(values, path)
     model = _Keys(keys.mapping("model_kwargs"), path, "model_kwargs.")
+    _refuse_bidirectional(keys)
+    _refuse_bidirectional(model)
     _refuse_other_schedules(keys)
 
     steps, first_steps = keys.steps("denoising_step_list"), keys.steps("denoising_step_list_first_chunk")
@@ -100,7 +107,8 @@ def read_published_config(path: str | Path) -> PublishedConfig:
             f"{path}: model_kwargs.local_attn_size {window} cannot hold sink_size {sink} and a block of "
             f"{block_frames}; use at least {sink + block_frames}, or -1 for the whole past."
         )
-    shift = model.number("timestep_shift") or keys.number("timestep_shift")  # the model's own wins
+    distilled = steps is not None
+    shift = _shift(keys, model, distilled=distilled)
     ignored = tuple(
         sorted(
             [name for name in values if name not in (*_READ, "model_kwargs")]
@@ -109,7 +117,6 @@ def read_published_config(path: str | Path) -> PublishedConfig:
     )
     if ignored:
         logger.warning("%s: these keys mean nothing here and are ignored: %s", path, ", ".join(ignored))
-    distilled = steps is not None
     guidance_scale, negative_prompt = keys.number("guidance_scale"), keys.text("negative_prompt")
     return PublishedConfig(
         path=path,
@@ -118,12 +125,13 @@ def read_published_config(path: str | Path) -> PublishedConfig:
             first_block_steps=first_steps,
             # As the published defaults say, where a config does not.
             warp_steps=bool(keys.flag("warp_denoising_step")) or not distilled,
-            shift=GenerationSettings.shift if shift is None else shift,
+            shift=shift,
             solver="few-step" if distilled else _SOLVER,
             solver_steps=_SOLVER_STEPS,
             guidance_scale=1.0 if distilled or guidance_scale is None else guidance_scale,
             negative_prompt="" if distilled else negative_prompt or "",
-            context_noise=keys.number("context_noise", least=0.0) or 0.0,
+            # The published solver commits every block at timestep 0.
+            context_noise=(keys.number("context_noise", least=0.0, most=TRAIN_STEPS) or 0.0) if distilled else 0.0,
             first_block_frames=1 if keys.flag("independent_first_frame") and block_frames > 1 else None,
             window=window,
             **_picture(keys),
@@ -142,11 +150,11 @@ class _Keys:
     """Values of a config, each read as a given kind; null means that it is not set."""
 
     def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
-        self.values, self.path, self._prefix = values, path, prefix
+        self.values, self.path, self.prefix = values, path, prefix
 
     def refuse(self, name: str, accepted: str) -> ConfigError:
         shown = repr(self.values[name])
-        return ConfigError(f"{self.path}: {self._prefix}{name} is {shown[:80]}; give {accepted}.")
+        return ConfigError(f"{self.path}: {self.prefix}{name} is {shown[:80]}; give {accepted}.")
 
     def whole(self, name: str, *, least: int) -> int | None:
         value = self.values.get(name)
@@ -154,13 +162,14 @@ class _Keys:
             raise self.refuse(name, f"a whole number from {least}")
         return value
 
-    def number(self, name: str, *, least: float | None = None) -> float | None:
+    def number(self, name: str, *, least: float | None = None, most: float = math.inf) -> float | None:
         value = self.values.get(name)
         if value is None:
             return None
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        if not is_number or (value <= 0 if least is None else value < least):
-            raise self.refuse(name, "a number above 0" if least is None else f"a number from {least:g}")
+        is_number = type(value) in (int, float) and abs(value) < _LARGEST
+        if not is_number or (value <= 0 if least is None else value < least) or value > most:
+            accepted = "a number above 0" if least is None else f"a number from {least:g}"
+            raise self.refuse(name, accepted if most == math.inf else f"{accepted} to {most:g}")
         return float(value)
 
     def flag(self, name: str) -> bool | None:
@@ -213,23 +222,59 @@ def _picture(keys: _Keys) -> dict[str, Any]:
     }
 
 
+def _shift(keys: _Keys, model: _Keys, *, distilled: bool) -> float:
+    """Of the schedule that samples: the wrapper's own for few steps, that of training for the solver, as published."""
+    own, trained = model.number("timestep_shift"), keys.number("timestep_shift")
+    if not distilled:
+        return trained or own or _WRAPPER_SHIFT
+    if own is None and trained not in (None, _WRAPPER_SHIFT):
+        logger.warning(
+            "%s: timestep_shift %g is of training alone. The published code samples with model_kwargs.timestep_shift, "
+            "%g if that is missing, and so does this; add it to model_kwargs if you mean it.",
+            keys.path,
+            trained,
+            _WRAPPER_SHIFT,
+        )
+    return own or _WRAPPER_SHIFT
+
+
+def _refuse_bidirectional(keys: _Keys) -> None:
+    """Refuse models that see all frames of a video at once."""
+    found = [name for name in ("causal", "is_causal") if keys.values.get(name) is False]
+    for name in _KINDS:
+        kind = keys.values.get(name)
+        if isinstance(kind, str) and (
+            "bidirectional" in kind
+            or (name == "generator_task" and kind != "causal_video")
+            or (name in ("generator_name", "model_name") and kind == "wan")  # beside "causal_wan"
+        ):
+            found.append(name)
+    if found:
+        raise ConfigError(
+            f"{keys.path}: {keys.prefix}{found[0]} is {keys.values[found[0]]!r:.80}, so this is a bidirectional model, "
+            "which denoises all frames of a video together. Here they are generated block by block; give the config of "
+            "a causal model (generator_task: causal_video)."
+        )
+
+
 def _refuse_other_schedules(keys: _Keys) -> None:
     if keys.whole("num_train_timestep", least=1) not in (None, TRAIN_STEPS):
         raise keys.refuse("num_train_timestep", f"{TRAIN_STEPS}, as all published models have")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no regular file; give a YAML config of a published model.")
         if path.stat().st_size > _SIZE_LIMIT:
             raise ConfigError(f"{path} has more than {_SIZE_LIMIT:,} bytes; that is no config of a published model.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); give a YAML config of a published model.") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} is not YAML ({reason}); give a config of a published model.") from error
+    try:
+        content = parse_yaml(text, aliases=True)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML ({error}); give a config of a published model.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path} holds {type(content).__name__}; a config has names and values.")
     return content

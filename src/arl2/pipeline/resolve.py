@@ -71,11 +71,15 @@ def resolve_source(source: ModelSource, *, heads: int | None = None, transformer
         ConfigError: options that exclude each other, or a config that cannot be read.
     """
     model, weights = _model_and_weights(source)
-    given = {} if heads is None else {"num_attention_heads": heads}
+    given: dict[str, Any] = {} if heads is None else {"num_attention_heads": heads}
+    if source.lora_alpha is not None:
+        given["low_rank_alpha"] = source.lora_alpha
     branch = source.weights_branch or "auto"
     if is_saved_pipeline(model):
         if source.base is not None or source.config is not None:
             raise ConfigError(f"'{model}' is a saved pipeline; base and config go with an AR checkpoint.")
+        if source.lora_alpha is not None and weights is None:
+            raise ConfigError(f"'{model}' is a saved pipeline, which knows its LoRA alpha; leave lora_alpha out.")
         folder = pipeline_folder(model)
         require_files(folder)
         stored = StoredWeights(folder.transformer, branch, given)

@@ -12,7 +12,7 @@ Times count from the start of the stream: seconds, ``minutes:seconds``, ``hours:
 import itertools
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from arl2.errors import ConfigError
 from arl2.files.plain import read_text
 from arl2.files.records import record_from_mapping
+from arl2.files.strict_yaml import parse_yaml
 from arl2.geometry import video_frames_of
 from arl2.rollout.settings import ChangeMode
 from arl2.serving.file_names import is_text
@@ -217,33 +218,12 @@ def _said(at: Moment) -> str:
 
 
 def _read_yaml(path: Path) -> Any:
-    # PyYAML is loaded when a script is read.
-    import yaml  # type: ignore[import-untyped]
-
-    class Strict(yaml.SafeLoader):
-        """The safe loader without aliases, whose values can be huge, and with each key once."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError(f"the alias *{self.peek_event().anchor} is not read; write the value out")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            seen = set()
-            for key in (self.construct_object(key, deep=True) for key, _ in node.value):
-                if isinstance(key, Hashable):
-                    if key in seen:
-                        raise yaml.YAMLError(f"the key {_short(key)} stands twice")
-                    seen.add(key)
-            return super().construct_mapping(node, deep)
-
     text = read_text(path, limit=_LARGEST)
     try:
-        return yaml.load(text, Loader=Strict)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        return parse_yaml(text, aliases=False)
+    except ValueError as error:
         raise ConfigError(
-            f"'{path}' is not YAML ({reason}); write entries such as: - {{at: 5, prompt: a red circle}}"
+            f"'{path}' is not YAML ({error}); write entries such as: - {{at: 5, prompt: a red circle}}"
         ) from error
 
 
