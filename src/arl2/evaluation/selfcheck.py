@@ -12,7 +12,7 @@ from arl2.attention.memory import Memory, RecurrentState
 from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
-from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, read_goldens, relative_error
+from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, SampledGolden, read_goldens, relative_error
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
 from arl2.model.passes import DiffusionForcing, TeacherForcing
@@ -80,16 +80,68 @@ def selfcheck(
         raise ConfigError(f"There are no limits for {dtype}; choose {', '.join(str(d) for d in LIMITS)}.")
     check_backend(DELTA_RULE, backend)
     goldens = read_goldens(folder)
-    yield from _check_schedule(goldens)
-    yield from _check_delta_rule(goldens, device, dtype, backend)
+    if goldens.rollouts:
+        yield from _check_schedule(goldens)
+        yield from _check_delta_rule(goldens, device, dtype, backend)
+
+    def ready(model: CausalWanTransformer3DModel) -> CausalWanTransformer3DModel:
+        return _saved_and_loaded(model, dtype).to(device) if round_trip else model
+
     for golden in goldens.rollouts:
-        model = load_transformer(golden.checkpoint, dtype=dtype, device=device, **golden.settings())
-        if round_trip:
-            model = _saved_and_loaded(model, dtype).to(device)
+        model = ready(load_transformer(golden.checkpoint, dtype=dtype, device=device, **golden.settings()))
         with use_backends(delta_rule=backend):
             # A list: what happens inside the `with` must not depend on who iterates, and when.
             checks = [*_check_rollout(golden, model), *_check_parallel(golden, model)]
         yield from checks
+    for sampled in goldens.sampled:
+        model = ready(_load_sampled(sampled, dtype=dtype, device=device))
+        with use_backends(delta_rule=backend):
+            checks = list(_check_sampled(sampled, model))
+        yield from checks
+
+
+def _load_sampled(golden: SampledGolden, *, dtype: torch.dtype, device: str) -> CausalWanTransformer3DModel:
+    if golden.checkpoint is not None:
+        return load_transformer(golden.checkpoint, dtype=dtype, device=device, **golden.model_settings)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"checkpoint_{golden.name}.pt"
+        torch.save({"generator": golden.weights}, path)
+        return load_transformer(path, dtype=dtype, device=device, **golden.model_settings)
+
+
+def _check_sampled(golden: SampledGolden, model: CausalWanTransformer3DModel) -> Iterator[Check]:
+    """A rollout from conditioning frames, or of a solver with guidance: its timesteps, last states and latents."""
+    limits, tensors, known = LIMITS[model.compute_dtype], golden.tensors, golden.known
+    sampler, size, noise = golden.settings.sampler(), model.config.block_frames, tensors["noise"]
+    if "timesteps" in tensors:
+        timesteps = torch.tensor(sampler.timesteps_of(0), dtype=torch.float64)
+        yield Check(f"{golden.name}/timesteps", relative_error(timesteps, tensors["timesteps"]), SCHEDULE_LIMIT)
+    if known is not None:  # whose blocks take no noise
+        noise = torch.cat([torch.zeros_like(known), noise], dim=2)
+    begun = 0 if known is None else known.shape[2] // size
+    renoise, fresh = {}, iter(golden.fresh_noise)
+    for block in range(begun, noise.shape[2] // size) if golden.fresh_noise else ():
+        for j in range(len(sampler.timesteps_of(block - begun)) - 1):
+            renoise[block, j] = next(fresh, noise[:, :, :0])
+    memory = model.allocate_memory(batch=len(noise), height=noise.shape[3], width=noise.shape[4])
+    negative = tensors["negative_text"].to(model.device) if sampler.guidance_scale != 1.0 else None
+    blocks = generate_blocks(
+        model,
+        tensors["text"].to(model.device),
+        noise=GivenNoise(noise, renoise, size),
+        sampler=sampler,
+        height=noise.shape[3],
+        width=noise.shape[4],
+        frames=noise.shape[2],
+        negative_text=negative,
+        known=known,
+        memory=memory,
+    )
+    result = torch.cat([block.latents for block in blocks], dim=2)
+    for i, layer in enumerate(memory.layers):
+        if isinstance(layer, RecurrentState) and f"state.{i}" in tensors:
+            yield Check(f"{golden.name}/state.{i}", relative_error(layer.state, tensors[f"state.{i}"]), limits["state"])
+    yield Check(f"{golden.name}/latents", relative_error(result, tensors["latents"]), limits["flow"])
 
 
 def _check_schedule(goldens: GoldenFolder) -> Iterator[Check]:
