@@ -323,17 +323,42 @@ def test_low_rank_on_some_layers_only_is_refused(tmp_path):
         load_transformer(tmp_path / "model.pt", **HEADS)
 
 
-def test_alpha_is_twice_the_rank_unless_told(tmp_path):
+def test_alpha_is_32_unless_told_and_said_once(tmp_path, caplog):
+    """The published default, whatever the rank."""
     path = tmp_path / "model.pt"
     export_checkpoint(tiny_model("H"), path)
     latents, timestep, text = randn(1, 3, 4, 4, 6), torch.full((1, 4), 500.0), randn(1, 5, 10)
     with torch.no_grad():
-        default, four, other = (
+        default, same, other = (
             load_transformer(path, **HEADS, **alpha)(latents, timestep, text, run=DiffusionForcing())
-            for alpha in ({}, {"low_rank_alpha": 4.0}, {"low_rank_alpha": 1.0})
+            for alpha in ({}, {"low_rank_alpha": 32.0}, {"low_rank_alpha": 4.0})
         )
-    assert torch.equal(default, four)
+    assert torch.equal(default, same)
     assert not torch.equal(default, other)
+    (said,) = [record.getMessage() for record in caplog.records if "alpha" in record.getMessage()]
+    assert said.startswith(f"{path} does not say its LoRA alpha: 32 is assumed, the published default.")
+    assert "--lora-alpha" in said
+    assert transformer_config(path, **HEADS)["low_rank_alpha"] == 32.0
+
+
+@pytest.mark.parametrize("plan", ["S", "H"])
+def test_alpha_is_not_said_where_it_is_known(tmp_path, caplog, plan):
+    model = tiny_model(plan)
+    model.save_pretrained(tmp_path / "native")
+    assert load_transformer(tmp_path / "native").config.low_rank_alpha is None  # ours: twice the rank
+    export_checkpoint(model, tmp_path / "model.pt")
+    load_transformer(tmp_path / "model.pt", **HEADS, low_rank_alpha=4.0)
+    if plan == "S":
+        load_transformer(tmp_path / "model.pt", **HEADS)  # without LoRAs there is no alpha
+    (tmp_path / "config.json").write_text('{"lora_alpha": 8}')
+    assert load_transformer(tmp_path / "model.pt", **HEADS).config.low_rank_alpha == 8
+    assert "alpha" not in caplog.text
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), True, "32"])
+def test_alpha_that_is_no_number_above_0(alpha):
+    with pytest.raises(ConfigError, match=r"low_rank_alpha is .*; it must be a number above 0"):
+        tiny_model("H", low_rank_alpha=alpha)
 
 
 def test_loading_casts_but_keeps_the_float32_list(tmp_path):

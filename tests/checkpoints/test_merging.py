@@ -62,9 +62,9 @@ def test_a_sum_in_half_precision_is_rounded_once() -> None:
     assert torch.equal(merge_lora(model).model.layers[0].ffn.up.weight, exact.bfloat16())
 
 
-@pytest.mark.parametrize("alpha", [2.0, 4.0, 3.0])
+@pytest.mark.parametrize("alpha", [2.0, 4.0, 32.0, 3.0, None])
 def test_published_files_carry_any_alpha(tmp_path, alpha) -> None:
-    """Readers take twice the rank (4 here); a file never says."""
+    """Readers take 32 whatever the rank (2 here); a file never says."""
     model = tiny_model("HS", low_rank_alpha=alpha)
     export_checkpoint(model, tmp_path / "model.pt")
     loaded = load_transformer(tmp_path / "model.pt", **TOLD)
@@ -72,7 +72,13 @@ def test_published_files_carry_any_alpha(tmp_path, alpha) -> None:
     if alpha != 3.0:  # a power of two is no rounding
         assert torch.equal(flow_of(loaded), flow_of(model))
     kept = with_published_alpha(model)
-    assert (kept is model) == (alpha == 4.0)
+    assert (kept is model) == (alpha == 32.0)
+
+
+def test_published_files_of_any_rank(tmp_path) -> None:
+    model = tiny_model("HS", state_rank=5, ffn_rank=3)
+    export_checkpoint(model, tmp_path / "model.pt")
+    assert relative(flow_of(load_transformer(tmp_path / "model.pt", **TOLD)), flow_of(model)) < 1e-6
 
 
 def test_tensors_keep_their_own_dtypes(tmp_path) -> None:

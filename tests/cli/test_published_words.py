@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from arl2.checkpoints.export import export_checkpoint
 from arl2.cli.app import parse
 from arl2.cli.generate import Generate
 from arl2.cli.main import main
@@ -17,6 +18,7 @@ from arl2.pipeline import source
 from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
 from pipeline.stand_in import stand_in_pipeline
+from support import tiny_model
 
 
 def parsed(*words: str) -> Generate:
@@ -83,7 +85,14 @@ def test_without_a_published_model_the_words_change_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--save_with_index",), ("--fname_len", "100"), ("--lora_rank", "128"), ("--ffn_lora_all_layers",)]
+    "words",
+    [
+        ("--save_with_index",),
+        ("--fname_len", "100"),
+        ("--lora_rank", "128"),
+        ("--ffn_lora_all_layers",),
+        ("--report_timing",),
+    ],
 )
 def test_words_without_effect_are_accepted_and_named(words: tuple[str, ...]) -> None:
     (note,) = in_our_words("red", *words).notes
@@ -104,13 +113,47 @@ def test_words_without_effect_are_accepted_and_named(words: tuple[str, ...]) -> 
         (("--checkpoint-path", "a.pt", "--weights", "b.pt"), "both --checkpoint-path and --weights"),
         (("--use-ema", "--weights-branch", "plain"), "both --use-ema and --weights-branch plain"),
         (("red", "--num-samples", "2"), "--num-samples goes with --data-path"),
-        (("red", "--lora_alpha", "32"), "--lora-alpha is not supported"),
         (("red", "--metrics_dir", "m"), "--metrics-dir is not supported"),
     ],
 )
 def test_words_that_exclude_each_other(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         in_our_words(*words)
+
+
+def test_the_alpha_of_a_published_file(tmp_path: Path, capsys) -> None:
+    words = ("--config_path", "x.yaml", "--checkpoint_path", "y.pt", "--data_path", "p.txt", "--lora_alpha", "16")
+    assert in_our_words(*words).source.lora_alpha == 16.0
+    assert main(["generate", "a red circle", "--lora_alpha", "32", "-o", str(tmp_path / "x.mp4")]) == 2
+    assert "is a saved pipeline, which knows its LoRA alpha" in capsys.readouterr().err
+    assert main(["generate", "a red circle", "--lora_alpha", "nan"]) == 2
+
+
+def test_inspect_says_which_alpha_is_assumed(tmp_path: Path, capsys) -> None:
+    export_checkpoint(tiny_model("HS"), tmp_path / "model.pt")
+    words = ["inspect", str(tmp_path / "model.pt"), "--heads", "2"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "32, the published default: the file does not say" in " ".join(printed.out.split())
+    assert "alpha" not in printed.err  # once
+    assert main([*words, "--lora-alpha", "8"]) == 0
+    assert "LoRA alpha 8 " in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["alpha_assumed"], described["config"]["low_rank_alpha"]) == (True, 32.0)
+    export_checkpoint(tiny_model("S"), tmp_path / "softmax.pt")
+    assert main(["inspect", str(tmp_path / "softmax.pt"), "--heads", "2"]) == 0
+    assert "LoRA alpha" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-1", "1001", "x"])
+def test_timesteps_and_guidance_that_are_no_numbers(word: str, capsys) -> None:
+    assert main(["generate", "a red circle", "--context-noise", word]) == 2
+    assert f"got '{word}'; give a timestep from 0 to 1000" in capsys.readouterr().err
+    if word != "1001":
+        assert main(["generate", "a red circle", "--guidance-scale", word]) == 2
+        assert f"got '{word}'; give a number above 0" in capsys.readouterr().err
+    assert parsed("red", "--context-noise", "0").sampling.context_noise == 0.0
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The published code's numbers: every tensor of every golden model, and that mistakes would show."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,14 +15,16 @@ import arl2.attention.state_branch
 from arl2.attention.hybrid import HybridAttention
 from arl2.attention.memory import RecurrentState
 from arl2.attention.state_branch import StateBranch
+from arl2.diffusion import samplers
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
-from arl2.evaluation.goldens import packaged_goldens, relative_error
+from arl2.evaluation.goldens import packaged_goldens, read_goldens, relative_error
 from arl2.evaluation.selfcheck import Check, selfcheck
 from arl2.kernels.norm import l2_norm
 from arl2.kernels.rope import Rotation
+from arl2.rollout.denoise import Rollout
 from support import SHARED_GOLDENS, needs_shared_goldens
 
-CONTENT = {"chunkwise": 85, "framewise": 91}  # tensors compared
+CONTENT = {"chunkwise": 85, "framewise": 91, "image_and_unipc": 5}  # tensors compared
 
 
 def failures(folder, **options) -> list[str]:
@@ -30,7 +34,7 @@ def failures(folder, **options) -> list[str]:
 @pytest.mark.parametrize("round_trip", [False, True])
 def test_the_packaged_set(round_trip):
     checks = list(selfcheck(packaged_goldens(), round_trip=round_trip))
-    assert len(checks) == 36
+    assert len(checks) == 41
     assert [check.name for check in checks if not check.passed] == []
 
 
@@ -41,7 +45,7 @@ def test_the_packaged_set_is_small():
 @needs_shared_goldens
 @pytest.mark.parametrize("room", CONTENT)
 @pytest.mark.parametrize("round_trip", [False, True])
-def test_all_five_models_of_every_folder(room, round_trip):
+def test_all_models_of_every_folder(room, round_trip):
     checks = list(selfcheck(SHARED_GOLDENS / room, round_trip=round_trip))
     assert len(checks) == CONTENT[room]
     assert [check.name for check in checks if not check.passed] == []
@@ -157,6 +161,30 @@ def state_in_half_precision(monkeypatch):
     monkeypatch.setattr(RecurrentState, "write", lambda self, s, frames: write(self, s.bfloat16().float(), frames))
 
 
+def first_list_for_block_0_alone(monkeypatch):
+    """The step list of the first chunk goes to the first block of the video, given or not."""
+    monkeypatch.setattr(Rollout, "first_generated", property(lambda _: 0, lambda *_: None), raising=False)
+
+
+def known_frames_as_generated(monkeypatch):
+    """Conditioning frames committed at another timestep than 0."""
+    commit = Rollout.commit
+
+    def noisy(self, latents, *, known):
+        self.settings = replace(self.settings, context_noise=100.0)
+        return commit(self, latents, known=False)
+
+    monkeypatch.setattr(Rollout, "commit", noisy)
+
+
+def grid_of_diffusers(monkeypatch):
+    """UniPC on the grid of ``use_flow_sigmas``."""
+    unipc = samplers._unipc
+    monkeypatch.setattr(
+        samplers, "_unipc", lambda steps, shift, train, _: unipc(steps, shift, train, "unipc-diffusers")
+    )
+
+
 # Each mistake and a tensor that it must push over the limit.
 MISTAKES = {
     not_carried: "hybrid_lora/state_after_block.1.layer.0",
@@ -167,6 +195,9 @@ MISTAKES = {
     read_after_the_write: "hybrid_lora/state_after_block.1.layer.2",
     exact_gelu: "softmax_window/latents",
     state_in_half_precision: "hybrid_lora/state_after_block.0.layer.0",
+    first_list_for_block_0_alone: "image_two_steps/latents",
+    known_frames_as_generated: "image_two_steps/state.0",
+    grid_of_diffusers: "unipc_50/latents",
 }
 
 
@@ -179,6 +210,54 @@ def test_planted_mistakes_are_caught(mistake, monkeypatch):
 def test_unrotated_noisy_queries_show_in_teacher_forcing_alone(monkeypatch):
     noisy_queries_unrotated(monkeypatch)
     assert all("teacher_forcing" in name for name in failures(packaged_goldens()))
+
+
+@needs_shared_goldens
+def test_what_is_made_again_from_seeds_is_what_the_published_code_had():
+    """To the last bits, which the normal numbers of another processor may lack."""
+    packaged = {golden.name: golden for golden in read_goldens(packaged_goldens()).sampled}
+    shared = {golden.name: golden for golden in read_goldens(SHARED_GOLDENS / "image_and_unipc").sampled}
+    assert set(packaged) == set(shared) == {"image_two_steps", "unipc_50"}
+    for name, golden in shared.items():
+        weights = torch.load(golden.checkpoint, weights_only=True)["generator"]
+        for ours, theirs in ((packaged[name].weights, weights), (packaged[name].tensors, golden.tensors)):
+            assert set(ours) == set(theirs)
+            assert all(relative_error(ours[part], theirs[part]) < 1e-6 for part in theirs)
+
+
+def test_a_processor_with_other_last_bits_is_said(tmp_path, caplog):
+    folder = copy_of_the_set(tmp_path)
+    change_json(folder / "seeds_unipc_50.json", sha256="0")
+    assert failures(folder) == []
+    assert "seeds_unipc_50.json: random numbers of this processor differ" in caplog.text
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("config", {"unipc_50": {"solver": "unipc"}}, "unipc_50 lacks 'num_heads'; the golden folder is not whole"),
+        ("seeds_unipc_50", {"weights": [{"seed": 4}]}, "is no recipe of random tensors"),
+        ("seeds_unipc_50", {"weights": 3}, "is no recipe of random tensors"),
+        ("seeds_unipc_50", {"inputs": [{"seed": 1, "tensors": [["x", [2], "cauchy", 1, 0]]}]}, "unknown law cauchy"),
+        ("seeds_unipc_50", {"inputs": []}, "lacks noise; the golden file is not whole"),
+    ],
+)
+def test_a_sampled_case_that_is_not_whole(tmp_path, file, changes, said):
+    folder = copy_of_the_set(tmp_path)
+    change_json(folder / f"{file}.json", **changes)
+    with pytest.raises(CheckpointError, match=said):
+        read_goldens(folder)
+
+
+def test_a_sampled_case_without_weights(tmp_path):
+    folder = copy_of_the_set(tmp_path)
+    (folder / "seeds_image_two_steps.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no checkpoint_image_two_steps\.pt beside it"):
+        read_goldens(folder)
 
 
 def copy_of_the_set(tmp_path):

@@ -1,18 +1,22 @@
 """One options object: what it refuses, how keywords and settings meet in it, and that every way in takes all of it."""
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import pytest
 import torch
 
-from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.errors import Arl2Error, ConfigError, GeometryError, MemoryMismatchError
+from arl2.model.settings import GenerationSettings
 from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline, StreamKeywords
 from arl2.rollout.noise import SeededNoise
+from arl2.rollout.settings import RolloutSettings
 from arl2.streams.options import SamplingKeywords
-from pipeline.stand_in import SETTINGS, stand_in_pipeline
+from pipeline.stand_in import SETTINGS, stand_in_folder, stand_in_pipeline
 
 PROMPT = "a red circle moves right on navy"
 
@@ -103,8 +107,26 @@ def test_context_noise_is_in_memory_and_not_in_the_first_block(pipe: ARL2Pipelin
     first = pipe.block_frames
     assert torch.equal(clean[:, :, :first], noisy[:, :, :first])
     assert not torch.equal(clean[:, :, first:], noisy[:, :, first:])
-    with pytest.raises(ConfigError, match=r"Got context_noise 1001; give a timestep from 0 to 1000"):
-        SamplingOptions(context_noise=1001)
+    for wrong in (1001, -1, float("nan"), float("inf"), "x"):
+        for made in (SamplingOptions, GenerationSettings):
+            with pytest.raises(ConfigError, match="Got context_noise"):
+                made(context_noise=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="Got context_noise"):
+            RolloutSettings(GenerationSettings().sampler(), 8, 8, context_noise=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_guidance_that_is_no_number_is_refused_everywhere(scale: float, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Got guidance_scale"):
+        SamplingOptions(guidance_scale=scale)
+    with pytest.raises(ConfigError, match="Got guidance_scale"):
+        GenerationSettings(solver="unipc", guidance_scale=scale)
+    folder = stand_in_folder(tmp_path / "model")
+    settings = json.loads((folder / "generation.json").read_text())
+    settings |= {"solver": "unipc", "guidance_scale": scale}
+    (folder / "generation.json").write_text(json.dumps(settings))
+    with pytest.raises(Arl2Error, match="NaN|Infinity|guidance_scale"):
+        ARL2Pipeline.from_pretrained(folder)
 
 
 def test_a_check_allocates_and_embeds_nothing(pipe: ARL2Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

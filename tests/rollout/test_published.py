@@ -10,7 +10,9 @@ from arl2.diffusion.schedule import StepPlan
 from arl2.errors import ConfigError
 from arl2.model.registry import CARDS, WAN_NEGATIVE_PROMPT, find_card
 from arl2.pipeline.folder import load_settings, pipeline_folder
+from arl2.pipeline.options import ModelSource
 from arl2.pipeline.published import read_published_config
+from arl2.pipeline.resolve import resolve_source
 from arl2.rollout.samplers import FewStep, MultiStep
 from arl2.rollout.settings import GenerationSettings, settings_from_mapping
 
@@ -150,11 +152,64 @@ def test_defaults_beside_a_config(tmp_path):
     assert read_published_config(tmp_path / "default_config.yaml").settings.steps == (9,)
 
 
-def test_the_models_own_shift_wins(tmp_path):
-    both = "denoising_step_list: [1000]\ntimestep_shift: 5\nmodel_kwargs: {timestep_shift: 8.0}\n"
-    assert read_published_config(write(tmp_path, both)).settings.shift == 8.0
-    one = "denoising_step_list: [1000]\ntimestep_shift: 3\n"
-    assert read_published_config(write(tmp_path, one)).settings.shift == 3.0
+STEPS = "denoising_step_list: [1000]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shift"),
+    [
+        # The published few-step code samples with the wrapper's shift, 8 unless model_kwargs says another.
+        (STEPS, 8.0),
+        (STEPS + "model_kwargs: {local_attn_size: -1}\n", 8.0),
+        (STEPS + "timestep_shift: 5\nmodel_kwargs: {timestep_shift: 3}\n", 3.0),
+        (STEPS + "timestep_shift: 3\n", 8.0),
+        # Its solver takes that of training.
+        ("guidance_scale: 3\n", 8.0),
+        ("timestep_shift: 5\nmodel_kwargs: {timestep_shift: 3}\n", 5.0),
+        ("model_kwargs: {timestep_shift: 3}\n", 3.0),
+    ],
+)
+def test_the_shift_that_samples(tmp_path, caplog, text, shift):
+    assert read_published_config(write(tmp_path, text)).settings.shift == shift
+    said = "timestep_shift 3 is of training alone" in caplog.text
+    assert said == (text == STEPS + "timestep_shift: 3\n")
+
+
+def test_a_solver_commits_at_0(tmp_path):
+    config = "context_noise: 100\nguidance_scale: 3\n"
+    assert read_published_config(write(tmp_path, config)).settings.context_noise == 0.0
+
+
+BIDIRECTIONAL = (
+    "generator_task: bidirectional_video",
+    "generator_task: image",
+    "generator_type: bidirectional",
+    "generator_name: wan",
+    "trainer: bidirectional_diffusion",
+    "causal: false",
+    "model_kwargs: {is_causal: false}",
+)
+
+
+@pytest.mark.parametrize("text", BIDIRECTIONAL)
+def test_bidirectional_configs_are_refused_with_the_reason(tmp_path, text):
+    path = write(tmp_path, f"{STEPS}{text}\n")
+    with pytest.raises(ConfigError, match="so this is a bidirectional model") as refused:
+        read_published_config(path)
+    assert str(path) in str(refused.value)
+    # Before anything of the model is looked at: there is none.
+    with pytest.raises(ConfigError, match="so this is a bidirectional model"):
+        resolve_source(ModelSource(base=tmp_path, weights=tmp_path / "none.pt", config=path))
+
+
+def test_causal_configs_are_not(tmp_path):
+    text = f"{STEPS}generator_task: causal_video\ngenerator_name: causal_wan\ncausal: true\nis_causal: true\n"
+    assert read_published_config(write(tmp_path, text)).settings.steps == (1000,)
+
+
+def test_anchors_are_read(tmp_path):
+    text = "base: &kwargs {timestep_shift: 3}\nmodel_kwargs: {<<: *kwargs, local_attn_size: -1}\n" + STEPS
+    assert read_published_config(write(tmp_path, text)).settings.shift == 3.0
 
 
 WRONG = {
@@ -171,6 +226,13 @@ WRONG = {
     "num_frame_per_block: 0": "whole number from 1",
     "independent_first_frame: 'no'": "independent_first_frame is 'no'",
     "context_noise: -1": "context_noise is -1; give a number from 0",
+    "context_noise: .nan": "context_noise is nan; give a number from 0",
+    "{context_noise: 1001, denoising_step_list: [1000]}": "context_noise is 1001; give a number from 0 to 1000",
+    "guidance_scale: .nan": "guidance_scale is nan",
+    "guidance_scale: 1" + "0" * 399: "guidance_scale is 1000",
+    "seed: 1" + "0" * 500: "a number has 501 characters",
+    "seed: 1\nseed: 2": "the key 'seed' stands twice",
+    "a: !!int ''": "is not YAML",
     "timestep_shift: .nan": "timestep_shift is nan; give a number above 0",
     "timestep_shift: 0": "timestep_shift is 0",
     "guidance_scale: high": "guidance_scale is 'high'",

@@ -31,7 +31,8 @@ class Generate(Command):
     --num-output-frames (latent frames), --use-ema, --i2v, --num-samples, --extended-prompt-path.
 
     Attributes:
-        prompts: What the video shows; several prompts give several videos.
+        prompts: What the video shows; several prompts give several videos. They are computed together, in another order
+            of sums than alone, so their videos differ slightly from those of separate commands.
         prompts_file: Prompts, one a line (.txt) or as objects of prompt and, where wanted, seed, frames, file, image,
             video (.jsonl). The output is a folder; finished videos in it are skipped: re-run the command to resume.
         image: Image to start from (models whose first block is one frame).

@@ -139,6 +139,17 @@ def number(word: str) -> float:
     return value
 
 
+def timestep(word: str) -> float:
+    """0 (clean) to 1000 (noise)."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1000:
+        raise ValueError(f"got '{word}'; give a timestep from 0 to 1000")
+    return value
+
+
 def steps(word: str) -> int | tuple[int, ...]:
     """``4`` is a number of steps, ``1000,500`` a list of timesteps (``1000,`` a list of one)."""
     try:
@@ -202,6 +213,7 @@ SPELLINGS: dict[str, Spelling] = {
     ),
     "sink": Spelling(read=whole(0), metavar="N"),
     "guidance_scale": Spelling(read=number, metavar="X"),
+    "context_noise": Spelling(read=timestep, metavar="X"),
     "keep_minutes": Spelling(read=minutes, metavar="M|all"),
     "threads": Spelling(read=threads, metavar="N"),
     "state_rank": Spelling(read=whole(0), metavar="R"),

@@ -1,10 +1,15 @@
 """Random tensors that are made again from their seeds, where files of them would be too large to ship.
 
 A recipe is a JSON file with ``weights`` (names of the published layout) and ``inputs`` (of a rollout): lists of groups,
-each with a ``seed`` and ``tensors``, which one CPU generator gives in their order as ``[name, shape, law, a, b]``. The
-law is ``normal``, ``b + a * normal``; ``fan in``, ``normal / sqrt(a)``; ``identity``,
-``a * normal / sqrt(size)`` about identity matrices of ``size`` rows; or ``log uniform``, the logarithm of a number between ``b`` and ``a + b``. ``sha256`` of all bytes tells whether this machine makes the same
-bits. A processor whose normal numbers differ in the last one is not refused: every check has a tolerance.
+each with a ``seed`` and ``tensors``, which one CPU generator gives in their order as ``[name, shape, law, a, b]``:
+
+* ``normal``: ``b + a * normal``
+* ``fan in``: ``normal / sqrt(a)``
+* ``identity``: identity matrices of ``size`` rows, one below the other, plus ``a * normal / sqrt(size)``
+* ``log uniform``: the logarithm of a number between ``b`` and ``a + b``
+
+``sha256`` of all bytes tells whether this machine makes the same bits. A processor whose normal numbers differ in the
+last one is not refused: every check has a tolerance.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_MOST_VALUES = 50_000  # a published config has 60, a script of a day some thousands
+_MOST_VALUES = 20_000  # a published config has 60, a script of a day some thousands
 _LONGEST_NUMBER = 400  # characters; reading one of a million takes minutes
 
 
@@ -10,7 +10,7 @@ def parse_yaml(text: str, *, aliases: bool) -> Any:
     """The value of a YAML text.
 
     Args:
-        aliases: accept anchors and merge keys. Written out, all values must be at most 50,000, so that a few lines
+        aliases: accept anchors and merge keys. Written out, all values must be at most 20,000, so that a few lines
             cannot stand for gigabytes; the same limit holds for the text itself.
 
     Raises:
