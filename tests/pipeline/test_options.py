@@ -125,7 +125,7 @@ def test_guidance_that_is_no_number_is_refused_everywhere(scale: float, tmp_path
     settings = json.loads((folder / "generation.json").read_text())
     settings |= {"solver": "unipc", "guidance_scale": scale}
     (folder / "generation.json").write_text(json.dumps(settings))
-    with pytest.raises(Arl2Error, match="NaN|Infinity|guidance_scale"):
+    with pytest.raises(Arl2Error, match=r"NaN|Infinity|guidance_scale"):
         ARL2Pipeline.from_pretrained(folder)
 
 

@@ -197,8 +197,8 @@ class ARL2Pipeline(DiffusionPipeline):
         """Generate whole videos.
 
         Args:
-            prompt: one prompt or several; each gives one video, and none depends on the others but for rounding: sums are
-                taken in another order than alone, which moved latents by 2e-5 to 2.7e-2 after 161 video frames.
+            prompt: one prompt or several; each gives one video, and none depends on the others but for rounding: sums
+                are taken in another order than alone, which moved latents by 2e-5 to 2.7e-2 after 161 video frames.
             options: how to sample; keywords win over it.
             callback_on_step_end: called as ``(pipeline, step, timestep, {"latents": x, "block": i})`` after every
                 denoising pass; its result is not used. Of a first block with several candidates, ``x`` holds all of

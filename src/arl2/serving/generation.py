@@ -24,8 +24,8 @@ from arl2.video.pixels import Frames
 from arl2.video.sheet import contact_sheet
 from arl2.video.writers import load_writer
 
-# Prompts generated at once. Seeds are each prompt's own, but sums are taken in another order than alone, and every block
-# builds on the differences of those before it: after 161 video frames latents were 2e-5 to 2.7e-2 apart.
+# Prompts generated at once. Seeds are each prompt's own, but sums are taken in another order than alone, and every
+# block builds on the differences of those before it: after 161 video frames latents were 2e-5 to 2.7e-2 apart.
 PROMPTS_AT_ONCE = 16
 _SHEET_COLUMNS = 12
 # On the contact sheet, frames of small models are enlarged to about this many pixels a side.
