@@ -12,6 +12,7 @@ from arl2.checkpoints.layouts import Layout, translate
 from arl2.checkpoints.load import build_transformer
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import GeometryError
+from arl2.files.float8 import exact_dtype
 from arl2.geometry import token_grid
 from arl2.model.cost import MemoryBytes, memory_bytes, transformer_size
 from arl2.model.precision import parameter_count
@@ -31,6 +32,7 @@ class Description:
         config: the model's.
         parameters: of the model; ``low_rank_parameters`` of these in LoRAs.
         dtypes: stored tensors by dtype.
+        scaled: how many have a scale beside them, as weights in 8 bits may.
         not_finite: names of tensors with NaN or infinity.
         weight_bytes: by compute dtype.
         memory: of one stream at ``height x width`` pixels, in half precision.
@@ -44,6 +46,7 @@ class Description:
     parameters: int
     low_rank_parameters: int
     dtypes: dict[str, int]
+    scaled: int
     not_finite: tuple[str, ...]
     weight_bytes: dict[str, int]
     memory: MemoryBytes
@@ -74,7 +77,7 @@ def describe(
         CheckpointError, ConfigError, GeometryError: as ``load_transformer``, and for a picture that does not fit.
     """
     file = read_weights(path, branch=branch)
-    translated = translate(file.tensors, str(file.path))
+    translated = translate(file.tensors, str(file.path), file.scales)
     model = build_transformer(file, translated, **settings)
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
     for name, pixels in (("height", height), ("width", width)):
@@ -91,7 +94,8 @@ def describe(
         parameters=parameter_count(model),
         low_rank_parameters=sum(p.numel() for name, p in named.items() if ".change" in name),
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
-        not_finite=tuple(name for name, tensor in file.tensors.items() if not bool(torch.isfinite(tensor).all())),
+        scaled=len(file.scales),
+        not_finite=tuple(name for name, tensor in file.tensors.items() if not _finite(tensor)),
         weight_bytes={
             str(dtype).removeprefix("torch."): transformer_size(config).weight_bytes(dtype)
             for dtype in (torch.bfloat16, torch.float32)
@@ -100,3 +104,7 @@ def describe(
         height=height,
         width=width,
     )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor.to(exact_dtype(tensor))).all())  # not known of 8 bits

@@ -12,12 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config
 
 from arl2.errors import CheckpointError
+from arl2.files.float8 import without_scales
 from arl2.files.plain import first_line, read_json, safetensors_of
 from arl2.files.tensors import read_safetensors, read_tensors, require_weights
 from arl2.text.umt5_layout import UMT5Sizes, translate_encoder
 from arl2.text.umt5_weights import UMT5Weights
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_PIECES = "spiece_model"  # ComfyUI keeps the tokenizer's file as a tensor of bytes beside the weights
 
 
 def open_encoder_folder(folder: Path) -> UMT5Weights:
@@ -33,7 +35,7 @@ def open_encoder_folder(folder: Path) -> UMT5Weights:
 
 
 def open_encoder_file(path: Path) -> UMT5Weights:
-    """The encoder of one ``.pth``, ``.pt`` or ``.safetensors`` file; settings that no tensor tells are Wan's.
+    """The encoder of one file, the original or ComfyUI's, plain or in 8 bits; settings that no tensor tells are Wan's.
 
     Raises:
         CheckpointError: not there, damaged, of another kind, or not exactly one UMT5 encoder.
@@ -60,9 +62,10 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> UMT5Weights:
-    require_weights(tensors, str(path))
-    sizes, named = translate_encoder(tensors, str(path))
-    return UMT5Weights(_config(path, sizes, config), named, path)
+    weights, scales = without_scales({name: x for name, x in tensors.items() if name != _PIECES}, str(path))
+    require_weights(weights, str(path))
+    sizes, named, named_scales = translate_encoder(weights, str(path), scales)
+    return UMT5Weights(_config(path, sizes, config), named, path, named_scales)
 
 
 def _config(path: Path, sizes: UMT5Sizes, config: dict[str, Any]) -> UMT5Config:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.exact import fill_exactly
+from arl2.files.float8 import all_widened, without_scales
 from arl2.files.plain import read_json
 from arl2.files.tensors import read_tensors, require_weights
 
@@ -90,9 +91,9 @@ def require_wan21(config: Mapping[str, Any], *, where: str) -> None:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(path)
+    tensors, scales = without_scales(read_tensors(path), str(path))
     require_weights(tensors, str(path))
-    return tensors
+    return all_widened(tensors, scales)
 
 
 def _is_size(value: object, most: int) -> bool:
