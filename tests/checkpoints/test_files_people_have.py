@@ -16,6 +16,7 @@ from arl2.checkpoints.layouts import Layout, to_original
 from arl2.checkpoints.stored import load_stored
 from arl2.errors import CheckpointError
 from arl2.model.transformer import CausalWanTransformer3DModel
+from checkpoints.eight_bits import eight_bits
 from support import relative, tiny_model
 
 HEADS = {"num_attention_heads": 2, "text_len": 5, "block_frames": 2}
@@ -160,24 +161,6 @@ def test_a_folder_with_several_files_names_them(tmp_path: Path) -> None:
         load_transformer(tmp_path)
 
 
-def eight_bits(
-    tensors: dict[str, Tensor], kind: torch.dtype, *, scaled: str | None, rows: bool = False
-) -> dict[str, Tensor]:
-    """As ComfyUI stores it: matrices of layers in 8 bits, with a scale beside each if ``scaled`` names it."""
-    stored = {}
-    for name, x in tensors.items():
-        if x.dim() != 2 or "blocks" not in name:
-            stored[name] = x if scaled else x.to(kind)
-            continue
-        most = x.abs().amax(dim=1, keepdim=True) if rows else x.abs().max()
-        scale = (most / 100.0).float()
-        stored[name] = (x / scale).to(kind) if scaled else x.to(kind)
-        if scaled:
-            stem = name.removesuffix("weight")
-            stored |= {f"{stem}{scaled}": scale, f"{stem}scale_input": torch.ones(1)}
-    return stored
-
-
 KINDS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -225,7 +208,7 @@ NAME = "blocks.0.self_attn.q."
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.pop(f"{NAME}scale_weight"), rf"1 have no scale, first blocks\.0\.self_attn\.q\.weight"),
+        (lambda t: t.pop(f"{NAME}scale_weight"), r"1 have no scale, first blocks\.0\.self_attn\.q\.weight"),
         (lambda t: [t.pop(name) for name in list(t) if "scale" in name and name != "scaled_fp8"], "have no scale"),
         (lambda t: t.pop(f"{NAME}weight"), r"a scale for blocks\.0\.self_attn\.q\.weight and no such weight"),
         (

@@ -260,7 +260,7 @@ def test_paths_that_are_no_weights(tmp_path):
     with pytest.raises(CheckpointError, match="holds a list"):
         load_transformer(tmp_path / "list.pt")
     torch.save({"critic": {"w": torch.ones(1)}}, tmp_path / "critic.pt")
-    with pytest.raises(CheckpointError, match="no named tensors but critic; .* under one of generator, "):
+    with pytest.raises(CheckpointError, match=r"no named tensors but critic; .* under one of generator, "):
         load_transformer(tmp_path / "critic.pt")
     torch.save({"generator": {"model.x": 5}}, tmp_path / "number.pt")
     with pytest.raises(CheckpointError, match=r"generator: 'model\.x' is a int; give a file of named tensors alone"):

@@ -77,6 +77,12 @@ def to_original(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor
     return {table[ours][0]: table[ours][1](tensor) for ours, tensor in tensors.items()}
 
 
+def to_diffusers(original: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Tensors of a softmax model under the original names, under those of diffusers."""
+    table = {theirs: name for name, theirs in diffusers_names(num_layers).items()}
+    return {table[name]: tensor for name, tensor in original.items()}
+
+
 def _bare_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, str]:
     """Every name without what wrappers and enclosing modules have put before and into it."""
     shortened = {name: _without_wrappers(name) for name in tensors}

@@ -8,12 +8,12 @@ import torch
 
 from arl2.checkpoints.layouts import Layout, Translated, translate
 from arl2.checkpoints.reading import WeightsFile, read_weights
-from arl2.checkpoints.sizes import config_from_tensors
+from arl2.checkpoints.sizes import config_from_tensors, require_text_to_video
 from arl2.errors import ConfigError
 from arl2.files.exact import fill, require_exact, shapes_of
 from arl2.files.float8 import exact_dtype
 from arl2.model.precision import parameter_dtype
-from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.model.transformer import FOR_OTHER_READERS, CausalWanTransformer3DModel
 
 
 def load_transformer(
@@ -33,7 +33,8 @@ def load_transformer(
         path: ``.safetensors``, a checkpoint (``.pt``, ``.pth``, ``.bin``, ``.ckpt``), or a folder (of weights, or of a
             whole pipeline).
         weights: of a file with EMA and plain weights, which: ``"auto"`` prefers the EMA.
-        dtype: to compute in; as stored if None (bfloat16 for weights stored in 8 bits). A few parameters are float32 in any case.
+        dtype: to compute in; as stored if None (bfloat16 for weights stored in 8 bits). A few parameters are float32 in
+            any case.
         device: where the model goes.
         **settings: what no file tells: ``num_attention_heads``, ``text_len``, ``block_frames``, ``window``, ``sink``,
             ``sink_positions``, ``low_rank_alpha``, ``eps``. They win over a ``config.json`` beside the weights.
@@ -82,12 +83,15 @@ def config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any
     """As :func:`transformer_config`, of weights already read and renamed."""
     where = str(file.path)
     if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
-        return _native_config(file.config, settings, where)
-    return config_from_tensors(translated.tensors, file.config, settings, where)
+        config = _native_config(file.config, settings, where)
+    else:
+        config = config_from_tensors(translated.tensors, file.config, settings, where)
+    require_text_to_video(config, where)
+    return config
 
 
 def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) -> dict[str, Any]:
-    ours = {key: value for key, value in saved.items() if not key.startswith("_")}
+    ours = {key: value for key, value in saved.items() if not key.startswith("_") and key not in FOR_OTHER_READERS}
     known = set(inspect.signature(CausalWanTransformer3DModel.__init__).parameters) - {"self"}
     unknown = sorted((set(ours) | set(settings)) - known)
     if unknown:

@@ -71,12 +71,6 @@ def config_from_tensors(
     beside = {i for i, kind in enumerate(kinds) if kind.lora_in_ffn}
     scope = "all" if set(ffn_ranks) - beside else "hybrid"
     ffn_rank = common_rank(ffn_ranks, set(layers) if scope == "all" else beside, where)
-    out_channels = _tensor(tensors, "head.proj.weight", 2, where).shape[0] // math.prod(patch)
-    if in_channels != out_channels:
-        raise CheckpointError(
-            f"{where} takes latents of {in_channels} channels and gives {out_channels}: it is an image-to-video or "
-            "editing model, which is given pictures beside the noise; only text-to-video transformers load."
-        )
     ffn_name = "layers.0.ffn.up.linear.weight" if 0 in ffn_ranks else "layers.0.ffn.up.weight"
     config = {
         "layer_plan": "".join(kind.letter for kind in kinds),
@@ -84,7 +78,7 @@ def config_from_tensors(
         "attention_head_dim": width // heads,
         "ffn_dim": _tensor(tensors, ffn_name, 2, where).shape[0],
         "in_channels": in_channels,
-        "out_channels": out_channels,
+        "out_channels": _tensor(tensors, "head.proj.weight", 2, where).shape[0] // math.prod(patch),
         "patch_size": list(patch),
         "freq_dim": _tensor(tensors, "time_embedder.linear_1.weight", 2, where).shape[1],
         "text_dim": _tensor(tensors, "text_embedder.linear_1.weight", 2, where).shape[1],
@@ -94,6 +88,16 @@ def config_from_tensors(
         **found,
     }
     return {**config, **{key: value for key, value in told.items() if key in OPTIONAL and key != "num_attention_heads"}}
+
+
+def require_text_to_video(config: Mapping[str, Any], where: str) -> None:
+    """Raise ``CheckpointError`` for a transformer that takes other channels than it gives."""
+    taken, given = config.get("in_channels"), config.get("out_channels")
+    if taken != given:
+        raise CheckpointError(
+            f"{where} takes latents of {taken} channels and gives {given}: it is an image-to-video or editing model, "
+            "which is given pictures beside the noise; only text-to-video transformers load."
+        )
 
 
 def _refuse_other_settings(given: dict[str, Any]) -> None:

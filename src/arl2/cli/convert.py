@@ -47,9 +47,9 @@ class Convert(Command):
         "arl2 convert shapes-teacher --fraction 0.75 -o untrained",
         "arl2 convert causal-forcing --fraction 0.75 --ranking runs/sensitivity.json --keep 0,29 -o runs/hybrid",
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch")] = field(
-        default_factory=ModelSource
-    )
+    source: Annotated[
+        ModelSource, Only("model", "weights", "base", "vae", "text_encoder", "config", "weights_branch")
+    ] = field(default_factory=ModelSource)
     output: Path
     overwrite: bool = False
     layers: str | None = None

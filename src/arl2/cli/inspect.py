@@ -13,7 +13,7 @@ from rich.table import Table
 
 from arl2.cli.checks import check_source, require_model
 from arl2.cli.options import Command, Only
-from arl2.cli.standard_streams import printable
+from arl2.errors import printable
 from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:

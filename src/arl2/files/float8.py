@@ -45,7 +45,8 @@ def without_scales(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str,
     lacking = [name for name, x in weights.items() if x.dtype in FLOAT8 and x.dim() > 1 and name not in scales]
     if lacking and (scales or marked):
         raise CheckpointError(
-            f"{where} holds scaled 8-bit weights, but {len(lacking)} have no scale, first {lacking[0]}; download it again."
+            f"{where} holds scaled 8-bit weights, but {len(lacking)} have no scale, first {lacking[0]}; download it "
+            "again."
         )
     return weights, scales
 
@@ -59,7 +60,7 @@ def widened(tensor: Tensor, scale: Tensor | None = None, *, dtype: torch.dtype) 
 
 
 def all_widened(tensors: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of which none is 8 bits wide: plain ones become bfloat16, which holds them exactly, scaled ones float32."""
+    """Tensors without 8-bit ones: plain ones become bfloat16, which holds them exactly, scaled ones float32."""
     return {name: widened(x, scales.get(name), dtype=exact_dtype(x, name in scales)) for name, x in tensors.items()}
 
 

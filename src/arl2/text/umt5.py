@@ -156,10 +156,10 @@ class UMT5Text(nn.Module):
         cache: EmbeddingCache | None = None,
         keep_on_device: bool = False,
     ) -> "UMT5Text":
-        """Open the original files of Wan 2.1. Touches no network.
+        """Open weights and tokenizer that lie apart, such as the original files of Wan 2.1. Touches no network.
 
         Args:
-            weights: ``models_t5_umt5-xxl-enc-bf16.pth``.
+            weights: ``models_t5_umt5-xxl-enc-bf16.pth``, ComfyUI's file, or a folder ``text_encoder``.
             tokenizer: the folder ``google/umt5-xxl``.
             torch_dtype, length, cache, keep_on_device: as for the class.
 
@@ -169,7 +169,7 @@ class UMT5Text(nn.Module):
         """
         return cls(
             open_tokenizer(Path(tokenizer)),
-            open_encoder_file(Path(weights)),
+            open_encoder_folder(Path(weights)) if Path(weights).is_dir() else open_encoder_file(Path(weights)),
             torch_dtype=torch_dtype,
             length=length,
             cache=cache,

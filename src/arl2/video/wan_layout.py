@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import CheckpointError, ConfigError, printable
 from arl2.files.exact import fill_exactly
 from arl2.files.float8 import all_widened, without_scales
 from arl2.files.plain import read_json
@@ -33,7 +33,8 @@ def vae_of_folder(folder: Path, *, dtype: torch.dtype) -> AutoencoderKLWan:
     known = {key: value for key, value in config.items() if key in _PARAMETERS}
     ignored = sorted(key for key in config if key not in known and not key.startswith("_"))
     if ignored:
-        warnings.warn(f"{folder}/config.json sets {', '.join(ignored)}, which the VAE does not read.", stacklevel=3)
+        names = printable(", ".join(ignored))
+        warnings.warn(f"{folder}/config.json sets {names}, which the VAE does not read.", stacklevel=3)
     vae = _empty_vae(known)
     fill_exactly(vae, _weights(files[0]), dtype=dtype, where=str(files[0]))
     return vae
