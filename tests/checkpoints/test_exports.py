@@ -93,12 +93,10 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_diffusers_refuses_our_folders_and_says_whose_they_are(tmp_path: Path, plan: str) -> None:
     pipe = stand_in_pipeline(plan)
     pipe.save_pretrained(tmp_path / "saved")
-    with pytest.raises(
-        AttributeError, match=r"ARL2Pipeline; .* load this folder with arl2\.ARL2Pipeline\.from_pretrained"
-    ):
+    with pytest.raises(AttributeError, match=r"load this folder with arl2\.ARL2Pipeline\.from_pretrained"):
         diffusers.DiffusionPipeline.from_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match="CausalWanTransformer3DModel"):
-        diffusers.AutoModel.from_pretrained(tmp_path / "saved", subfolder="transformer")
+        diffusers.AutoModel.from_pretrained(str(tmp_path / "saved" / "transformer"))
     with pytest.raises(TypeError):  # num_layers of our config is a sentence
         diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "saved", subfolder="transformer")
     config = json.loads((tmp_path / "saved" / "transformer" / "config.json").read_text())
@@ -154,7 +152,7 @@ PLANS = st.text("HS", min_size=1, max_size=3)
 @FEW
 @given(plan=PLANS, suffix=st.sampled_from([".pt", ".safetensors"]), seed=st.integers(0, 9), everywhere=st.booleans())
 def test_the_arl2_layout_there_and_back(tmp_path_factory, plan: str, suffix: str, seed: int, everywhere: bool) -> None:
-    changes = {"ffn_rank_layers": "all"} if everywhere and "H" in plan else {}
+    changes = {"ffn_rank_layers": "all"} if everywhere and {*plan} == {*"HS"} else {}
     model = tiny_model(plan, seed, **changes)
     path = tmp_path_factory.mktemp("export") / f"model{suffix}"
     export_checkpoint(model, path)
@@ -181,7 +179,7 @@ def test_our_own_folder_there_and_back(tmp_path_factory, plan: str, seed: int) -
     model.save_pretrained(path)
     loaded = load_transformer(path)
     assert same(model, loaded)
-    assert loaded.config == CausalWanTransformer3DModel(**tiny_config(plan)).config
+    assert {name: loaded.config[name] for name in tiny_config(plan)} == tiny_config(plan)
 
 
 ESCAPE = "\x1b[31m\x07\u202e"

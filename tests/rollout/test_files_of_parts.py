@@ -164,6 +164,18 @@ def test_what_lacks_is_named(disk: Path, tmp_path: Path) -> None:
         ARL2Pipeline.from_pretrained("shapes", text_encoder=lonely)
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("wan_2.1_vae.safetensors", "is no transformer but a VAE; give it with --vae"),
+        ("comfy/umt5_xxl_fp16.safetensors", "is no transformer but a UMT5 text encoder; give it with --text-encoder"),
+    ],
+)
+def test_a_part_given_as_a_model_is_named(disk: Path, capsys: pytest.CaptureFixture[str], file: str, said: str) -> None:
+    assert main(["inspect", str(disk / file)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_memory_is_planned_from_them(disk: Path) -> None:
     base = plan_source(resolve_source(ModelSource(model=str(disk / "student.pt"), base=disk / "diffusers")))
     own = plan_source(
@@ -208,9 +220,7 @@ def test_channels_are_compared_before_the_weights_are_loaded(
     place = wide_student(tmp_path / "wide", channels, out)
     with pytest.raises(CheckpointError, match=said):
         ARL2Pipeline.from_pretrained(place, base=disk / "diffusers")
-    diffusers = tmp_path / "config.json"
-    shutil.copy(place / "config.json", diffusers)
-    (place / "config.json").unlink()
+    (place / "config.json").unlink()  # then the tensors tell
     with pytest.raises(CheckpointError, match=said):
         ARL2Pipeline.from_pretrained(place, base=disk / "diffusers")
 

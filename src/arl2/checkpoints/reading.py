@@ -13,6 +13,11 @@ from arl2.files.plain import read_json, safetensors_of
 from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_weights, unpickle
 
 TRANSFORMER, SECOND_TRANSFORMER = "transformer", "transformer_2"
+# What files of the other parts have, in each of their layouts, and no transformer has.
+_OTHER_PARTS = {
+    "a VAE; give it with --vae": ("encoder.conv1.weight", "encoder.conv_in.weight"),
+    "a UMT5 text encoder; give it with --text-encoder": ("token_embedding.weight", "shared.weight"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
         content = read_safetensors(file) if file.suffix == ".safetensors" else unpickle(file, what=".pt file")
         one = weights_in(content, str(file), branch if file.suffix in PICKLES else "auto")
         found = Contained({**found.tensors, **one.tensors}, one.branch, one.unused)
+    for what, signs in _OTHER_PARTS.items():
+        if any(sign in found.tensors for sign in signs):
+            raise CheckpointError(f"{place} is no transformer but {what}.")
     tensors, scales = without_scales(found.tensors, str(place))
     require_weights(tensors, str(place))
     return WeightsFile(place, tensors, scales, found.branch, _read_config(folder), found.unused)

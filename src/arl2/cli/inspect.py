@@ -96,7 +96,8 @@ def _table(found: "Description") -> Table:
     )
     share = 100 * found.low_rank_parameters / found.parameters
     table.add_row("parameters", f"{found.parameters:,} ({found.low_rank_parameters:,} LoRA, {share:.2f} %)")
-    table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()))
+    scaled = f"; {found.scaled} with a scale" if found.scaled else ""
+    table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()) + scaled)
     table.add_row("to load", ", ".join(f"{_size(size)} in {dtype}" for dtype, size in found.weight_bytes.items()))
     per_frame = _size(found.memory.cache_per_frame)
     table.add_row(
