@@ -25,7 +25,7 @@ from rollout.published_folders import hybrid_file, student, student_file
 from support import randn, relative, tiny_config, tiny_model
 
 HEADS = {"num_attention_heads": 2, "text_len": 5, "block_frames": 2}
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def same(one: CausalWanTransformer3DModel, other: CausalWanTransformer3DModel) -> bool:

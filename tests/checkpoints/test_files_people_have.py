@@ -232,11 +232,27 @@ def test_scales_that_are_missing_or_misshapen(
 
 
 def test_two_transformers_are_refused_before_loading(tmp_path: Path, model: CausalWanTransformer3DModel) -> None:
-    for name in ("transformer", "transformer_2"):
-        model.save_pretrained(tmp_path / name)
-        (tmp_path / name / "diffusion_pytorch_model.safetensors").write_bytes(b"not read")
-    with pytest.raises(CheckpointError, match=r"pipeline of two transformers .*Wan 2\.2 A14B"):
-        load_transformer(tmp_path)
+    for layout in (("transformer", "transformer_2"), ("high_noise_model", "low_noise_model")):
+        for name in layout:
+            model.save_pretrained(tmp_path / layout[0] / name)
+            (tmp_path / layout[0] / name / "diffusion_pytorch_model.safetensors").write_bytes(b"not read")
+        with pytest.raises(CheckpointError, match=r"pipeline of two transformers .*Wan 2\.2 A14B"):
+            load_transformer(tmp_path / layout[0])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_of_other_parts_beside_a_transformer(
+    tmp_path: Path, model: CausalWanTransformer3DModel, suffix: str
+) -> None:
+    model.save_pretrained(tmp_path / "pipeline" / "transformer")
+    (tmp_path / "original").mkdir()
+    save_file(named(model), tmp_path / "original" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "checkpoint").mkdir()
+    torch.save(named(model), tmp_path / "checkpoint" / "model.ckpt")
+    for folder in tmp_path.iterdir():
+        for name in ("taew2_1", "Wan2.1_VAE", "models_t5_umt5-xxl-enc-bf16"):
+            (folder / f"{name}{suffix}").write_bytes(b"not read")
+        assert same(model, load_transformer(folder, **({} if folder.name == "pipeline" else HEADS)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,11 @@ from arl2.files.float8 import without_scales
 from arl2.files.plain import read_json, safetensors_of
 from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_weights, unpickle
 
-TRANSFORMER, SECOND_TRANSFORMER = "transformer", "transformer_2"
+TRANSFORMER = "transformer"
+# Folders of a model of two transformers, as diffusers and as Wan 2.2's own release name them.
+_PAIRS = ((TRANSFORMER, "transformer_2"), ("high_noise_model", "low_noise_model"))
+# How names begin of files of the other parts that may lie beside a transformer's.
+_BESIDE = ("Wan2.1_VAE", "models_t5", "taew")
 # What files of the other parts have, in each of their layouts, and no transformer has.
 _OTHER_PARTS = {
     "a VAE; give it with --vae": ("encoder.conv1.weight", "encoder.conv_in.weight"),
@@ -64,7 +68,7 @@ def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
     found = Contained({})
     for file in files:
         content = read_safetensors(file) if file.suffix == ".safetensors" else unpickle(file, what=".pt file")
-        one = weights_in(content, str(file), branch if file.suffix in PICKLES else "auto")
+        one = weights_in(content, str(file), branch)
         found = Contained({**found.tensors, **one.tensors}, one.branch, one.unused)
     for what, signs in _OTHER_PARTS.items():
         if any(sign in found.tensors for sign in signs):
@@ -95,8 +99,12 @@ def _checked(path: Path) -> Path:
 
 def _files_of(folder: Path) -> list[Path]:
     """The files of a folder's weights: ``.safetensors``; else its ``model.pt``, or whatever one checkpoint it has."""
-    checkpoints = sorted(file for file in folder.glob("*") if file.suffix in PICKLES and file.is_file())
-    if any(folder.glob("*.safetensors*")) or not checkpoints:
+    files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith(_BESIDE))
+    checkpoints = [file for file in files if file.suffix in PICKLES]
+    whole = [file for file in files if file.suffix == ".safetensors"]
+    if len(whole) == 1 and not any(folder.glob("*.index.json")):
+        return whole
+    if whole or not checkpoints:
         return safetensors_of(folder)
     named = [file for file in checkpoints if file.stem == "model"]
     found = named if len(named) == 1 else checkpoints
@@ -108,14 +116,13 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _weights_folder(folder: Path) -> Path:
     """Of a folder of weights itself, of a whole pipeline its transformer's."""
-    if holds_weights(folder) or not (folder / TRANSFORMER).is_dir():
-        return folder
-    if (folder / SECOND_TRANSFORMER).is_dir():
-        raise CheckpointError(
-            f"{folder} is a pipeline of two transformers ({TRANSFORMER} for high noise, {SECOND_TRANSFORMER} for low, "
-            "as Wan 2.2 A14B); models of one transformer alone are sampled here: give one of Wan 2.1."
-        )
-    return folder / TRANSFORMER
+    for high, low in _PAIRS:
+        if (folder / high).is_dir() and (folder / low).is_dir():
+            raise CheckpointError(
+                f"{folder} is a pipeline of two transformers ({high} for high noise, {low} for low, as Wan 2.2 A14B); "
+                "models of one transformer alone are sampled here: give one of Wan 2.1."
+            )
+    return folder / TRANSFORMER if (folder / TRANSFORMER).is_dir() else folder
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

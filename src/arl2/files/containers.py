@@ -40,6 +40,7 @@ def weights_in(content: Any, where: str, branch: str = "auto") -> Contained:
         content: as read.
         where: what errors call the file.
         branch: of a checkpoint with two sets of weights: ``"auto"`` prefers the EMA, ``"ema"`` and ``"plain"`` insist.
+            Named tensors alone are one set, whatever is requested.
 
     Raises:
         CheckpointError: no weights, several models, not the branch that was requested, or entries beside the weights
@@ -61,11 +62,8 @@ def weights_in(content: Any, where: str, branch: str = "auto") -> Contained:
         unused |= {f"{prefix}{key}": _tensor_count(value) for key, value in content.items() if key != name}
         taken.append(name)
         content = content[name]
-    if branch == "ema":
-        raise CheckpointError(
-            f"{where} has no {f'{taken[-1]}_ema' if taken else 'EMA'} weights, only {'.'.join(taken) or 'one set'}; "
-            "choose another branch."
-        )
+    if branch == "ema" and taken:
+        raise CheckpointError(f"{where} has no {taken[-1]}_ema weights, only {'.'.join(taken)}; choose another branch.")
     path = ".".join(taken) or None
     _require_named_tensors(content, where, path)
     return Contained(dict(content), path, unused)
