@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, ConfigError
+from arl2.model.registry import CARDS
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.planning import plan_source
@@ -162,6 +163,18 @@ def test_what_lacks_is_named(disk: Path, tmp_path: Path) -> None:
         latents(student_alone, vae=disk / "wan_2.1_vae.safetensors", text_encoder=lonely)
     with pytest.raises(ConfigError, match="has no UMT5 text encoder; leave --text-encoder out"):
         ARL2Pipeline.from_pretrained("shapes", text_encoder=lonely)
+
+
+def test_a_named_model_needs_nothing_else_where_all_parts_are_given(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    parts = {"vae": disk / "wan_2.1_vae.safetensors", "text_encoder": disk / "comfy" / "umt5_xxl_fp16.safetensors"}
+    found = resolve_source(ModelSource(model="causal-forcing", weights=disk / "student.pt", **parts))
+    assert (found.weights.path, found.base, found.is_published) == (disk / "student.pt", None, True)
+    assert found.settings == CARDS["causal-forcing"].settings
+    with pytest.raises(CheckpointError, match="arl2 download causal-forcing"):
+        resolve_source(ModelSource(model="causal-forcing", **parts))
 
 
 @pytest.mark.parametrize(

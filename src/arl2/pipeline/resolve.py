@@ -123,7 +123,8 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
         settings, of_model = card.settings, card.model_settings
         if card.kind == "hybrid by path" and weights is None:
             raise CheckpointError(f"The weights of '{model}' are not on the Hub; give their file with --weights.")
-        if base is None or (weights is None and card.weights_file is not None):
+        whole = base is not None or None not in (source.vae, source.text_encoder)
+        if not whole or (weights is None and (base is None or card.weights_file is not None)):
             # With weights of one's own, only the base has to be on this disk.
             wanted = card if weights is None else replace(card, weights_repo=None, weights_file=None)
             here = located(wanted)
