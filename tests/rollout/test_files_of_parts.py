@@ -20,11 +20,11 @@ from arl2.text.umt5_files import open_encoder_file
 from checkpoints.eight_bits import eight_bits
 from rollout.published_folders import OWN, diffusers_base, original_base, student_file
 from support import relative, tiny_model
-from text.tiny_umt5 import tiny_encoder, tiny_tokenizer
+from text.tiny_umt5 import spiece, tiny_encoder, tiny_tokenizer
 from video.tiny_wan import narrow_vae, original_tensors, tiny_vae
 
 SIZE = {"height": 32, "width": 48, "num_frames": 9, "seed": 3, "steps": (1000, 500), "output_type": "latent"}
-SPIECE = torch.arange(50, dtype=torch.uint8)
+SPIECE = torch.frombuffer(bytearray(spiece()), dtype=torch.uint8)
 
 
 def comfy_text(path: Path, kind: torch.dtype | None = None, *, scaled: bool = False) -> Path:
@@ -51,7 +51,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student_file(folder / "student.pt")
     save_file(original_tensors(narrow_vae()), folder / "wan_2.1_vae.safetensors")
     comfy_text(folder / "comfy" / "umt5_xxl_fp16.safetensors")
-    tiny_tokenizer().save_pretrained(folder / "comfy" / "tokenizer")
+    tiny_tokenizer().save_pretrained(folder / "comfy" / "umt5-xxl")
+    comfy_text(folder / "alone" / "umt5.safetensors")
     return folder
 
 
@@ -70,6 +71,7 @@ def expected(disk: Path) -> torch.Tensor:
     ("vae", "text_encoder"),
     [
         ("wan_2.1_vae.safetensors", "comfy/umt5_xxl_fp16.safetensors"),
+        ("wan_2.1_vae.safetensors", "alone/umt5.safetensors"),
         ("original/Wan2.1_VAE.pth", "original/models_t5_umt5-xxl-enc-bf16.pth"),
         ("diffusers/vae", "diffusers/text_encoder"),
         ("wan_2.1_vae.safetensors", None),
@@ -113,7 +115,7 @@ def test_a_text_encoder_in_8_bits(disk: Path, tmp_path: Path, kind: torch.dtype,
     exact = type(full)(full.config, {name: built[name] for name in full.tensors})
     assert weights.fingerprint(torch.float32) == exact.fingerprint(torch.float32)
     one, other = (
-        UMT5Text.from_wan_original(file, disk / "comfy" / "tokenizer", torch_dtype=torch.float32, length=12).encode(
+        UMT5Text.from_wan_original(file, disk / "comfy" / "umt5-xxl", torch_dtype=torch.float32, length=12).encode(
             ["a cat"]
         )
         for file in (path, disk / "comfy" / "umt5_xxl_fp16.safetensors")
@@ -158,8 +160,8 @@ def test_what_lacks_is_named(disk: Path, tmp_path: Path) -> None:
     student_alone = disk / "student.pt"
     with pytest.raises(CheckpointError, match=r"give --base, .*, or both with --text-encoder and --vae"):
         latents(student_alone, vae=disk / "wan_2.1_vae.safetensors")
-    lonely = comfy_text(tmp_path / "alone" / "umt5.safetensors")
-    with pytest.raises(CheckpointError, match=r"Found no tokenizer for '.*umt5\.safetensors': its folder has no"):
+    lonely = Path(shutil.copy(disk / "original" / "models_t5_umt5-xxl-enc-bf16.pth", tmp_path / "umt5.pth"))
+    with pytest.raises(CheckpointError, match=r"Found no tokenizer for '.*umt5\.pth': its folder has no"):
         latents(student_alone, vae=disk / "wan_2.1_vae.safetensors", text_encoder=lonely)
     with pytest.raises(ConfigError, match="has no UMT5 text encoder; leave --text-encoder out"):
         ARL2Pipeline.from_pretrained("shapes", text_encoder=lonely)

@@ -23,12 +23,12 @@ class PublishedParts:
     Attributes:
         vae: weights; a folder has a config as well.
         text_encoder: the same.
-        tokenizer: folder.
+        tokenizer: folder; None: inside the text encoder's file.
     """
 
     vae: Path
     text_encoder: Path
-    tokenizer: Path
+    tokenizer: Path | None
 
 
 def find_parts(base: Path | None, *, vae: Path | None = None, text_encoder: Path | None = None) -> PublishedParts:
@@ -47,18 +47,22 @@ def has_parts(folder: Path) -> bool:
     return any((folder / name).exists() for name in (VAE, TEXT_ENCODER, ORIGINAL_VAE, ORIGINAL_TEXT))
 
 
-def find_tokenizer(text_encoder: Path, *folders: Path | None) -> Path:
-    """The folder of the tokenizer: beside a text encoder, or in other folders.
+def find_tokenizer(text_encoder: Path, *folders: Path | None) -> Path | None:
+    """The folder of the tokenizer: beside a text encoder, or in other folders; None if its file has it inside.
 
     Raises:
         CheckpointError: it is in none.
     """
+    from arl2.text.umt5_files import holds_tokenizer
+
     near = [text_encoder] if text_encoder.is_dir() else []
     near += [text_encoder.parent, *(folder for folder in folders if folder is not None)]
     places = [place for folder in near for place in (*(folder / name for name in TOKENIZERS), folder)]
     for place in places:
         if (place / _TOKENIZER_FILE).is_file():
             return place
+    if holds_tokenizer(text_encoder):
+        return None
     raise CheckpointError(
         f"Found no tokenizer for '{text_encoder}': its folder has no {_TOKENIZER_FILE}, alone or in a folder "
         f"{' or '.join(TOKENIZERS[:2])}, nor has a base; copy the tokenizer of Wan 2.1 there, or give --base."
@@ -75,11 +79,12 @@ def load_vae(place: Path, *, dtype: torch.dtype) -> VideoCodec:
     return WanCodec.from_published(place, torch_dtype=dtype)
 
 
-def load_text_encoder(place: Path, tokenizer: Path) -> TextPart:
+def load_text_encoder(place: Path, tokenizer: Path | None) -> TextPart:
     """The text encoder of a file or folder, in bfloat16; its weights are read for the first prompt."""
     from arl2.text.umt5 import SETTINGS, UMT5Text
 
-    if place.is_dir() and (place.parent / SETTINGS).is_file() and tokenizer.parent == place.parent:
+    ours = place.is_dir() and (place.parent / SETTINGS).is_file()
+    if ours and tokenizer is not None and tokenizer.parent == place.parent:
         return UMT5Text.from_pretrained(place.parent)  # one that we saved, with its length and dtype
     return UMT5Text.from_wan_original(place, tokenizer)
 

@@ -85,7 +85,7 @@ def _write_text(source: ResolvedSource, target: Path) -> str:
         _copy(source.folder.text, target)
         return str(text_name(source.folder))
     parts = None if source.folder is not None else _published(source)
-    if parts is not None and (parts.tokenizer.name, parts.text_encoder.name) == _TEXT_FOLDERS:
+    if parts and parts.tokenizer and (parts.tokenizer.name, parts.text_encoder.name) == _TEXT_FOLDERS:
         _copy(parts.tokenizer, target / parts.tokenizer.name)
         _copy(parts.text_encoder, target / parts.text_encoder.name)
     else:

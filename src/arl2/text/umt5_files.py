@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config
 
@@ -16,6 +17,7 @@ from arl2.files.float8 import without_scales
 from arl2.files.plain import first_line, read_json, safetensors_of
 from arl2.files.tensors import read_safetensors, read_tensors, require_weights
 from arl2.text.umt5_layout import UMT5Sizes, translate_encoder
+from arl2.text.umt5_pieces import tokenizer_of_pieces
 from arl2.text.umt5_weights import UMT5Weights
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
@@ -42,6 +44,23 @@ def open_encoder_file(path: Path) -> UMT5Weights:
     """
     # An old pickle cannot be mapped: a whole encoder would be copied into memory.
     return _weights(path, read_tensors(path, what=f"{path.suffix} file", old=False), {})
+
+
+def holds_tokenizer(path: Path) -> bool:
+    """Whether a text encoder's file has its tokenizer inside, as ComfyUI's have."""
+    return path.suffix == ".safetensors" and path.is_file() and _PIECES in read_safetensors(path)
+
+
+def open_own_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer inside a text encoder's file that ``holds_tokenizer``.
+
+    Raises:
+        CheckpointError: a damaged one.
+    """
+    pieces = read_safetensors(path)[_PIECES]
+    if pieces.dtype is not torch.uint8:
+        raise CheckpointError(f"{path} holds no readable tokenizer: {_PIECES} is {pieces.dtype}, not bytes.")
+    return tokenizer_of_pieces(pieces.flatten().numpy().tobytes(), str(path))
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
