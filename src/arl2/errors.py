@@ -1,7 +1,22 @@
 """Errors a person meets. Each message says what was got, what is accepted and what to do."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+# Of Unicode: control characters, invisible ones that change the direction of text, and half characters.
+_CONTROLS = ("Cc", "Cf", "Cs")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, line breaks aside, written out: ``\\x1b`` for the escape character.
+
+    What comes out of other people's files cannot steer a terminal.
+    """
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in _CONTROLS and one != "\n" else one
+        for one in text
+    )
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
@@ -12,7 +27,13 @@ def suggestion(name: object, known: Iterable[str]) -> str:
 
 
 class Arl2Error(ValueError):
-    """A mistake in what was given to arl2: a file, a size, a setting. Never an internal fault."""
+    """A mistake in what was given to arl2: a file, a size, a setting. Never an internal fault.
+
+    Its text may quote files, so it is made printable.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class GeometryError(Arl2Error):

@@ -223,7 +223,7 @@ def test_files_of_old_torch_load(tmp_path):
     [
         ("model.patch_embedding.weight", torch.ones(0, 4, 1, 2, 2)),
         ("model.head.head.bias", torch.ones(12).to_sparse()),
-        ("model.head.head.bias", torch.ones(12).to(torch.float8_e4m3fn)),
+        ("model.head.head.bias", torch.ones(12, dtype=torch.complex64)),
         ("model.head.head.bias", torch.ones(12, dtype=torch.int64)),
     ],
 )
@@ -235,7 +235,7 @@ def test_tensors_that_are_no_weights(tmp_path, name, tensor):
 
 def test_names_that_are_no_names(tmp_path):
     torch.save({5: torch.ones(1)}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"entries 5 but neither generator .* no dict of named tensors"):
+    with pytest.raises(CheckpointError, match=r"no named tensors but 5; .* under one of generator, "):
         load_transformer(tmp_path / "model.pt")
 
 
@@ -253,17 +253,17 @@ def test_settings_that_cannot_be(tmp_path):
 def test_paths_that_are_no_weights(tmp_path):
     with pytest.raises(CheckpointError, match="no file or folder"):
         load_transformer(tmp_path / "nowhere.pt")
-    (tmp_path / "weights.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"ends in \.bin; accepted are \.pt"):
-        load_transformer(tmp_path / "weights.bin")
+    (tmp_path / "weights.gguf").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"ends in \.gguf; accepted are \.pt"):
+        load_transformer(tmp_path / "weights.gguf")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds a list"):
         load_transformer(tmp_path / "list.pt")
     torch.save({"critic": {"w": torch.ones(1)}}, tmp_path / "critic.pt")
-    with pytest.raises(CheckpointError, match="entries critic but neither generator nor generator_ema"):
+    with pytest.raises(CheckpointError, match=r"no named tensors but critic; .* under one of generator, "):
         load_transformer(tmp_path / "critic.pt")
     torch.save({"generator": {"model.x": 5}}, tmp_path / "number.pt")
-    with pytest.raises(CheckpointError, match="not named tensors"):
+    with pytest.raises(CheckpointError, match=r"generator: 'model\.x' is a int; give a file of named tensors alone"):
         load_transformer(tmp_path / "number.pt")
 
 

@@ -149,7 +149,7 @@ def test_only_tensors_are_in_a_published_file(models, tmp_path) -> None:
         (("hybrid", "-o", "out.pt", "--layout", "wan"), "holds softmax models only"),
         (("hybrid", "-o", "out", "--layout", "arl2"), "--layout goes with a file"),
         (("hybrid", "-o", "softmax"), "is there already"),
-        (("nothing.pt", "-o", "out.pt"), "There is no model"),
+        (("nothing.pt", "-o", "out.pt"), "There is no file or folder"),
         (("file.pt", "-o", "out"), "give --base"),
         (("hybrid", "-o", "file.pt"), "is there already"),
     ],

@@ -111,7 +111,7 @@ def test_other_weights_over_a_saved_pipeline(disk, tmp_path):
     ("model", "options", "words"),
     [
         ("student.pt", {}, "holds a transformer alone; give --base"),
-        ("nowhere", {}, "There is no model"),
+        ("nowhere", {}, "There is no file or folder .*nowhere'; check the path"),
         ("student.pt", {"weights": "ema.pt"}, "Got two checkpoints"),
         ("causal-forcin", {}, "Did you mean 'causal-forcing'"),
     ],
@@ -226,7 +226,7 @@ def test_one_generation_opens_the_weights_once_and_warns_once(disk, monkeypatch,
 
 def test_python_users_have_the_memory_check_too(disk, monkeypatch):
     loaded = []
-    monkeypatch.setattr("arl2.pipeline.assemble.load_published_codec", lambda *_, **__: loaded.append(1))
+    monkeypatch.setattr("arl2.pipeline.assemble.load_codec", lambda *_, **__: loaded.append(1))
     monkeypatch.setattr("arl2.pipeline.assemble.available_bytes", lambda device: 1_000_000)
     with pytest.raises(MemoryBudgetError, match="are free"):
         ARL2Pipeline.from_pretrained(disk / "student.pt", base=disk / "diffusers")

@@ -128,9 +128,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
     weights, _ = write_original(tmp_path)
     with pytest.raises(CheckpointError, match="There is no file"):
         open_encoder_file(tmp_path / "missing.pth")
-    (tmp_path / "encoder.bin").write_bytes(weights.read_bytes())
-    with pytest.raises(CheckpointError, match=r"ends in .bin; accepted are .pth"):
-        open_encoder_file(tmp_path / "encoder.bin")
+    (tmp_path / "encoder.gguf").write_bytes(weights.read_bytes())
+    with pytest.raises(CheckpointError, match=r"ends in .gguf; accepted are .pt"):
+        open_encoder_file(tmp_path / "encoder.gguf")
     torch.save({"a": _Code()}, tmp_path / "code.pth")
     with pytest.raises(CheckpointError, match="would run code when read"):
         open_encoder_file(tmp_path / "code.pth")

@@ -1,6 +1,7 @@
 """A tiny random UMT5 with a tokenizer of pieces, and its files in both published layouts."""
 
 import json
+import struct
 from pathlib import Path
 
 import torch
@@ -18,11 +19,27 @@ SPECIAL = ["<pad>", "</s>", "<unk>"]
 WORDS = ["a", "cat", "dog", "runs", "jumps"]
 
 
+PIECES = [(mark, -9.0) for mark in SPECIAL] + [(f"▁{word}", -3.0) for word in WORDS]
+PIECES += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz▁"]
+
+
+def spiece() -> bytes:
+    """The same pieces as a SentencePiece model, written out field by field."""
+
+    def bytes_field(number: int, content: bytes) -> bytes:
+        assert len(content) < 128
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def piece(text: str, score: float) -> bytes:
+        return bytes_field(1, bytes_field(1, text.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score))
+
+    unknown = bytes_field(2, bytes([40 << 3 & 0x7F | 0x80, 40 << 3 >> 7, 2]))  # field 40 of the trainer's settings
+    return b"".join(piece(*one) for one in PIECES) + unknown
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Pieces of words with an end mark, as UMT5's: known words are one piece, others fall apart into letters."""
-    pieces = [(mark, -9.0) for mark in SPECIAL] + [(f"▁{word}", -3.0) for word in WORDS]
-    pieces += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz▁"]
-    unigram = Tokenizer(Unigram(pieces, unk_id=2))
+    unigram = Tokenizer(Unigram(PIECES, unk_id=2))
     unigram.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     unigram.decoder = decoders.Metaspace()
     unigram.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", 1)])

@@ -124,9 +124,9 @@ def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
         (lambda t: {**t, "decoder.upsamples.x.residual": torch.zeros(4)}, "names that no Wan 2.1 VAE has"),
         (lambda t: {**t, "conv2.weight": torch.zeros(48, 48, 1, 1, 1)}, "48 latent channels"),
         (lambda t: {"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, "no encoder.conv_in.weight"),
-        (lambda t: {"model": t}, "named tensors alone"),
+        (lambda t: {"vae": t}, "no named tensors but vae"),
         (lambda t: {**t, "step": torch.tensor(3)}, "step is .* torch.int64"),
-        (lambda t: list(t.values()), "no named tensors"),
+        (lambda t: list(t.values()), "holds a list; a checkpoint is a dict"),
     ],
 )
 def test_files_that_are_not_exactly_one_vae(
@@ -149,13 +149,13 @@ def test_damaged_and_hostile_files(narrow: AutoencoderKLWan, tmp_path: Path, cap
     (tmp_path / "empty.pth").touch()
     (tmp_path / "code.pth").write_bytes(pickle.dumps(_Intruder()))
     (tmp_path / "half.safetensors").write_bytes(b"\xff" * 64)
-    (tmp_path / "vae.ckpt").touch()
+    (tmp_path / "vae.gguf").touch()
     for name, said in [
         ("half.pth", "not a whole file"),
         ("empty.pth", "is empty"),
         ("code.pth", "never allowed"),
         ("half.safetensors", "not a whole"),
-        ("vae.ckpt", "ends in .ckpt; accepted are"),
+        ("vae.gguf", "ends in .gguf; accepted are"),
         ("nothing.pth", "There is no file"),
     ]:
         with pytest.raises(CheckpointError, match=said):

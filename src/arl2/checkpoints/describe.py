@@ -12,6 +12,7 @@ from arl2.checkpoints.layouts import Layout, translate
 from arl2.checkpoints.load import assumes_alpha, build_transformer, config_of
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import GeometryError
+from arl2.files.float8 import exact_dtype
 from arl2.geometry import token_grid
 from arl2.model.cost import MemoryBytes, memory_bytes, transformer_size
 from arl2.model.precision import parameter_count
@@ -32,6 +33,7 @@ class Description:
         alpha_assumed: whether its LoRA alpha is the published default because nothing says it.
         parameters: of the model; ``low_rank_parameters`` of these in LoRAs.
         dtypes: stored tensors by dtype.
+        scaled: how many have a scale beside them, as weights in 8 bits may.
         not_finite: names of tensors with NaN or infinity.
         weight_bytes: by compute dtype.
         memory: of one stream at ``height x width`` pixels, in half precision.
@@ -46,6 +48,7 @@ class Description:
     parameters: int
     low_rank_parameters: int
     dtypes: dict[str, int]
+    scaled: int
     not_finite: tuple[str, ...]
     weight_bytes: dict[str, int]
     memory: MemoryBytes
@@ -76,7 +79,7 @@ def describe(
         CheckpointError, ConfigError, GeometryError: as ``load_transformer``, and for a picture that does not fit.
     """
     file = read_weights(path, branch=branch)
-    translated = translate(file.tensors, str(file.path))
+    translated = translate(file.tensors, str(file.path), file.scales)
     assumed = assumes_alpha(file, translated, settings)
     if assumed:  # told apart below, so that loading need not say it
         settings = {**settings, "low_rank_alpha": config_of(file, translated, settings)["low_rank_alpha"]}
@@ -97,7 +100,8 @@ def describe(
         parameters=parameter_count(model),
         low_rank_parameters=sum(p.numel() for name, p in named.items() if ".change" in name),
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
-        not_finite=tuple(name for name, tensor in file.tensors.items() if not bool(torch.isfinite(tensor).all())),
+        scaled=len(file.scales),
+        not_finite=tuple(name for name, tensor in file.tensors.items() if not _finite(tensor)),
         weight_bytes={
             str(dtype).removeprefix("torch."): transformer_size(config).weight_bytes(dtype)
             for dtype in (torch.bfloat16, torch.float32)
@@ -106,3 +110,7 @@ def describe(
         height=height,
         width=width,
     )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor.to(exact_dtype(tensor))).all())  # not known of 8 bits

@@ -9,11 +9,12 @@ import torch
 
 from arl2.checkpoints.layouts import Layout, Translated, translate
 from arl2.checkpoints.reading import WeightsFile, read_weights
-from arl2.checkpoints.sizes import config_from_tensors
+from arl2.checkpoints.sizes import config_from_tensors, require_text_to_video
 from arl2.errors import ConfigError
 from arl2.files.exact import fill, require_exact, shapes_of
+from arl2.files.float8 import exact_dtype
 from arl2.model.precision import parameter_dtype
-from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.model.transformer import FOR_OTHER_READERS, CausalWanTransformer3DModel
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,11 @@ def load_transformer(
     read from disk when first used.
 
     Args:
-        path: ``.pt``, ``.safetensors``, or a folder (of weights, or of a whole pipeline).
+        path: ``.safetensors``, a checkpoint (``.pt``, ``.pth``, ``.bin``, ``.ckpt``), or a folder (of weights, or of a
+            whole pipeline).
         weights: of a file with EMA and plain weights, which: ``"auto"`` prefers the EMA.
-        dtype: to compute in; as stored if None. A few parameters are float32 in any case.
+        dtype: to compute in; as stored if None (bfloat16 for weights stored in 8 bits). A few parameters are float32 in
+            any case.
         device: where the model goes.
         **settings: what no file tells: ``num_attention_heads``, ``text_len``, ``block_frames``, ``window``, ``sink``,
             ``sink_positions``, ``low_rank_alpha``, ``eps``. They win over a ``config.json`` beside the weights.
@@ -47,13 +50,14 @@ def load_transformer(
         ConfigError: a setting that is not accepted.
     """
     file = read_weights(path, branch=weights)
-    return build_transformer(file, translate(file.tensors, str(file.path)), dtype=dtype, device=device, **settings)
+    translated = translate(file.tensors, str(file.path), file.scales)
+    return build_transformer(file, translated, dtype=dtype, device=device, **settings)
 
 
 def transformer_config(path: str | Path, *, weights: str = "auto", **settings: Any) -> dict[str, Any]:
     """The configuration that ``load_transformer`` would build; reads names and shapes alone. Errors as there."""
     file = read_weights(path, branch=weights)
-    return config_of(file, translate(file.tensors, str(file.path)), settings)
+    return config_of(file, translate(file.tensors, str(file.path), file.scales), settings)
 
 
 def build_transformer(
@@ -77,8 +81,15 @@ def build_transformer(
     with torch.device("meta"):
         model = CausalWanTransformer3DModel(**config)
     require_exact(shapes_of(model), translated.tensors, where=where, what="model")
-    compute_dtype = dtype or translated.tensors["patch_embedding.weight"].dtype
-    fill(model, translated.tensors, dtype=compute_dtype, dtype_of=parameter_dtype, device=device)
+    compute_dtype = dtype or exact_dtype(translated.tensors["patch_embedding.weight"])
+    fill(
+        model,
+        translated.tensors,
+        dtype=compute_dtype,
+        dtype_of=parameter_dtype,
+        device=device,
+        scales=translated.scales,
+    )
     return model.eval()
 
 
@@ -86,9 +97,13 @@ def config_of(file: WeightsFile, translated: Translated, settings: dict[str, Any
     """As :func:`transformer_config`, of weights already read and renamed."""
     where = str(file.path)
     if translated.layout is Layout.NATIVE and "layer_plan" in file.config:
-        return _native_config(file.config, settings, where)
-    config = config_from_tensors(translated.tensors, file.config, settings, where)
-    return {**config, "low_rank_alpha": PUBLISHED_ALPHA} if _lacks_alpha(translated, config) else config
+        config = _native_config(file.config, settings, where)
+    else:
+        config = config_from_tensors(translated.tensors, file.config, settings, where)
+        if _lacks_alpha(translated, config):
+            config = {**config, "low_rank_alpha": PUBLISHED_ALPHA}
+    require_text_to_video(config, where)
+    return config
 
 
 def assumes_alpha(file: WeightsFile, translated: Translated, settings: dict[str, Any]) -> bool:
@@ -104,7 +119,7 @@ def _lacks_alpha(translated: Translated, config: dict[str, Any]) -> bool:
 
 
 def _native_config(saved: dict[str, Any], settings: dict[str, Any], where: str) -> dict[str, Any]:
-    ours = {key: value for key, value in saved.items() if not key.startswith("_")}
+    ours = {key: value for key, value in saved.items() if not key.startswith("_") and key not in FOR_OTHER_READERS}
     known = set(inspect.signature(CausalWanTransformer3DModel.__init__).parameters) - {"self"}
     unknown = sorted((set(ours) | set(settings)) - known)
     if unknown:

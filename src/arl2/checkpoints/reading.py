@@ -2,16 +2,26 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor
 
 from arl2.errors import CheckpointError
+from arl2.files.containers import Contained, weights_in
+from arl2.files.float8 import without_scales
 from arl2.files.plain import read_json, safetensors_of
-from arl2.files.tensors import PICKLES, read_safetensors, require_weights, unpickle
+from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_weights, unpickle
 
-Branch = Literal["auto", "ema", "plain"]
-EMA, PLAIN = "generator_ema", "generator"
+TRANSFORMER = "transformer"
+# Folders of a model of two transformers, as diffusers and as Wan 2.2's own release name them.
+_PAIRS = ((TRANSFORMER, "transformer_2"), ("high_noise_model", "low_noise_model"))
+# How names begin of files of the other parts that may lie beside a transformer's.
+_BESIDE = ("Wan2.1_VAE", "models_t5", "taew")
+# What files of the other parts have, in each of their layouts, and no transformer has.
+_OTHER_PARTS = {
+    "a VAE; give it with --vae": ("encoder.conv1.weight", "encoder.conv_in.weight"),
+    "a UMT5 text encoder; give it with --text-encoder": ("token_embedding.weight", "shared.weight"),
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class WeightsFile:
     Attributes:
         path: the file, or the folder's weights.
         tensors: by name, as stored.
+        scales: factors of weights in 8 bits, by the weight's name.
         branch: which of the weights in the file these are: ``generator_ema``, ``generator``, or None if it has one set.
         config: the ``config.json`` beside the weights, empty if there is none.
         unused: other entries of the file (the branch not taken, a critic, an optimizer) and how many tensors each has.
@@ -28,28 +39,43 @@ class WeightsFile:
 
     path: Path
     tensors: dict[str, Tensor]
+    scales: dict[str, Tensor] = field(default_factory=dict)
     branch: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     unused: dict[str, int] = field(default_factory=dict)
 
 
 def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
-    """Read a ``.pt``, a ``.safetensors`` or a folder of either.
+    """Read a file of weights, or a folder of them.
 
     Args:
-        path: a file; a folder with ``*.safetensors`` (sharded or not) and perhaps a ``config.json``; or the folder
-            of a whole diffusers pipeline, whose ``transformer`` is taken.
+        path: a file (``.safetensors``, or a checkpoint ``.pt``, ``.pth``, ``.bin``, ``.ckpt``); a folder with
+            ``*.safetensors`` (sharded or not), with ``model.pt`` or with one such file, and perhaps a ``config.json``;
+            or the folder of a whole diffusers pipeline, whose ``transformer`` is taken.
         branch: of a file with two sets of weights: ``"auto"`` prefers the EMA, ``"ema"`` and ``"plain"`` insist.
 
     Raises:
-        CheckpointError: nothing there, another kind of file, a broken one, or one that wants to run code.
+        CheckpointError: nothing there, another kind of file, a broken one, one that wants to run code, several models,
+            or a pipeline of two transformers.
     """
     path = Path(path)
-    if branch not in get_args(Branch):
-        raise CheckpointError(f"Weights {branch!r} are not known; choose one of {', '.join(get_args(Branch))}.")
-    file = _read(path, branch)
-    require_weights(file.tensors, str(file.path))
-    return file
+    if path.is_dir():
+        folder = _weights_folder(path)
+        files = _files_of(folder)
+        place = folder if len(files) > 1 or files[0].suffix == ".safetensors" else files[0]
+    else:
+        folder, files, place = path.parent, [_checked(path)], path
+    found = Contained({})
+    for file in files:
+        content = read_safetensors(file) if file.suffix == ".safetensors" else unpickle(file, what=".pt file")
+        one = weights_in(content, str(file), branch)
+        found = Contained({**found.tensors, **one.tensors}, one.branch, one.unused)
+    for what, signs in _OTHER_PARTS.items():
+        if any(sign in found.tensors for sign in signs):
+            raise CheckpointError(f"{place} is no transformer but {what}.")
+    tensors, scales = without_scales(found.tensors, str(place))
+    require_weights(tensors, str(place))
+    return WeightsFile(place, tensors, scales, found.branch, _read_config(folder), found.unused)
 
 
 def config_beside(path: Path) -> dict[str, Any]:
@@ -57,67 +83,48 @@ def config_beside(path: Path) -> dict[str, Any]:
     return _read_config(_weights_folder(path) if path.is_dir() else path.parent)
 
 
-def _read(path: Path, branch: str) -> WeightsFile:
-    if path.is_dir():
-        return _read_folder(path)
+def holds_weights(folder: Path) -> bool:
+    """Whether files of weights lie in a folder itself, rather than in folders of it."""
+    return any(file.suffix in WEIGHT_SUFFIXES and file.is_file() for file in folder.iterdir())
+
+
+def _checked(path: Path) -> Path:
+    accepted = ", ".join(WEIGHT_SUFFIXES)
     if not path.is_file():
-        raise CheckpointError(f"There is no file or folder {path}; give a .pt, a .safetensors or a folder.")
-    if path.suffix == ".safetensors":
-        return WeightsFile(path, read_safetensors(path), config=_read_config(path.parent))
-    if path.suffix in PICKLES:
-        return _read_pt(path, branch)
-    accepted = ", ".join((*PICKLES, ".safetensors"))
-    raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {accepted} and folders.")
+        raise CheckpointError(f"There is no file or folder {path}; give a file ({accepted}) or a folder.")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {accepted} and folders.")
+    return path
 
 
-def _read_folder(folder: Path) -> WeightsFile:
-    folder = _weights_folder(folder)
-    tensors: dict[str, Tensor] = {}
-    for file in safetensors_of(folder):
-        tensors |= read_safetensors(file)
-    return WeightsFile(folder, tensors, config=_read_config(folder))
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder's weights: ``.safetensors``; else its ``model.pt``, or whatever one checkpoint it has."""
+    files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith(_BESIDE))
+    checkpoints = [file for file in files if file.suffix in PICKLES]
+    whole = [file for file in files if file.suffix == ".safetensors"]
+    if len(whole) == 1 and not any(folder.glob("*.index.json")):
+        return whole
+    if whole or not checkpoints:
+        return safetensors_of(folder)
+    named = [file for file in checkpoints if file.stem == "model"]
+    found = named if len(named) == 1 else checkpoints
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:4]) + (", ..." if len(found) > 4 else "")
+        raise CheckpointError(f"{folder} has {len(found)} checkpoints ({names}); name the one to load.")
+    return found
 
 
 def _weights_folder(folder: Path) -> Path:
     """Of a folder of weights itself, of a whole pipeline its transformer's."""
-    is_pipeline = not any(folder.glob("*.safetensors")) and (folder / "transformer").is_dir()
-    return folder / "transformer" if is_pipeline else folder
-
-
-def _read_pt(path: Path, branch: str) -> WeightsFile:
-    content = unpickle(path, what=".pt file")
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; a checkpoint is a dict of tensors.")
-    config = _read_config(path.parent)
-    branches = [name for name in (EMA, PLAIN) if isinstance(content.get(name), dict)]
-    if not branches:
-        if not content or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items()):
+    for high, low in _PAIRS:
+        if (folder / high).is_dir() and (folder / low).is_dir():
             raise CheckpointError(
-                f"{path} has entries {_few(content)} but neither {PLAIN} nor {EMA}, and is no dict of named tensors."
+                f"{folder} is a pipeline of two transformers ({high} for high noise, {low} for low, as Wan 2.2 A14B); "
+                "models of one transformer alone are sampled here: give one of Wan 2.1."
             )
-        return WeightsFile(path, content, config=config)
-    wanted = {"auto": branches[0], "ema": EMA, "plain": PLAIN}[branch]
-    if wanted not in branches:
-        raise CheckpointError(f"{path} has no {wanted} weights, only {', '.join(branches)}; choose another branch.")
-    tensors = content[wanted]
-    strangers = [key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strangers:
-        raise CheckpointError(f"{path}: {wanted} has entries that are not named tensors, first {strangers[0]!r}.")
-    unused = {name: _tensor_count(value) for name, value in content.items() if name != wanted}
-    return WeightsFile(path, tensors, wanted, config, unused)
+    return folder / TRANSFORMER if (folder / TRANSFORMER).is_dir() else folder
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     return read_json(path) if path.is_file() else {}
-
-
-def _tensor_count(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return 1
-    return sum(_tensor_count(v) for v in value.values()) if isinstance(value, dict) else 0
-
-
-def _few(names: Any) -> str:
-    shown = [str(name) for name in list(names)[:4]]
-    return ", ".join(shown) + (", ..." if len(names) > 4 else "")

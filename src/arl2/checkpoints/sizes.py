@@ -90,6 +90,16 @@ def config_from_tensors(
     return {**config, **{key: value for key, value in told.items() if key in OPTIONAL and key != "num_attention_heads"}}
 
 
+def require_text_to_video(config: Mapping[str, Any], where: str) -> None:
+    """Raise ``CheckpointError`` for a transformer that takes other channels than it gives."""
+    taken, given = config.get("in_channels"), config.get("out_channels")
+    if taken != given:
+        raise CheckpointError(
+            f"{where} takes latents of {taken} channels and gives {given}: it is an image-to-video or editing model, "
+            "which is given pictures beside the noise; only text-to-video transformers load."
+        )
+
+
 def _refuse_other_settings(given: dict[str, Any]) -> None:
     for key in given:
         if key not in OPTIONAL:

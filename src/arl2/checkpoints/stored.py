@@ -11,6 +11,7 @@ import torch
 from arl2.checkpoints.layouts import Translated, translate
 from arl2.checkpoints.load import build_transformer, config_of
 from arl2.checkpoints.reading import WeightsFile, read_weights
+from arl2.files.float8 import all_widened
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 
@@ -36,7 +37,7 @@ class StoredWeights:
     @cached_property
     def translated(self) -> Translated:
         """The tensors under the model's own names."""
-        return translate(self.file.tensors, str(self.file.path))
+        return translate(self.file.tensors, str(self.file.path), self.file.scales)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -50,10 +51,11 @@ class StoredWeights:
     def exact_transformer(self) -> CausalWanTransformer3DModel:
         """The model with every tensor in its own dtype: for rewriting without rounding, not for computing.
 
-        A trained student is stored with frozen weights in half precision and what trained in float32.
+        A trained student is stored with frozen weights in half precision and what trained in float32. Weights stored in
+        8 bits become bfloat16, which holds them exactly, or float32 if they are scaled.
         """
         model = self.transformer()  # all checks are here
-        model.load_state_dict(self.translated.tensors, assign=True)
+        model.load_state_dict(all_widened(self.translated.tensors, self.translated.scales), assign=True)
         return model
 
 

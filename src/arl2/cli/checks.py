@@ -39,10 +39,10 @@ def check_source(source: ModelSource) -> None:
     Raises:
         ConfigError: As said.
     """
-    for name in ("weights", "base", "config"):
+    for name in ("weights", "base", "vae", "text_encoder", "config"):
         path: Path | None = getattr(source, name)
         if path is not None and not path.exists():
-            raise ConfigError(f"There is no '{path}' (--{name}); check the path.")
+            raise ConfigError(f"There is no '{path}' (--{name.replace('_', '-')}); check the path.")
 
 
 def refuse_existing(paths: Iterable[Path | None], *, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from arl2.cli.checks import exclusive, refuse_existing
-from arl2.cli.options import Command, Only
+from arl2.cli.options import WEIGHTS_AND_PARTS, Command
 from arl2.cli.stored import stored_model, write_folder
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
@@ -47,9 +47,7 @@ class Convert(Command):
         "arl2 convert shapes-teacher --fraction 0.75 -o untrained",
         "arl2 convert causal-forcing --fraction 0.75 --ranking runs/sensitivity.json --keep 0,29 -o runs/hybrid",
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha")] = field(
-        default_factory=ModelSource
-    )
+    source: Annotated[ModelSource, WEIGHTS_AND_PARTS] = field(default_factory=ModelSource)
     output: Path
     overwrite: bool = False
     layers: str | None = None

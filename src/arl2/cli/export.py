@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from arl2.cli.checks import refuse_existing
-from arl2.cli.options import Command, Only
+from arl2.cli.options import WEIGHTS_AND_PARTS, Command
 from arl2.cli.stored import stored_model, write_folder
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
@@ -29,35 +29,40 @@ class Export(Command):
         overwrite: Replace an output that exists.
         merge_lora: Merge the LoRA adapters of the feed-forwards into their weights. Those of state branches stay:
             their weights serve the attention inside a block, too.
-        layout: Key layout of a file: arl2 (the default), or wan for softmax models.
+        layout: Key layout: arl2 (the default of a file), or for softmax models wan (a file), or diffusers (a new folder
+            whose transformer is for WanTransformer3DModel.from_pretrained).
         heads: Number of attention heads, if the file does not say.
     """
 
     positional: ClassVar = ("model",)
     examples: ClassVar = (
         "arl2 export runs/distill/export -o hybrid.pt",
+        "arl2 export causal_forcing.pt --layout diffusers -o for-diffusers",
         "arl2 export causal_forcing.pt --base Wan2.1-T2V-1.3B-Diffusers --weights-branch ema -o causal-forcing",
     )
-    source: Annotated[ModelSource, Only("model", "weights", "base", "config", "weights_branch", "lora_alpha")] = field(
-        default_factory=ModelSource
-    )
+    source: Annotated[ModelSource, WEIGHTS_AND_PARTS] = field(default_factory=ModelSource)
     output: Path
     overwrite: bool = False
     merge_lora: bool = False
-    layout: Literal["arl2", "wan"] | None = None
+    layout: Literal["arl2", "wan", "diffusers"] | None = None
     heads: int | None = None
 
     def run(self) -> int:
         """Write, and say what was merged and what a file does not tell."""
         to_file = self.output.suffix in _FILES
-        if self.layout is not None and not to_file:
-            raise ConfigError(f"--layout goes with a file ({' or '.join(_FILES)}); got '{self.output}'. Leave it out.")
+        if self.layout in ("arl2", "wan") and not to_file:
+            raise ConfigError(
+                f"--layout {self.layout} goes with a file ({' or '.join(_FILES)}); got '{self.output}'. Leave it out."
+            )
+        if self.layout == "diffusers" and to_file:
+            raise ConfigError(f"--layout diffusers goes with a folder; got '{self.output}'. Name it without extension.")
         refuse_existing([self.output], overwrite=self.overwrite)
 
         from arl2.checkpoints.export import export_checkpoint
         from arl2.checkpoints.merging import merge_lora
 
-        source = stored_model(self.source, "export", heads=self.heads, alone=to_file)
+        published = to_file or self.layout == "diffusers"
+        source = stored_model(self.source, "export", heads=self.heads, alone=published)
         model = source.weights.exact_transformer()
         said = []
         if self.merge_lora:
@@ -71,8 +76,8 @@ class Export(Command):
                 f"merged {result.merged} LoRA adapters of feed-forwards ({result.parameters_saved:,} parameters less); "
                 f"{result.kept} of state branches stay"
             )
-        if to_file:
-            export_checkpoint(model, self.output, layout=self.layout or "arl2")
+        if published:
+            export_checkpoint(model, self.output, layout=self.layout or "arl2", replace=self.overwrite)
             said.append(_untold(model))
         else:
             write_folder(source, model, self.output, overwrite=self.overwrite)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from arl2.cli.checks import check_source, require_model
 from arl2.cli.options import Command, Only
-from arl2.cli.standard_streams import printable
+from arl2.errors import printable
 from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def _table(found: "Description") -> Table:
         table.add_row("LoRA alpha", _alpha(found))
     share = 100 * found.low_rank_parameters / found.parameters
     table.add_row("parameters", f"{found.parameters:,} ({found.low_rank_parameters:,} LoRA, {share:.2f} %)")
-    table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()))
+    scaled = f"; {found.scaled} with a scale" if found.scaled else ""
+    table.add_row("stored as", ", ".join(f"{count} tensors {dtype}" for dtype, count in found.dtypes.items()) + scaled)
     table.add_row("to load", ", ".join(f"{_size(size)} in {dtype}" for dtype, size in found.weight_bytes.items()))
     per_frame = _size(found.memory.cache_per_frame)
     table.add_row(

@@ -43,6 +43,10 @@ class Only:
         self.names = names
 
 
+# Of ``ModelSource``, what says which weights and parts, to a command that does not run them.
+WEIGHTS_AND_PARTS = Only("model", "weights", "base", "vae", "text_encoder", "config", "weights_branch", "lora_alpha")
+
+
 class Hidden:
     """In ``Annotated[Published, Hidden()]``: options that work and are not listed."""
 

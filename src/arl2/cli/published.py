@@ -144,7 +144,7 @@ def _as_published(source: ModelSource) -> tuple[ModelSource, list[str]]:
     notes = ["Noise is keyed by seed and block here, so a seed gives another video than the published code's."]
     if source.weights is not None and source.weights_branch is None:
         source = replace(source, weights_branch="plain")
-    if source.base is None and source.model is None:
+    if source.base is None and source.model is None and None in (source.vae, source.text_encoder):
         source = replace(source, base=BASE) if BASE.is_dir() else replace(source, model=CARD)
     if source.device is None:
         import torch

@@ -3,13 +3,11 @@
 import io
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Protocol, TextIO, cast, runtime_checkable
 
-# Of Unicode: control characters, invisible ones that change the direction of text, and half characters.
-_CONTROLS = ("Cc", "Cf", "Cs")
+from arl2.errors import printable
 
 
 @runtime_checkable
@@ -97,14 +95,6 @@ def say_error(line: str) -> None:
     """A line on standard error, if anybody is there; what it quotes cannot steer the terminal."""
     with lasting_streams():
         print(printable(line), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """The text with control characters, line breaks aside, written out: ``\\x1b`` for the escape character."""
-    return "".join(
-        one.encode("unicode_escape").decode() if unicodedata.category(one) in _CONTROLS and one != "\n" else one
-        for one in text
-    )
 
 
 def _to_nowhere(stream: Text) -> None:

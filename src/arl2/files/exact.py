@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.float8 import widened
 
 _NAMED = 3  # names that an error lists of each kind
 
@@ -95,6 +96,7 @@ def fill(
     dtype: torch.dtype,
     dtype_of: Callable[[str, torch.dtype], torch.dtype] | None = None,
     device: torch.device | str | None = None,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Give a module, built on the meta device, these tensors by assignment: what needs no cast is not copied.
 
@@ -104,6 +106,7 @@ def fill(
         dtype: to compute in.
         dtype_of: the dtype of a tensor, from its name and ``dtype``; None: all have ``dtype``.
         device: None leaves them where they are.
+        scales: factors of tensors in 8 bits, by their names.
 
     Raises:
         ConfigError: ``dtype`` is not a floating one.
@@ -111,7 +114,11 @@ def fill(
     if not dtype.is_floating_point:
         raise ConfigError(f"The compute dtype is {dtype}; use torch.float32, torch.bfloat16 or torch.float16.")
     ready = {
-        name: tensor.to(device=device, dtype=dtype if dtype_of is None else dtype_of(name, dtype))
+        name: widened(
+            tensor if device is None else tensor.to(device),
+            (scales or {}).get(name),
+            dtype=dtype if dtype_of is None else dtype_of(name, dtype),
+        )
         for name, tensor in tensors.items()
     }
     module.load_state_dict(ready, strict=True, assign=True)

@@ -142,6 +142,7 @@ def safetensors_of(folder: Path) -> list[Path]:
         raise CheckpointError(f"{folder} has no .safetensors file; give the folder that holds the weights.")
     if len(files) > 1:
         raise CheckpointError(
-            f"{folder} has {len(files)} .safetensors files and no index; name the one to load, or add its index."
+            f"{folder} has {len(files)} .safetensors files and no index "
+            f"({', '.join(file.name for file in files[:4])}); name the one to load, or add its index."
         )
     return files

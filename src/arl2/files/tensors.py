@@ -12,11 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from arl2.errors import CheckpointError
+from arl2.files.containers import weights_in
+from arl2.files.float8 import FLOAT8
 from arl2.files.plain import first_line
 
-PICKLES = (".pt", ".pth")
-_SUFFIXES = (".pth", ".pt", ".safetensors")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+WEIGHT_SUFFIXES = (*PICKLES, ".safetensors")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *FLOAT8)
 
 
 def unpickle(path: Path, *, what: str, old: bool = True) -> Any:
@@ -63,27 +65,23 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path, *, what: str = "file of weights", old: bool = True) -> dict[str, Tensor]:
-    """The tensors of a file of weights alone, by name, as stored.
+    """The tensors of a file of weights, by name, as stored; of a checkpoint, those of its model.
 
     Args:
-        path: ``.pth``, ``.pt`` or ``.safetensors``.
+        path: ends in one of ``WEIGHT_SUFFIXES``.
         what, old: as for ``unpickle``.
 
     Raises:
         CheckpointError: no such file, another kind of file, a damaged one, one that wants to run code, or one that
             holds anything but named tensors.
     """
+    accepted = ", ".join(WEIGHT_SUFFIXES)
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}; give one that ends in {', '.join(_SUFFIXES)}.")
-    if path.suffix not in _SUFFIXES:
-        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {', '.join(_SUFFIXES)}.")
+        raise CheckpointError(f"There is no file {path}; give one that ends in {accepted}.")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {accepted}.")
     content = read_safetensors(path) if path.suffix == ".safetensors" else unpickle(path, what=what, old=old)
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds no named tensors; give a file of weights alone.")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: {name!r} is a {type(tensor).__name__}; give a file of named tensors alone.")
-    return dict(content)
+    return weights_in(content, str(path)).tensors
 
 
 def require_weights(tensors: Mapping[str, Tensor], where: str) -> None:

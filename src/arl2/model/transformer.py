@@ -3,8 +3,10 @@
 Legend: B batch, C channels, F frames, h x w latent size, S tokens a frame, T = F S tokens, d width.
 """
 
+import json
 import math
-from typing import Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -21,12 +23,17 @@ from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
+from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
 from arl2.kernels.rope import Rotation, rope_angles
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
 from arl2.model.layer import FlowHead, TransformerLayer
 from arl2.model.passes import ParallelPass, TeacherForcing
+
+# Stored in every config beside our own settings. The Wan transformer of diffusers takes any config, and would come with
+# random weights in its 40 default layers and no more than a warning; this is no number of layers, so it stops.
+FOR_OTHER_READERS = {"num_layers": "see layer_plan; read with arl2.CausalWanTransformer3DModel or arl2.ARL2Pipeline"}
 
 
 class PromptCache(NamedTuple):
@@ -145,6 +152,24 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
         self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """As in diffusers; the files can be read by whom the system's mask lets."""
+        super().save_pretrained(save_directory, **options)
+        if Path(save_directory).is_dir():
+            open_to_readers(Path(save_directory))
+
+    def to_json_string(self) -> str:
+        """The config as it is saved."""
+        return (
+            json.dumps({**json.loads(super().to_json_string()), **FOR_OTHER_READERS}, indent=2, sort_keys=True) + "\n"
+        )
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """As in diffusers, of a config without what is for other readers."""
+        ours = {name: value for name, value in config_dict.items() if name not in FOR_OTHER_READERS}
+        return super().extract_init_dict(ours, **options)
 
     def forward(
         self,

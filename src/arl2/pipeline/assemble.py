@@ -9,18 +9,17 @@ import torch
 from arl2.attention.lora import LoRA
 from arl2.attention.plan import converted_layers, with_converted
 from arl2.checkpoints.conversion import convert
-from arl2.errors import CheckpointError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline import folder as saved
 from arl2.pipeline.budget import available_bytes, check_fits
 from arl2.pipeline.options import ModelSource, SamplingOptions
-from arl2.pipeline.planning import ORIGINAL_TEXT, ORIGINAL_VAE, plan_source
+from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
+from arl2.pipeline.planning import plan_source
 from arl2.pipeline.resolve import ResolvedSource, resolve_source
 from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
-
-_ORIGINAL_TOKENIZER = "google/umt5-xxl"
 
 
 class UntrainedConversionWarning(UserWarning):
@@ -52,8 +51,7 @@ def load_components(
         MemoryBudgetError: published parts that will not fit.
     """
     resolved = resolve_source(source)
-    if resolved.base is not None:
-        check_base(resolved.base)
+    if resolved.is_published:
         plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
         if say is not None:
             parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
@@ -63,17 +61,16 @@ def load_components(
 
 
 def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:
-    settings, verifier = resolved.settings, None
-    if resolved.folder is not None:
-        text, codec = saved.load_text(resolved.folder), saved.load_codec(resolved.folder, dtype=dtype)
-        verifier = saved.load_reward_model(resolved.folder) if resolved.folder.verifier.is_dir() else None
-        transformer = resolved.weights.transformer(dtype)
-    else:
-        assert resolved.base is not None  # only ``transformer_alone`` leaves both out
-        transformer = resolved.weights.transformer(dtype)
-        codec, text = load_published_codec(resolved.base, dtype=dtype), load_published_text(resolved.base)
-    if resolved.decoder is not None:
-        codec = _with_tiny_decoder(codec, resolved.decoder, dtype)
+    settings, folder = resolved.settings, resolved.folder
+    codec, text = load_codec(resolved, dtype=dtype), load_text(resolved)
+    channels = resolved.config["in_channels"]
+    if channels != codec.latent_channels:
+        raise CheckpointError(
+            f"The transformer '{resolved.weights.path}' works on latents of {channels} channels and the VAE on "
+            f"{codec.latent_channels}; give the VAE that it was trained with (--vae or --base). Wan 2.1's has 16."
+        )
+    verifier = None if folder is None or not folder.verifier.is_dir() else saved.load_reward_model(folder)
+    transformer = resolved.weights.transformer(dtype)
     if resolved.hybrid_layers:
         transformer = _converted(transformer, resolved.hybrid_layers)
     elif untrained := untrained_layers(transformer):
@@ -86,32 +83,27 @@ def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:
     return Components(transformer, codec, text, settings, verifier)
 
 
-def check_base(base: Path) -> None:
-    """Raise ``CheckpointError`` for a base folder without VAE or text encoder, in either layout."""
-    for what, name, original in (("VAE", "vae", ORIGINAL_VAE), ("text encoder", "text_encoder", ORIGINAL_TEXT)):
-        if not (base / name).is_dir() and not (base / original).is_file():
-            raise CheckpointError(
-                f"'{base}' has no {what}: neither a folder '{name}' nor a file '{original}'; copy it again."
-            )
+def load_codec(resolved: ResolvedSource, *, dtype: torch.dtype) -> VideoCodec:
+    """The codec of a source: the VAE given by itself, else that of its folder or base; with its tiny decoder."""
+    if resolved.vae is not None:
+        codec = load_vae(resolved.vae, dtype=dtype)
+    elif resolved.folder is not None:
+        codec = saved.load_codec(resolved.folder, dtype=dtype)
+    else:
+        codec = load_vae(find_parts(resolved.base, text_encoder=resolved.text_encoder).vae, dtype=dtype)
+    return codec if resolved.decoder is None else _with_tiny_decoder(codec, resolved.decoder, dtype)
 
 
-def load_published_codec(base: Path, *, dtype: torch.dtype) -> VideoCodec:
-    """The VAE of a base folder that ``check_base`` accepts."""
-    from arl2.video.wan_codec import WanCodec
-
-    if (base / "vae").is_dir():
-        codec: VideoCodec = WanCodec.from_pretrained(base / "vae", torch_dtype=dtype)
-        return codec
-    return WanCodec.from_published(base / ORIGINAL_VAE, torch_dtype=dtype)
-
-
-def load_published_text(base: Path) -> TextPart:
-    """The text encoder of a base folder that ``check_base`` accepts, in bfloat16; read for the first prompt."""
-    from arl2.text.umt5 import UMT5Text
-
-    if (base / "text_encoder").is_dir():
-        return UMT5Text.from_pretrained(base)
-    return UMT5Text.from_wan_original(base / ORIGINAL_TEXT, base / _ORIGINAL_TOKENIZER)
+def load_text(resolved: ResolvedSource) -> TextPart:
+    """The text part of a source: the text encoder given by itself, else that of its folder or base."""
+    if resolved.folder is not None:
+        if resolved.text_encoder is None:
+            return saved.load_text(resolved.folder)
+        if saved.text_name(resolved.folder) != "umt5":
+            raise ConfigError(f"The model in '{resolved.folder}' has no UMT5 text encoder; leave --text-encoder out.")
+        return load_text_encoder(resolved.text_encoder, find_tokenizer(resolved.text_encoder, resolved.folder.text))
+    parts = find_parts(resolved.base, vae=resolved.vae, text_encoder=resolved.text_encoder)
+    return load_text_encoder(parts.text_encoder, parts.tokenizer)
 
 
 def _with_tiny_decoder(full: VideoCodec, path: Path, dtype: torch.dtype) -> VideoCodec:

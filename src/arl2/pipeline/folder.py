@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from arl2.errors import Arl2Error, CheckpointError, suggestion
 from arl2.extensions import named
 from arl2.files.atomic import write_atomically
+from arl2.files.modes import open_to_readers
 from arl2.files.plain import first_line, read_json
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, settings_from_mapping
@@ -25,6 +26,8 @@ from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
 
 TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION = "transformer", "codec", "text", "verifier", "generation.json"
+INDEX = "model_index.json"
+INDEX_CLASS = "ARL2Pipeline; it is of the package arl2: load this folder with arl2.ARL2Pipeline.from_pretrained"
 _MODEL_FILES = ("config.json", "*.safetensors")
 
 
@@ -119,11 +122,15 @@ def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
 
 def load_text(folder: PipelineFolder) -> TextPart:
     """The text part of a folder; errors as for ``load_codec``."""
-    name = read_json(folder.generation).get("text")
-    kind = _named(TEXT_PARTS, name, f"{GENERATION} names the text part")
+    kind = _named(TEXT_PARTS, text_name(folder), f"{GENERATION} names the text part")
     with _undamaged(folder):
         text: TextPart = kind.from_pretrained(folder.text)
     return text
+
+
+def text_name(folder: PipelineFolder) -> object:
+    """What ``generation.json`` calls the class of the text part."""
+    return read_json(folder.generation).get("text")
 
 
 @contextmanager
@@ -151,12 +158,25 @@ def save_parts(parts: Components, folder: Path) -> None:
         parts.verifier.save_pretrained(folder / VERIFIER)
     assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
     write_generation(folder, text_name, parts.settings)
+    write_index(folder)
+    open_to_readers(folder)
 
 
 def write_generation(folder: Path, text_name: str, settings: GenerationSettings) -> None:
     """Write ``generation.json``: the settings, and the name of the text part's class."""
     content = json.dumps({"text": text_name, **settings.to_mapping()}, indent=1) + "\n"
     write_atomically(folder / GENERATION, content.encode())
+
+
+def write_index(folder: Path) -> None:
+    """Write ``model_index.json``, by which diffusers' own loaders say whose folder this is.
+
+    They look its class up in diffusers by name and say that it has none of that name: so the name is a sentence.
+    ``ARL2Pipeline`` does not read this file.
+    """
+    classes = {part: read_json(folder / part / "config.json").get("_class_name") for part in (TRANSFORMER, CODEC)}
+    content = {"_class_name": INDEX_CLASS, **{part: ["arl2", name] for part, name in classes.items()}}
+    write_atomically(folder / INDEX, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def require_files(folder: PipelineFolder) -> None:

@@ -23,6 +23,9 @@ class ModelSource:
         model: A name that ``arl2 models`` lists, a pipeline folder, or a checkpoint file.
         weights: AR checkpoint (.pt, .safetensors) that replaces the transformer of the model or base.
         base: Folder with text encoder and VAE, such as a copy of Wan 2.1.
+        vae: VAE to use instead of the model's or the base's: Wan2.1_VAE.pth, ComfyUI's file, or a folder.
+        text_encoder: UMT5 text encoder to use instead of the model's or the base's: the original file, ComfyUI's, or a
+            folder.
         config: Published YAML config: denoising steps, block size, window.
         decoder: Tiny decoder (taew2_1) instead of the VAE; "tiny" looks for it by its name.
         hybrid_layers: Make these softmax layers hybrid, untrained.
@@ -35,6 +38,8 @@ class ModelSource:
     model: str | None = None
     weights: Path | None = None
     base: Path | None = None
+    vae: Path | None = None
+    text_encoder: Path | None = None
     config: Path | None = None
     decoder: str | None = None
     hybrid_layers: tuple[int, ...] = ()

@@ -120,6 +120,8 @@ class ARL2Pipeline(DiffusionPipeline):
         base: Path | None = None,
         config: Path | None = None,
         decoder: Path | None = None,
+        vae: Path | None = None,
+        text_encoder: Path | None = None,
     ) -> "ARL2Pipeline":
         """Load a named model, a folder that ``save_pretrained`` wrote, or published parts, which must fit into memory.
 
@@ -129,6 +131,7 @@ class ARL2Pipeline(DiffusionPipeline):
             pretrained_model_name_or_path: name, folder (of a pipeline or a base), or AR checkpoint.
             torch_dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
             weights, base, config, decoder: of published parts; see :class:`arl2.pipeline.options.ModelSource`.
+            vae, text_encoder: files or folders to use instead of the model's or the base's.
 
         Raises:
             CheckpointError: no such model, or one that is not complete.
@@ -140,6 +143,8 @@ class ARL2Pipeline(DiffusionPipeline):
             model=model if isinstance(model, str) else str(model.absolute()),  # a Path is never a model's name
             weights=weights,
             base=base,
+            vae=None if vae is None else Path(vae),
+            text_encoder=None if text_encoder is None else Path(text_encoder),
             config=config,
             decoder=None if decoder is None else str(decoder),
         )

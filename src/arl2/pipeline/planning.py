@@ -8,12 +8,11 @@ from arl2.files.plain import read_json
 from arl2.pipeline.budget import GenerationJob, MemoryPlan, plan_memory
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, parameters_of, wan_decoder
 from arl2.pipeline.options import SamplingOptions
+from arl2.pipeline.parts import find_parts
 from arl2.pipeline.resolve import ResolvedSource
 from arl2.rollout.frames import plan_frames
 
-# Files of the first release's folder (Wan-AI/Wan2.1-T2V-1.3B); the diffusers repository has folders instead.
-ORIGINAL_VAE, ORIGINAL_TEXT = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
-# The VAE of the first release has no config beside it; these are its sizes.
+# A single file of the VAE has no config beside it; these are the sizes of Wan 2.1's.
 _WAN21_VAE = {
     "base_dim": 96,
     "z_dim": 16,
@@ -34,7 +33,7 @@ def plan_source(
     """Plan the memory of a generation from published parts, phase by phase.
 
     Args:
-        source: with a base folder.
+        source: of published parts.
         options: what is sampled; None: as the settings say.
         batch: videos at once.
         dtype: of computing.
@@ -44,10 +43,11 @@ def plan_source(
         CheckpointError: files that are missing or damaged.
         ConfigError, GeometryError: a model or a size that cannot be.
     """
-    assert source.base is not None  # a saved pipeline is not planned
+    assert source.is_published  # a saved pipeline is not planned
+    parts = find_parts(source.base, vae=source.vae, text_encoder=source.text_encoder)
     options = options or SamplingOptions()
     settings, config = options.over(source.settings), source.config
-    decoder = TINY_DECODER if source.decoder is not None else _wan_decoder(source.base)
+    decoder = TINY_DECODER if source.decoder is not None else _wan_decoder(parts.vae)
     plan = plan_frames(
         settings.num_frames,
         temporal_factor=decoder.temporal_factor,
@@ -67,15 +67,9 @@ def plan_source(
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
     )
-    return plan_memory(config, work, text_encoder_parameters=_text_encoder_parameters(source.base), decoder=decoder)
+    return plan_memory(config, work, text_encoder_parameters=parameters_of(parts.text_encoder), decoder=decoder)
 
 
-def _wan_decoder(base: Path) -> DecoderFootprint:
-    if (base / "vae").is_dir():
-        return wan_decoder(read_json(base / "vae" / "config.json"), parameters_of(base / "vae"))
-    return wan_decoder(_WAN21_VAE, parameters_of(base / ORIGINAL_VAE))
-
-
-def _text_encoder_parameters(base: Path) -> int:
-    folder = base / "text_encoder"
-    return parameters_of(folder if folder.is_dir() else base / ORIGINAL_TEXT)
+def _wan_decoder(vae: Path) -> DecoderFootprint:
+    sizes = read_json(vae / "config.json") if vae.is_dir() else _WAN21_VAE
+    return wan_decoder(sizes, parameters_of(vae))

@@ -12,20 +12,21 @@ from typing import Any
 
 from arl2.checkpoints.conversion import config_after
 from arl2.checkpoints.hub import located
-from arl2.checkpoints.reading import config_beside
+from arl2.checkpoints.reading import TRANSFORMER, config_beside, holds_weights
 from arl2.checkpoints.stored import StoredWeights
 from arl2.errors import CheckpointError, ConfigError, suggestion
 from arl2.files.plain import read_json
+from arl2.files.tensors import WEIGHT_SUFFIXES
 from arl2.model.registry import CARDS, find_card
 from arl2.model.settings import GenerationSettings
 from arl2.pipeline.folder import PipelineFolder, is_saved_pipeline, load_settings, pipeline_folder, require_files
 from arl2.pipeline.options import ModelSource
+from arl2.pipeline.parts import has_parts
 from arl2.pipeline.published import read_published_config
 from arl2.pipeline.registry import default_model
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 _TINY_FILES = ("taew2_1.safetensors", "taew2_1.pth")
 _KEPT = ("block_frames", "window", "sink", "text_len")  # of a saved pipeline's transformer, for other weights
 
@@ -39,7 +40,8 @@ class ResolvedSource:
         settings: how it is sampled.
         folder: of a saved pipeline, with codec, text part and perhaps a reward model; None for published parts.
         base: folder of a published text encoder and VAE, in the layout of diffusers or of Wan's first release; None for
-            a saved pipeline, and for a transformer alone.
+            a saved pipeline, for a transformer alone, and where ``vae`` and ``text_encoder`` are given.
+        vae, text_encoder: given by themselves, over those of folder or base.
         decoder: file of the tiny decoder, if it is used.
         hybrid_layers: softmax layers to make hybrid, untrained.
     """
@@ -48,8 +50,15 @@ class ResolvedSource:
     settings: GenerationSettings
     folder: PipelineFolder | None = None
     base: Path | None = None
+    vae: Path | None = None
+    text_encoder: Path | None = None
     decoder: Path | None = None
     hybrid_layers: tuple[int, ...] = ()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether codec and text part are published ones, rather than those of a saved pipeline, or none."""
+        return self.folder is None and (self.base is not None or None not in (self.vae, self.text_encoder))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -87,11 +96,17 @@ def resolve_source(source: ModelSource, *, heads: int | None = None, transformer
             own = read_json(folder.transformer / "config.json")
             stored = StoredWeights(weights, branch, {**{name: own[name] for name in _KEPT if name in own}, **given})
         found = ResolvedSource(stored, load_settings(folder), folder)
-    elif transformer_alone and source.base is None and Path(model).is_file():
+    elif transformer_alone and source.base is None and _is_transformer_alone(Path(model)):
         found = ResolvedSource(StoredWeights(Path(model), branch, given), GenerationSettings())
     else:
         found = _published(model, weights, source, given)
-    return replace(found, decoder=_decoder(source), hybrid_layers=tuple(source.hybrid_layers))
+    return replace(
+        found,
+        vae=source.vae,
+        text_encoder=source.text_encoder,
+        decoder=_decoder(source),
+        hybrid_layers=tuple(source.hybrid_layers),
+    )
 
 
 def _model_and_weights(source: ModelSource) -> tuple[str, Path | None]:
@@ -112,7 +127,8 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
         settings, of_model = card.settings, card.model_settings
         if card.kind == "hybrid by path" and weights is None:
             raise CheckpointError(f"The weights of '{model}' are not on the Hub; give their file with --weights.")
-        if base is None or (weights is None and card.weights_file is not None):
+        whole = base is not None or None not in (source.vae, source.text_encoder)
+        if not whole or (weights is None and (base is None or card.weights_file is not None)):
             # With weights of one's own, only the base has to be on this disk.
             wanted = card if weights is None else replace(card, weights_repo=None, weights_file=None)
             here = located(wanted)
@@ -122,31 +138,39 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
                     "with --base and --weights."
                 )
             base, weights = base or here.base, weights or here.weights
-    elif path.is_file() and path.suffix in _WEIGHT_FILES:
+    elif path.is_file() and path.suffix in WEIGHT_SUFFIXES:
         if weights is not None:
             raise ConfigError(f"Got two checkpoints, '{model}' and '{weights}'; give one.")
         weights = path
     elif path.is_dir():
-        base = base or path
+        if base is None and not _is_transformer_alone(path):
+            base = path
+        elif weights is not None:
+            raise ConfigError(f"Got weights twice, the folder '{model}' and '{weights}'; give one.")
+        else:
+            weights = path
     elif path.exists():
         raise CheckpointError(
-            f"'{model}' is no checkpoint: those end in {', '.join(_WEIGHT_FILES)}. Give one, or a folder."
+            f"'{model}' is no checkpoint: those end in {', '.join(WEIGHT_SUFFIXES)}. Give one, or a folder."
+        )
+    elif path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
+        raise CheckpointError(
+            f"There is no file or folder '{model}'; check the path, or give a name that 'arl2 models' lists."
         )
     else:
         raise CheckpointError(f"There is no model '{model}'. {suggestion(model, CARDS)} Or give a folder or a file.")
-    if base is None:
+    if base is None and None in (source.vae, source.text_encoder):
         raise CheckpointError(
             f"'{weights}' holds a transformer alone; give --base, a folder with its text encoder and VAE (such as a "
-            "copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers)."
+            "copy of Wan-AI/Wan2.1-T2V-1.3B-Diffusers), or both with --text-encoder and --vae."
         )
     if source.config is not None:
         published = read_published_config(source.config)
         settings, of_model = published.settings, published.model_settings
     place = weights or base
-    if place == base and not any((base / name).is_dir() for name in ("transformer", "vae", "text_encoder")):
-        known = any(file.suffix in _WEIGHT_FILES for file in base.iterdir())
-        if not known:
-            raise CheckpointError(f"The folder '{base}' holds no model; give a pipeline folder or a base folder.")
+    assert place is not None  # without a base there are weights
+    if place == base and not (has_parts(place) or holds_weights(place) or (place / TRANSFORMER).is_dir()):
+        raise CheckpointError(f"The folder '{place}' holds no model; give a pipeline folder or a base folder.")
     if settings is None:
         logger.warning("Got no config for '%s': sampled as a chunkwise student in 4 steps.", place)
         own = config_beside(place)
@@ -156,6 +180,13 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
             settings, of_model = GenerationSettings(), {"block_frames": 3}
     stored = StoredWeights(place, source.weights_branch or "auto", {**of_model, **given})
     return ResolvedSource(stored, settings, base=base)
+
+
+def _is_transformer_alone(path: Path) -> bool:
+    """Whether a path is a file of weights, or a folder of them without published text encoder and VAE."""
+    if not path.is_dir():
+        return path.is_file()
+    return not has_parts(path) and (holds_weights(path) or (path / TRANSFORMER).is_dir())
 
 
 def _decoder(source: ModelSource) -> Path | None:

@@ -14,15 +14,17 @@ from safetensors import SafetensorError
 
 from arl2.errors import CheckpointError
 from arl2.files.atomic import atomic_folder
-from arl2.files.plain import first_line, read_json
+from arl2.files.modes import open_to_readers
+from arl2.files.plain import first_line
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.assemble import check_base, load_published_codec, load_published_text
-from arl2.pipeline.folder import CODEC, TEXT, TRANSFORMER, VERIFIER, write_generation
+from arl2.pipeline.assemble import load_text
+from arl2.pipeline.folder import CODEC, TEXT, TRANSFORMER, VERIFIER, text_name, write_generation, write_index
+from arl2.pipeline.parts import TEXT_ENCODER, TOKENIZERS, PublishedParts, find_parts, load_vae
 from arl2.pipeline.resolve import ResolvedSource
 
 # Larger files get a second name instead of a copy, where the disk is the same.
 LINKED_FROM = 64_000_000
-_TEXT_FOLDERS = ("tokenizer", "text_encoder")
+_TEXT_FOLDERS = (TOKENIZERS[0], TEXT_ENCODER)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -47,6 +49,7 @@ def write_pipeline(source: ResolvedSource, transformer: CausalWanTransformer3DMo
         with atomic_folder(folder) as partial:
             transformer.save_pretrained(partial / TRANSFORMER)
             _write_parts(source, partial)
+            open_to_readers(partial)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"The model could not be written to '{folder}' ({first_line(error)}); make room or choose another folder."
@@ -54,32 +57,45 @@ def write_pipeline(source: ResolvedSource, transformer: CausalWanTransformer3DMo
 
 
 def _write_parts(source: ResolvedSource, folder: Path) -> None:
-    text = "umt5"
-    if source.folder is not None:
-        _copy(source.folder.codec, folder / CODEC)
-        _copy(source.folder.text, folder / TEXT)
-        if source.folder.verifier.is_dir():
-            _copy(source.folder.verifier, folder / VERIFIER)
-        text = read_json(source.folder.generation)["text"]
-    elif source.base is None:
+    if source.folder is None and not source.is_published:
         raise CheckpointError(
             f"'{source.weights.path}' holds a transformer alone; give --base, a folder with its text encoder and VAE."
         )
-    else:
-        check_base(source.base)
-        # The layout of diffusers is that of our folders; the first release's files are read and rewritten.
-        if (source.base / "vae").is_dir():
-            _copy(source.base / "vae", folder / CODEC)
-        else:
-            codec: Any = load_published_codec(source.base, dtype=torch.float32)
-            codec.save_pretrained(folder / CODEC)
-        if all((source.base / part).is_dir() for part in _TEXT_FOLDERS):
-            for part in _TEXT_FOLDERS:
-                _copy(source.base / part, folder / TEXT / part)
-        else:
-            encoder: Any = load_published_text(source.base)
-            encoder.save_pretrained(folder / TEXT)
+    _write_codec(source, folder / CODEC)
+    text = _write_text(source, folder / TEXT)
+    if source.folder is not None and source.folder.verifier.is_dir():
+        _copy(source.folder.verifier, folder / VERIFIER)
     write_generation(folder, text, source.settings)
+    write_index(folder)
+
+
+def _write_codec(source: ResolvedSource, target: Path) -> None:
+    """A folder is copied, the layout of diffusers being that of ours; a single file is read and rewritten."""
+    place = source.vae or (_published(source).vae if source.folder is None else source.folder.codec)
+    if place.is_dir():
+        _copy(place, target)
+    else:
+        codec: Any = load_vae(place, dtype=torch.float32)
+        codec.save_pretrained(target)
+
+
+def _write_text(source: ResolvedSource, target: Path) -> str:
+    """As ``_write_codec``; the name of the text part's class."""
+    if source.folder is not None and source.text_encoder is None:
+        _copy(source.folder.text, target)
+        return str(text_name(source.folder))
+    parts = None if source.folder is not None else _published(source)
+    if parts and parts.tokenizer and (parts.tokenizer.name, parts.text_encoder.name) == _TEXT_FOLDERS:
+        _copy(parts.tokenizer, target / parts.tokenizer.name)
+        _copy(parts.text_encoder, target / parts.text_encoder.name)
+    else:
+        text: Any = load_text(source)
+        text.save_pretrained(target)
+    return "umt5"
+
+
+def _published(source: ResolvedSource) -> PublishedParts:
+    return find_parts(source.base, vae=source.vae, text_encoder=source.text_encoder)
 
 
 def _copy(source: Path, target: Path) -> None:

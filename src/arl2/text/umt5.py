@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.files.plain import read_json
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
-from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_tokenizer
+from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_own_tokenizer, open_tokenizer
 from arl2.text.umt5_weights import EncoderPlace, UMT5Weights
 
 logger = logging.getLogger(__name__)
@@ -149,18 +149,18 @@ class UMT5Text(nn.Module):
     def from_wan_original(
         cls,
         weights: str | Path,
-        tokenizer: str | Path,
+        tokenizer: str | Path | None,
         *,
         torch_dtype: torch.dtype = torch.bfloat16,
         length: int = LENGTH,
         cache: EmbeddingCache | None = None,
         keep_on_device: bool = False,
     ) -> "UMT5Text":
-        """Open the original files of Wan 2.1. Touches no network.
+        """Open weights and tokenizer that lie apart, such as the original files of Wan 2.1. Touches no network.
 
         Args:
-            weights: ``models_t5_umt5-xxl-enc-bf16.pth``.
-            tokenizer: the folder ``google/umt5-xxl``.
+            weights: ``models_t5_umt5-xxl-enc-bf16.pth``, ComfyUI's file, or a folder ``text_encoder``.
+            tokenizer: the folder ``google/umt5-xxl``; None: it is inside the weights' file, as in ComfyUI's.
             torch_dtype, length, cache, keep_on_device: as for the class.
 
         Raises:
@@ -168,8 +168,8 @@ class UMT5Text(nn.Module):
             ConfigError: a dtype or a length that is not accepted.
         """
         return cls(
-            open_tokenizer(Path(tokenizer)),
-            open_encoder_file(Path(weights)),
+            open_own_tokenizer(Path(weights)) if tokenizer is None else open_tokenizer(Path(tokenizer)),
+            open_encoder_folder(Path(weights)) if Path(weights).is_dir() else open_encoder_file(Path(weights)),
             torch_dtype=torch_dtype,
             length=length,
             cache=cache,

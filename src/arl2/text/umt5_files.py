@@ -8,16 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config
 
 from arl2.errors import CheckpointError
+from arl2.files.float8 import without_scales
 from arl2.files.plain import first_line, read_json, safetensors_of
 from arl2.files.tensors import read_safetensors, read_tensors, require_weights
 from arl2.text.umt5_layout import UMT5Sizes, translate_encoder
+from arl2.text.umt5_pieces import tokenizer_of_pieces
 from arl2.text.umt5_weights import UMT5Weights
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_PIECES = "spiece_model"  # ComfyUI keeps the tokenizer's file as a tensor of bytes beside the weights
 
 
 def open_encoder_folder(folder: Path) -> UMT5Weights:
@@ -33,13 +37,30 @@ def open_encoder_folder(folder: Path) -> UMT5Weights:
 
 
 def open_encoder_file(path: Path) -> UMT5Weights:
-    """The encoder of one ``.pth``, ``.pt`` or ``.safetensors`` file; settings that no tensor tells are Wan's.
+    """The encoder of one file, the original or ComfyUI's, plain or in 8 bits; settings that no tensor tells are Wan's.
 
     Raises:
         CheckpointError: not there, damaged, of another kind, or not exactly one UMT5 encoder.
     """
     # An old pickle cannot be mapped: a whole encoder would be copied into memory.
     return _weights(path, read_tensors(path, what=f"{path.suffix} file", old=False), {})
+
+
+def holds_tokenizer(path: Path) -> bool:
+    """Whether a text encoder's file has its tokenizer inside, as ComfyUI's have."""
+    return path.suffix == ".safetensors" and path.is_file() and _PIECES in read_safetensors(path)
+
+
+def open_own_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer inside a text encoder's file that ``holds_tokenizer``.
+
+    Raises:
+        CheckpointError: a damaged one.
+    """
+    pieces = read_safetensors(path)[_PIECES]
+    if pieces.dtype is not torch.uint8:
+        raise CheckpointError(f"{path} holds no readable tokenizer: {_PIECES} is {pieces.dtype}, not bytes.")
+    return tokenizer_of_pieces(pieces.flatten().numpy().tobytes(), str(path))
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -60,9 +81,10 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> UMT5Weights:
-    require_weights(tensors, str(path))
-    sizes, named = translate_encoder(tensors, str(path))
-    return UMT5Weights(_config(path, sizes, config), named, path)
+    weights, scales = without_scales({name: x for name, x in tensors.items() if name != _PIECES}, str(path))
+    require_weights(weights, str(path))
+    sizes, named, named_scales = translate_encoder(weights, str(path), scales)
+    return UMT5Weights(_config(path, sizes, config), named, path, named_scales)
 
 
 def _config(path: Path, sizes: UMT5Sizes, config: dict[str, Any]) -> UMT5Config:

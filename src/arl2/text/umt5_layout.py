@@ -7,6 +7,7 @@ one of Wan 2.1 (``blocks.0...``, ``models_t5_umt5-xxl-enc-bf16.pth``). Here ever
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -53,15 +54,24 @@ def wan_names(layers: int) -> dict[str, str]:
     return {f"{ours}.weight": f"{wan}.weight" for ours, wan in modules.items()}
 
 
-def translate_encoder(tensors: Mapping[str, Tensor], where: str) -> tuple[UMT5Sizes, dict[str, Tensor]]:
+class Encoder(NamedTuple):
+    """Exactly one encoder: its sizes, its tensors by transformers' names, and the scales of those in 8 bits."""
+
+    sizes: UMT5Sizes
+    tensors: dict[str, Tensor]
+    scales: dict[str, Tensor]
+
+
+def translate_encoder(tensors: Mapping[str, Tensor], where: str, scales: Mapping[str, Tensor] | None = None) -> Encoder:
     """Sizes and tensors of exactly one encoder, whichever layout it has.
 
     Args:
         tensors: by the file's names.
         where: what errors call the file.
+        scales: of tensors in 8 bits, by the file's names.
 
     Returns:
-        The sizes, and the tensors by transformers' names, the embedding once.
+        Tensors and scales by transformers' names, the embedding once.
 
     Raises:
         CheckpointError: tensors are missing, unexpected, or of a wrong shape; named as in the file.
@@ -76,7 +86,12 @@ def translate_encoder(tensors: Mapping[str, Tensor], where: str) -> tuple[UMT5Si
     sizes = _read_sizes({name: tensors[key] for name, key in in_file.items() if key in tensors}, layers, where)
     expected = {in_file[name]: shape for name, shape in _shapes(sizes).items()}
     require_exact(expected, tensors, where=where, what="UMT5 encoder")
-    return sizes, {name: tensors[in_file[name]] for name in names}
+    ours = {theirs: name for name, theirs in in_file.items()}
+    return Encoder(
+        sizes,
+        {name: tensors[in_file[name]] for name in names},
+        {ours[name]: scale for name, scale in (scales or {}).items() if name in ours},
+    )
 
 
 def _embedding_once(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

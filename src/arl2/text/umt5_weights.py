@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
+from arl2.files.float8 import widened
 from arl2.text.umt5_layout import EMBEDDING, TIED_EMBEDDING, translate_encoder
 
 _IDENTITY = (
@@ -35,11 +36,13 @@ class UMT5Weights:
         config: sizes and settings.
         tensors: by transformers' names, the embedding once.
         files: the folder or file they are mapped from; None: they are in memory.
+        scales: factors of tensors in 8 bits, by the same names.
     """
 
     config: UMT5Config
     tensors: dict[str, Tensor]
     files: Path | None = None
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, encoder: UMT5EncoderModel) -> "UMT5Weights":
@@ -49,7 +52,7 @@ class UMT5Weights:
             CheckpointError: tensors other than those of a UMT5 encoder with a gated feed-forward.
         """
         named = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
-        return cls(encoder.config, translate_encoder(named, "The encoder")[1])
+        return cls(encoder.config, translate_encoder(named, "The encoder").tensors)
 
     def build(self, *, device: torch.device, dtype: torch.dtype) -> UMT5EncoderModel:
         """The encoder, frozen, with the weights on ``device`` in ``dtype``.
@@ -60,7 +63,10 @@ class UMT5Weights:
         with torch.device("meta"):
             encoder = UMT5EncoderModel(self.config)
         # Cast there rather than here: a GPU is far quicker at it, and no second copy is made on this side.
-        placed = {name: tensor.to(device).to(dtype) for name, tensor in self.tensors.items()}
+        placed = {
+            name: widened(tensor.to(device), self.scales.get(name), dtype=dtype)
+            for name, tensor in self.tensors.items()
+        }
         encoder.load_state_dict({**placed, TIED_EMBEDDING: placed[EMBEDDING]}, strict=True, assign=True)
         encoder.set_input_embeddings(encoder.get_input_embeddings())  # one parameter again, not two of one memory
         return encoder.requires_grad_(False).eval()
@@ -78,9 +84,13 @@ class UMT5Weights:
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
             last = tensor.shape[0] - 1
-            rows = tensor if tensor.ndim == 1 else torch.stack([tensor[0], tensor[last // 2], tensor[last]])
+            scale = self.scales.get(name)
+            shown = [slice(None)] if tensor.ndim == 1 else [slice(i, i + 1) for i in (0, last // 2, last)]
             digest.update(name.encode())
-            digest.update(rows.to("cpu", dtype).contiguous().view(torch.uint8).numpy().tobytes())
+            for rows in shown:
+                of_rows = scale if scale is None or scale.numel() == 1 else scale.reshape(-1)[rows]
+                numbers = widened(tensor[rows].to("cpu"), of_rows, dtype=dtype)
+                digest.update(numbers.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

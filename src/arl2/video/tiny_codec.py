@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from arl2.errors import ConfigError
 from arl2.files.exact import fill_exactly
+from arl2.files.float8 import all_widened, without_scales
 from arl2.files.tensors import read_tensors, require_weights
 from arl2.geometry import video_frames_of
 from arl2.video.codec import CodecCache, Latents, Side, Video
@@ -99,8 +100,9 @@ class TinyCodec(ModelMixin, ConfigMixin):
         Raises:
             CheckpointError: a file that is missing, damaged, or not exactly one codec of this layout.
         """
-        tensors = read_tensors(Path(path))
-        require_weights(tensors, str(path))
+        stored, scales = without_scales(read_tensors(Path(path)), str(path))
+        require_weights(stored, str(path))
+        tensors = all_widened(stored, scales)
         sizes = sizes_of_tensors(tensors, str(path))
         with torch.device("meta"):
             codec = cls(**sizes)

@@ -11,8 +11,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import CheckpointError, ConfigError, printable
 from arl2.files.exact import fill_exactly
+from arl2.files.float8 import all_widened, without_scales
 from arl2.files.plain import read_json
 from arl2.files.tensors import read_tensors, require_weights
 
@@ -32,7 +33,8 @@ def vae_of_folder(folder: Path, *, dtype: torch.dtype) -> AutoencoderKLWan:
     known = {key: value for key, value in config.items() if key in _PARAMETERS}
     ignored = sorted(key for key in config if key not in known and not key.startswith("_"))
     if ignored:
-        warnings.warn(f"{folder}/config.json sets {', '.join(ignored)}, which the VAE does not read.", stacklevel=3)
+        names = printable(", ".join(ignored))
+        warnings.warn(f"{folder}/config.json sets {names}, which the VAE does not read.", stacklevel=3)
     vae = _empty_vae(known)
     fill_exactly(vae, _weights(files[0]), dtype=dtype, where=str(files[0]))
     return vae
@@ -90,9 +92,9 @@ def require_wan21(config: Mapping[str, Any], *, where: str) -> None:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(path)
+    tensors, scales = without_scales(read_tensors(path), str(path))
     require_weights(tensors, str(path))
-    return tensors
+    return all_widened(tensors, scales)
 
 
 def _is_size(value: object, most: int) -> bool:
