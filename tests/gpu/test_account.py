@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from arl2.evaluation.account import Account, accounted
 from arl2.kernels.backends import use_backends
@@ -52,9 +53,9 @@ def test_waits_transfers_and_mixed_devices():
             there + 1
             there + torch.tensor(2.0)  # a number without dimensions is an argument of the kernel
         assert not (account.waits or account.transfers or account.mixed)
-        with accounted() as account:
+        with accounted() as account, pytest.raises(DynamicOutputShapeException):
             there.nonzero()
-        assert account.waits
+        assert account.waits == ["nonzero in test_account.test_waits_transfers_and_mixed_devices"]
         with accounted() as account:
             there.copy_(here)
             here.to("cuda")
@@ -115,7 +116,7 @@ def passes() -> dict[str, tuple[Account, int]]:
 
 @needs_fake_cuda
 @needs_triton
-@pytest.mark.parametrize(("name", "kernels", "gigabytes"), [("predict", 830, 12.5), ("commit", 1030, 14.5)])
+@pytest.mark.parametrize(("name", "kernels", "gigabytes"), [("predict", 850, 12.5), ("commit", 1070, 14.5)])
 def test_kernels_and_bytes_of_a_full_size_pass(passes, name, kernels, gigabytes):
     """Ceilings a few per cent above what is counted. Before these kernels: 2,900 and 31,600 launches, 95 and 123 GB."""
     account, _ = passes[name]

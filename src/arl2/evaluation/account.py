@@ -33,6 +33,7 @@ _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "set_", "resize_"),
 }
 _WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "equal", "unique_dim", "_unique2"}
+_WRAPPERS = ("torch", "jaxtyping", "beartype")  # packages whose functions stand between ours
 _WRITES_ALONE = {"copy_", "fill_", "zero_", "normal_", "uniform_"}  # they do not read what they overwrite
 
 
@@ -161,8 +162,10 @@ class _Dispatched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         name = func.overloadpacket.__name__
+        if name in _WAITS:
+            self.account.waits.append(f"{name} in {_place()}")  # before it runs: fake tensors cannot
+        out = func(*args, **kwargs)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         self._note_devices(name, inputs, outputs)
@@ -174,8 +177,6 @@ class _Dispatched(TorchDispatchMode):
         return out
 
     def _note_devices(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        if name in _WAITS:
-            self.account.waits.append(f"{name} in {_place()}")
         of_inputs = {x.device.type for x in inputs}
         if of_inputs and {x.device.type for x in outputs} - of_inputs or (name == "copy_" and len(of_inputs) > 1):
             self.account.transfers.append(f"{name} in {_place()}")
@@ -198,11 +199,11 @@ def _bytes(tensors: list[Tensor]) -> int:
 
 
 def _place() -> str:
-    """The innermost function outside torch and this file, as ``module.function``."""
+    """The innermost function that asked torch for it, as ``module.function``."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path != __file__ and "/torch/" not in path and not path.startswith("<"):
+        if path != __file__ and not path.startswith("<") and not any(f"/{name}/" in path for name in _WRAPPERS):
             return f"{Path(path).stem}.{frame.f_code.co_name}"
         frame = frame.f_back
     return "?"

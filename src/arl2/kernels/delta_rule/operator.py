@@ -53,7 +53,7 @@ def _gradient(ctx: Any, of_state: Tensor) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         names = ("k", "v", "g", "beta", "initial_state")
         state = blockwise.gated_delta_state(**dict(zip(names, inputs, strict=True)))
-    gradients = iter(torch.autograd.grad(state, wanted, of_state))
+    gradients = iter(torch.autograd.grad(state, wanted, of_state, materialize_grads=True))
     return (*(next(gradients) if x.requires_grad else None for x in inputs), None)
 
 
