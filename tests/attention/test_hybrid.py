@@ -59,7 +59,7 @@ def test_a_closed_gate_leaves_attention_inside_the_block_alone(monkeypatch):
     intra = attention.stream(x, rotation_at(0), empty, Access.READ)
     full = state_with(1)
     assert relative(attention.stream(x, rotation_at(0), full, Access.READ), intra) > 1e-2
-    monkeypatch.setattr(attention, "_gate", lambda x: torch.zeros(*x.shape[:2], HEADS, 1))
+    monkeypatch.setattr(attention.gate_proj, "forward", lambda x: x.new_full((*x.shape[:2], HEADS), -torch.inf))
     assert torch.equal(attention.stream(x, rotation_at(0), full, Access.READ), intra)
 
 

@@ -14,7 +14,8 @@ from arl2.kernels.delta_rule import BACKENDS, gated_delta_rule, gated_delta_stat
 from arl2.kernels.delta_rule.chunked import CHUNK
 from support import relative
 
-FAST = [backend for backend in BACKENDS if backend not in ("auto", "naive")]
+# Kernels for GPUs have tests of their own, in tests/gpu.
+FAST = [backend for backend in BACKENDS if backend not in ("auto", "naive", "triton", "fla")]
 DECAYS = ("none", "mild", "strong", "mixed")
 
 
@@ -196,6 +197,26 @@ def test_half_precision_inputs_keep_a_float32_state_near_the_truth_for_1000_bloc
     assert worst < 1e-2
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("tokens", [1, 5, CHUNK, 5 * CHUNK + 3])
+def test_gradients_of_the_state_alone_equal_those_of_the_recurrence(backend, decay, tokens):
+    def gradients(chosen: str) -> list[Tensor]:
+        arguments = {n: x.requires_grad_() for n, x in without_queries(case(12, tokens, decay=decay)).items()}
+        state = gated_delta_state(**arguments, backend=chosen)
+        (state * torch.linspace(-1, 1, state.numel(), dtype=torch.float64).view_as(state)).sum().backward()
+        return [x.grad for x in arguments.values()]
+
+    for found, expected in zip(gradients(backend), gradients("naive"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["triton", "fla"])
+def test_a_kernel_for_gpus_is_refused_elsewhere_with_the_reason(backend):
+    with pytest.raises(ConfigError, match=rf"Backend '{backend}' of the gated delta rule: .*; choose another, or 'auto'"):
+        gated_delta_state(**without_queries(case(0, 3)), backend=backend)
+
+
 def test_unknown_backend_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"'fastest'.*naive, chunked"):
         gated_delta_state(**without_queries(case(0, 3)), backend="fastest")
@@ -217,5 +238,5 @@ def test_the_choice_is_logged_once(caplog):
         for _ in range(3):
             gated_delta_state(**without_queries(case(0, 3)))
     assert [record.message for record in caplog.records] == [
-        "gated delta rule: backend chunked (the only fast one so far)"
+        "gated delta rule: backend chunked (the fastest on cpu)"
     ]

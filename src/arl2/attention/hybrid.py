@@ -28,6 +28,7 @@ from arl2.kernels.attention import range_attention, softmax_attention
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
+from arl2.kernels.fused import with_read
 from arl2.kernels.rope import Rotation
 
 
@@ -158,12 +159,12 @@ class HybridAttention(SelfAttention):
     ) -> Float[Tensor, "batch tokens width"]:
         own = _own(memory)
         raw = self.shared.project(x)
-        q, k, v = self.shared.attention_inputs(raw)
-        intra = softmax_attention(q=rotation(q), k=rotation(k), v=v)
+        q, k, v = self.shared.rotated_inputs(raw, rotation)
+        intra = softmax_attention(q=q, k=k, v=v)
         inter = self.state.read(x, raw, self.shared, rotation, own.read())
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
-        return self.shared.merge(intra + self._gate(x) * inter)
+        return self.shared.merge(with_read(intra, self.gate_proj(x), inter))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         self._write(x, self.shared.to_k(x), self.shared.to_v(x), rotation, _own(memory))
@@ -172,10 +173,10 @@ class HybridAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
         raw = self.shared.project(x)
-        q, k, v = self.shared.attention_inputs(raw)
-        intra = range_attention(q=rotation(q), k=rotation(k), v=v, ranges=layout.own_block())
+        q, k, v = self.shared.rotated_inputs(raw, rotation)
+        intra = range_attention(q=q, k=k, v=v, ranges=layout.own_block())
         inter = self._read_all_blocks(x, raw, rotation, layout)
-        return self.shared.merge(intra + self._gate(x) * inter)
+        return self.shared.merge(with_read(intra, self.gate_proj(x), inter))
 
     def allocate_memory(
         self,
@@ -192,10 +193,6 @@ class HybridAttention(SelfAttention):
 
     def _reset_gate(self, generator: torch.Generator | None) -> None:
         nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
-
-    def _gate(self, x: Tensor) -> Tensor:
-        """One number per token and head, ``[B, T, H, 1]``."""
-        return torch.sigmoid(self.gate_proj(x).float())[..., None]
 
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
         state = self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.read())

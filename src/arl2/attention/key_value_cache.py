@@ -95,13 +95,12 @@ class KeyValueCache(LayerMemory):
         """
         tokens = self.geometry.frame_tokens
         self._make_writable((self.past + frames) * tokens if self.window is None else 0)
-        for i in self._kept_of(frames):
-            slot = self._take_slot(self.frames + i)
-            kept, given = slice(slot * tokens, (slot + 1) * tokens), slice(i * tokens, (i + 1) * tokens)
+        for i, slot, count in self._runs_of(frames):
+            kept, given = slice(slot * tokens, (slot + count) * tokens), slice(i * tokens, (i + count) * tokens)
             self._keys[:, kept] = k[:, given].detach()
             self._values[:, kept] = v[:, given].detach()
-            if slot < self._turned:
-                self._sink_keys[:, kept] = k[:, given].detach()
+            if sinks := max(0, min(self._turned - slot, count)) * tokens:
+                self._sink_keys[:, kept.start : kept.start + sinks] = k[:, given.start : given.start + sinks].detach()
         self.frames += frames
         self._place_sinks()
 
@@ -185,6 +184,17 @@ class KeyValueCache(LayerMemory):
         sinks = max(0, min(frames, self.sink - self.past))
         ring = self.window - self.geometry.block_frames - self.sink
         return [i for i in range(frames) if i < sinks or i >= frames - ring]
+
+    def _runs_of(self, frames: int) -> list[tuple[int, int, int]]:
+        """Where the frames that stay of a block go: first frame, first slot, number; a run is one copy on the device."""
+        runs: list[tuple[int, int, int]] = []
+        for i in self._kept_of(frames):
+            slot = self._take_slot(self.frames + i)
+            if runs and (i, slot) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+                runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+            else:
+                runs.append((i, slot, 1))
+        return runs
 
     def _take_slot(self, frame: int) -> int:
         """The slot for a new frame: a fresh one, or that of the ring's oldest."""

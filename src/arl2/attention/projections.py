@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.kernels.norm import rms_norm
+from arl2.kernels.fused import rms_normed, rms_normed_and_turned
+from arl2.kernels.rope import Rotation
 
 
 class RMSNorm(nn.Module):
@@ -20,8 +21,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        return rms_norm(x, self.weight, self.eps)
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        return rms_normed(x, self.weight, self.eps)
+
+    def turned(
+        self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, heads: int
+    ) -> Float[Tensor, "batch tokens heads head"]:
+        """Normed over the whole width, then each head turned."""
+        return rms_normed_and_turned(x, self.weight, self.eps, rotation, heads)
 
 
 class Projected(NamedTuple):
@@ -58,5 +65,15 @@ class Projections(nn.Module):
         return self.to_out(heads.flatten(-2).to(self.to_out.weight.dtype))
 
     def attention_inputs(self, raw: Projected) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v as softmax attention takes them, normed and cut into heads, not yet rotated: ``[B, T, H, D]``."""
+        """q, k, v normed and cut into heads, not rotated: ``[B, T, H, D]``."""
         return self.split(self.norm_q(raw.q)), self.split(self.norm_k(raw.k)), self.split(raw.v)
+
+    def rotated_inputs(self, raw: Projected, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v as softmax attention takes them: q and k normed and turned, all cut into heads, ``[B, T, H, D]``."""
+        return self.norm_q.turned(raw.q, rotation, self.heads), self.key(raw.k, rotation), self.split(raw.v)
+
+    def key(
+        self, raw: Float[Tensor, "batch tokens width"], rotation: Rotation
+    ) -> Float[Tensor, "batch tokens heads head"]:
+        """Keys as softmax attention takes them."""
+        return self.norm_k.turned(raw, rotation, self.heads)

@@ -104,7 +104,7 @@ class SoftmaxAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
     ) -> Float[Tensor, "batch tokens width"]:
         cache = _own(memory)
-        q, k, v = self._rotated(x, rotation)
+        q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
         seen_k, seen_v = cache.with_block(k, v)
         out = softmax_attention(q=q, k=seen_k, v=seen_v)
         if access is Access.COMMIT:
@@ -113,14 +113,14 @@ class SoftmaxAttention(SelfAttention):
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         cache = _own(memory)
-        k = rotation(self.shared.split(self.shared.norm_k(self.shared.to_k(x))))
+        k = self.shared.key(self.shared.to_k(x), rotation)
         v = self.shared.split(self.shared.to_v(x))
         cache.write(k, v, x.shape[1] // cache.geometry.frame_tokens)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
-        q, k, v = self._rotated(x, rotation)
+        q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
         window, sink = self.spec.window, self.spec.sink
         if self.spec.sink_positions == "absolute":
             return self.shared.merge(range_attention(q=q, k=k, v=v, ranges=layout.visible(window, sink)))
@@ -152,10 +152,6 @@ class SoftmaxAttention(SelfAttention):
             dtype=dtype,
             device=device,
         )
-
-    def _rotated(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.shared.attention_inputs(self.shared.project(x))
-        return rotation(q), rotation(k), v
 
 
 def _own(memory: LayerMemory) -> KeyValueCache:

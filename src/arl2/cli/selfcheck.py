@@ -12,7 +12,7 @@ from arl2.cli.options import Command
 
 # Written out here so that `arl2 --help` needs no torch; a test holds them against the library's own lists.
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
-Backend = Literal["auto", "naive", "chunked"]
+Backend = Literal["auto", "naive", "chunked", "blockwise", "triton", "fla"]
 DTYPES, BACKENDS = get_args(Dtype), get_args(Backend)
 
 

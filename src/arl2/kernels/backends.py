@@ -13,10 +13,11 @@ from arl2.errors import ConfigError
 
 logger = logging.getLogger("arl2.kernels")
 
-DELTA_RULE, ATTENTION = "gated delta rule", "softmax attention"
+DELTA_RULE, ATTENTION, ELEMENTWISE = "gated delta rule", "softmax attention", "norms and gates"
 ACCEPTED = {
-    DELTA_RULE: ("auto", "naive", "chunked"),
+    DELTA_RULE: ("auto", "naive", "chunked", "blockwise", "triton", "fla"),
     ATTENTION: ("auto", "naive", "sdpa", "flex"),
+    ELEMENTWISE: ("auto", "torch", "triton"),
 }
 
 # A switch of the calling context, so that models and layers need not hand it down.
@@ -24,13 +25,19 @@ _requested: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", defa
 
 
 @contextmanager
-def use_backends(*, delta_rule: str = "auto", attention: str = "auto") -> Iterator[None]:
+def use_backends(
+    *, delta_rule: str = "auto", attention: str = "auto", elementwise: str = "auto"
+) -> Iterator[None]:
     """Within the ``with``, kernels called with ``backend="auto"`` use these.
 
     Raises:
         ConfigError: an unknown backend.
     """
-    requested = {DELTA_RULE: check_backend(DELTA_RULE, delta_rule), ATTENTION: check_backend(ATTENTION, attention)}
+    requested = {
+        DELTA_RULE: check_backend(DELTA_RULE, delta_rule),
+        ATTENTION: check_backend(ATTENTION, attention),
+        ELEMENTWISE: check_backend(ELEMENTWISE, elementwise),
+    }
     token = _requested.set(requested)
     try:
         yield

@@ -33,9 +33,14 @@ def rope_angles(
         rows, columns: token grid of a frame.
         head_dim: head size ``D``, even.
     """
-    positions = (torch.tensor(frames), torch.arange(rows), torch.arange(columns))
+    # Positions are counted out where they are needed: a copy from the host would stall a GPU, and no graph holds one.
+    positions = (
+        torch.cat([_whole_numbers(run, device) for run in _runs(frames)]),
+        _whole_numbers(range(rows), device),
+        _whole_numbers(range(columns), device),
+    )
     frame, row, column = (
-        torch.outer(p.to(device, torch.float64), _frequencies(pairs, device))
+        torch.outer(p, _frequencies(pairs, device))
         for p, pairs in zip(positions, split_pairs(head_dim), strict=True)
     )
     grid = (len(frames), rows, columns)
@@ -100,6 +105,23 @@ def turn_state(state: Float[Tensor, "batch heads key value"], frames: int) -> Fl
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def _runs(frames: Sequence[int]) -> list[range]:
+    """The same frames as stretches that count up one by one."""
+    if isinstance(frames, range) and frames.step == 1:
+        return [frames]
+    runs: list[range] = []
+    for frame in frames:
+        if runs and runs[-1].stop == frame:
+            runs[-1] = range(runs[-1].start, frame + 1)
+        else:
+            runs.append(range(frame, frame + 1))
+    return runs
+
+
+def _whole_numbers(run: range, device: torch.device | str) -> Tensor:
+    return torch.arange(run.start, run.stop, dtype=torch.float64, device=device)
 
 
 def _frequencies(pairs: int, device: torch.device | str) -> Tensor:

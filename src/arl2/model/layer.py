@@ -16,7 +16,7 @@ from arl2.attention.kind import Access, AttentionSpec
 from arl2.attention.layer_memory import LayerMemory
 from arl2.attention.layout import ClipLayout
 from arl2.attention.lora import linear
-from arl2.kernels.norm import layer_norm
+from arl2.kernels.fused import gated_sum, gelu_of_linear, layer_normed, modulated
 from arl2.kernels.rope import Rotation
 
 
@@ -37,6 +37,8 @@ class FeedForward(nn.Module):
         self.down = linear(hidden, width, rank, alpha)
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        if isinstance(self.up, nn.Linear):
+            return self.down(gelu_of_linear(x, self.up))
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
@@ -50,7 +52,7 @@ class CrossNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        return layer_norm(x, self.eps, self.weight, self.bias).to(x.dtype)
+        return layer_normed(x, self.weight, self.bias, self.eps)
 
 
 class TransformerLayer(nn.Module):
@@ -87,7 +89,7 @@ class TransformerLayer(nn.Module):
         """One block, reading (and on ``COMMIT`` then writing) this layer's memory."""
         local, mixing = self._modulations(time)
         attended = self.self_attention.stream(self._modulated(x, local), rotation, memory, access)
-        return self._rest(_gated(x, attended, local), text, mixing)
+        return self._rest(gated_sum(x, attended, local.gate), text, mixing)
 
     def commit(
         self,
@@ -111,11 +113,11 @@ class TransformerLayer(nn.Module):
         """A whole clip in parallel (training); equal to streaming its blocks."""
         local, mixing = self._modulations(time)
         attended = self.self_attention(self._modulated(x, local), rotation, layout)
-        return self._rest(_gated(x, attended, local), text, mixing)
+        return self._rest(gated_sum(x, attended, local.gate), text, mixing)
 
     def _rest(self, x: Tensor, text: CrossAttentionCache, mixing: Modulation) -> Tensor:
         x = x + self.cross_attention(self.cross_norm(x), text)
-        return _gated(x, self.ffn(self._modulated(x, mixing)), mixing)
+        return gated_sum(x, self.ffn(self._modulated(x, mixing)), mixing.gate)
 
     def _modulations(self, time: Tensor) -> tuple[Modulation, Modulation]:
         """For self-attention and for the feed-forward."""
@@ -123,8 +125,7 @@ class TransformerLayer(nn.Module):
         return Modulation(*six[:3]), Modulation(*six[3:])
 
     def _modulated(self, x: Tensor, by: Modulation) -> Tensor:
-        normed = layer_norm(x, self.eps).unflatten(1, (by.shift.shape[1], -1))
-        return torch.addcmul(by.shift, normed, 1 + by.scale).flatten(1, 2).to(x.dtype)
+        return modulated(x, by.shift, by.scale, self.eps)
 
 
 class FlowHead(nn.Module):
@@ -140,13 +141,4 @@ class FlowHead(nn.Module):
         self, x: Float[Tensor, "batch tokens width"], time: Float[Tensor, "batch frames width"]
     ) -> Float[Tensor, "batch tokens values"]:
         shift, scale = (self.modulation.float() + time[:, :, None])[:, :, None].unbind(-2)
-        normed = layer_norm(x, self.eps).unflatten(1, (time.shape[1], -1))
-        modulated = torch.addcmul(shift, normed, 1 + scale).flatten(1, 2)
-        return self.proj(modulated.to(self.proj.weight.dtype))
-
-
-def _gated(x: Tensor, change: Tensor, by: Modulation) -> Tensor:
-    """``x + gate * change``, the gate per frame, in float32."""
-    frames = by.gate.shape[1]
-    total = torch.addcmul(x.unflatten(1, (frames, -1)).float(), change.unflatten(1, (frames, -1)).float(), by.gate)
-    return total.flatten(1, 2).to(x.dtype)
+        return self.proj(modulated(x, shift, scale, self.eps).to(self.proj.weight.dtype))

@@ -34,7 +34,7 @@ def gated_delta_rule(
 ) -> tuple[Float[Tensor, "batch tokens heads value"], Float[Tensor, "batch heads key value"]]:
     """Outputs in ``v``'s dtype and the final state, at least float32. Differentiable in every argument."""
     scale = k.shape[-1] ** -0.5 if scale is None else scale
-    work = _work_dtype(k, v, initial_state)
+    work = work_dtype(k, v, initial_state)
     gates = _Gates(g, beta, work)
     state = _start(k, v, initial_state, work)
     outputs = []
@@ -59,7 +59,7 @@ def gated_delta_state(
     initial_state: Float[Tensor, "batch heads key value"] | None = None,
 ) -> Float[Tensor, "batch heads key value"]:
     """The final state alone, at least float32; no per-token output is ever computed. Differentiable."""
-    work = _work_dtype(k, v, initial_state)
+    work = work_dtype(k, v, initial_state)
     gates = _Gates(g, beta, work)
     state = _start(k, v, initial_state, work)
     for i, start in enumerate(range(0, k.shape[1], CHUNK)):
@@ -120,7 +120,7 @@ def _heads_first(x: Tensor, start: int, work: torch.dtype) -> Tensor:
     return x[:, start : start + CHUNK].transpose(1, 2).flatten(0, 1).to(work)
 
 
-def _work_dtype(k: Tensor, v: Tensor, initial_state: Tensor | None) -> torch.dtype:
+def work_dtype(k: Tensor, v: Tensor, initial_state: Tensor | None) -> torch.dtype:
     """float64 if anything given is, else float32: memory is never kept in half precision."""
     given = [k.dtype, v.dtype] + ([] if initial_state is None else [initial_state.dtype])
     return torch.float64 if torch.float64 in given else torch.float32

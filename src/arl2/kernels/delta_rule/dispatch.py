@@ -1,12 +1,23 @@
-"""Which implementation of the gated delta rule runs: ``auto`` takes the fastest that fits the tensors."""
+"""Which implementation of the gated delta rule runs: ``auto`` takes the fastest that fits the tensors.
 
+``naive`` is the recurrence as it reads, ``chunked`` goes chunk by chunk, ``blockwise`` takes all chunks at once,
+``triton`` and ``fla`` are kernels for GPUs. The last three compute states alone; outputs then come from ``chunked``.
+"""
+
+import importlib.util
+import os
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.errors import ConfigError
 from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, requested_backend
 from arl2.kernels.delta_rule import chunked, naive
+from arl2.kernels.delta_rule.operator import gated_delta_state as _operation
 
 BACKENDS = ACCEPTED[DELTA_RULE]
+_PACKAGES = {"triton": "triton", "fla": "fla-core"}  # by backend: the package on PyPI
 
 
 def gated_delta_rule(
@@ -41,7 +52,7 @@ def gated_delta_rule(
     Raises:
         ConfigError: an unknown backend.
     """
-    run = naive.gated_delta_rule if _choose(backend) == "naive" else chunked.gated_delta_rule
+    run = naive.gated_delta_rule if requested_backend(DELTA_RULE, backend) == "naive" else chunked.gated_delta_rule
     return run(q=q, k=k, v=v, g=g, beta=beta, scale=scale, initial_state=initial_state)
 
 
@@ -56,14 +67,50 @@ def gated_delta_state(
 ) -> Float[Tensor, "batch heads key value"]:
     """The final state of the gated delta rule, and nothing else: what writing memory needs.
 
-    Same arguments and errors as :func:`gated_delta_rule`; skipping the outputs saves about a third of the work.
+    Same arguments as :func:`gated_delta_rule`; skipping the outputs saves about a third of the work.
+
+    Raises:
+        ConfigError: an unknown backend, one whose package is not installed, or one that cannot do these tensors.
     """
-    run = naive.gated_delta_state if _choose(backend) == "naive" else chunked.gated_delta_state
-    return run(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
+    chosen, reason = _choose(requested_backend(DELTA_RULE, backend), k, initial_state)
+    announce(DELTA_RULE, chosen, reason)
+    if chosen == "naive":
+        return naive.gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
+    if chosen == "chunked":
+        # Plain torch, with its own gradient: on a CPU nothing is gained by hiding it from autograd and compilers.
+        return chunked.gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
+    if initial_state is None:
+        batch, _, heads, key = k.shape
+        initial_state = k.new_zeros(batch, heads, key, v.shape[-1], dtype=chunked.work_dtype(k, v, None))
+    return _operation(k, v, g, beta, initial_state, chosen)
 
 
-def _choose(backend: str) -> str:
-    requested = requested_backend(DELTA_RULE, backend)
-    chosen = "chunked" if requested == "auto" else requested
-    announce(DELTA_RULE, chosen, "the only fast one so far" if requested == "auto" else "requested")
-    return chosen
+def _choose(requested: str, k: Tensor, initial_state: Tensor | None) -> tuple[str, str]:
+    """The backend of a state update, and why."""
+    if requested == "auto":
+        if k.device.type in ("cpu", "mps"):
+            return "chunked", f"the fastest on {k.device.type}"
+        refusal = _refusal("triton", k, initial_state)
+        return ("blockwise", refusal) if refusal else ("triton", "the fastest on this device")
+    refusal = _refusal(requested, k, initial_state) if requested in _PACKAGES else ""
+    if refusal:
+        raise ConfigError(f"Backend {requested!r} of the {DELTA_RULE}: {refusal}; choose another, or 'auto'.")
+    return requested, "requested"
+
+
+def _refusal(backend: str, k: Tensor, initial_state: Tensor | None) -> str:
+    """Why a backend cannot do these tensors; empty if it can."""
+    module = "fla" if backend == "fla" else backend
+    if importlib.util.find_spec(module) is None:
+        return f"the package {_PACKAGES[backend]} is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return ""  # a test: it computes anything, on the CPU, slowly
+    if not k.is_cuda:
+        return f"it runs on CUDA devices, not on {k.device.type}"
+    if k.dtype not in (torch.float16, torch.bfloat16):
+        return f"it takes keys and values in half precision, not {str(k.dtype).removeprefix('torch.')}"
+    if k.shape[-1] > 256:
+        return f"it takes heads of at most 256, not {k.shape[-1]}"
+    if initial_state is not None and initial_state.dtype == torch.float64:
+        return "it keeps states in float32, not float64"
+    return ""
