@@ -28,7 +28,7 @@ from arl2.streams.components import Components
 from arl2.streams.options import SamplingOptions, Seeds, plain_seeds
 from arl2.streams.options import Window as Window
 from arl2.streams.recent import Prompts
-from arl2.text.interface import TextPart
+from arl2.text.interface import TextPart, encode_negative
 
 logger = logging.getLogger(__name__)
 
@@ -290,8 +290,7 @@ def _texts(
     if settings.guidance_scale == 1.0:
         return (embeds,)
     if negative is None:
-        prompt = settings.negative_prompt
-        negative = text.encode([prompt]) if prompt.strip() else text.encode_empty()
+        negative = encode_negative(text, settings.negative_prompt)
     return embeds, negative.expand(batch, -1, -1) if len(negative) == 1 else negative
 
 
