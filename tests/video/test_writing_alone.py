@@ -61,7 +61,7 @@ def test_places_of_every_output_are_checked_alike(tmp_path: Path) -> None:
     for name, check in (("a.mp4", check_writable), ("a.png", lambda path, **how: check_file(path, ".png", **how))):
         (tmp_path / name).write_bytes(b"mine")
         check(tmp_path / name)
-        with pytest.raises(VideoFileError, match="exists; choose another name, or allow it to be overwritten"):
+        with pytest.raises(VideoFileError, match="is there already; choose another name, or add --overwrite"):
             check(tmp_path / name, overwrite=False)
         check(tmp_path / f"new-{name}", overwrite=False)
         assert (tmp_path / name).read_bytes() == b"mine"

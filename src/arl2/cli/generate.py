@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from arl2.cli.checks import check_source, exclusive, refuse_existing
+from arl2.cli.checks import check_source, exclusive
 from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
@@ -108,10 +108,10 @@ def _run_prompts(asked: Generate) -> int:
     from arl2.video.formats import check_file
 
     seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
-    plan = plan_outputs(asked.prompts, asked.output, seed=seed)
+    plan = plan_outputs(asked.prompts, asked.output, seed=seed, overwrite=asked.overwrite)
     for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
-            check_file(path, suffix)
+            check_file(path, suffix, overwrite=asked.overwrite)
 
     from arl2.interrupt import StopSignal
     from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
@@ -119,7 +119,6 @@ def _run_prompts(asked: Generate) -> int:
 
     for output in plan.outputs:
         check_not_source(output.path, asked.image or asked.extend)
-    refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
     say = asked.reporting.voice(asked.output)
     started = time.perf_counter()
     pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE))
@@ -246,12 +245,13 @@ def _requests(asked: Generate) -> "list[VideoRequest]":
 
 
 def _checked_folder(asked: Generate) -> Path:
+    from arl2.video.formats import check_place
+
     for name, value in (("PROMPT", asked.prompts), ("--sheet", asked.sheet), ("--latents", asked.latents)):
         if value:
             raise ConfigError(f"{name} does not go with --prompts-file; leave it out.")
     folder = asked.output
     if folder is None or folder.suffix or folder == Path("-"):
         raise ConfigError("The videos of --prompts-file go to a folder: give --output a name without extension.")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"'{folder}' is a file, but a folder is to be written; choose another name.")
+    check_place(folder, "videos", folder=True, added_to=True)
     return folder

@@ -79,6 +79,12 @@ def is_saved_pipeline(model: str | Path) -> bool:
     return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
 
 
+def holds_only_a_pipeline(folder: Path) -> bool:
+    """Whether a folder holds what ``save_pretrained`` writes, and nothing else that replacing it would lose."""
+    names = {one.name for one in folder.iterdir()}
+    return GENERATION in names and names <= {TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION, "model_index.json"}
+
+
 def load_settings(folder: PipelineFolder) -> GenerationSettings:
     """How the model of a folder is sampled.
 

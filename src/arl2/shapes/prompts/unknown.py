@@ -34,43 +34,10 @@ KNOWN = {*MEANINGS, *_UNSAID}
 _MISSPELT = sorted({*MEANINGS, *f"{_VERBS} {_UNNAMED}".split()})
 
 # Words beside a noun: not drawn, and never the subject themselves.
-_MODIFIERS = set(
-    [
-        "small",
-        "big",
-        "large",
-        "little",
-        "tiny",
-        "huge",
-        "slow",
-        "slowly",
-        "fast",
-        "quick",
-        "quickly",
-        "quietly",
-        "smoothly",
-        "gently",
-        "suddenly",
-        "bright",
-        "dark",
-        "light",
-        "shiny",
-        "single",
-        "simple",
-        "flat",
-        "solid",
-        "plain",
-        "two",
-        "three",
-        "four",
-        "five",
-        "many",
-        "several",
-        "not",
-        "no",
-        "very",
-    ]
-)
+_MODIFIERS = {
+    *"small big large little tiny huge slow slowly fast quick quickly quietly smoothly gently suddenly".split(),
+    *"bright dark light shiny single simple flat solid plain two three four five many several not no very".split(),
+}
 _OF_PICTURE = re.compile(rf"^.*\b(?:{_PICTURES.replace(' ', '|')})\b(?: [^ ]+)? of ")
 _GREY_WALL = re.compile(r"\b(?:grey|gray) (?=walls?\b|barrier\b|pillar\b|fence\b|occluder\b)")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -105,8 +72,8 @@ def check_words(prompt: str) -> str | None:
         guess = nearest[subject[0]]
         hint = f" Did you mean '{guess}'?" if guess else ""
         raise PromptError(
-            f"The prompt {shortened(prompt)} asks for {_listed(subject)}, which this model cannot draw.{hint} {known()} "
-            f"{real_models()}"
+            f"The prompt {shortened(prompt)} asks for {_listed(subject)}, which this model cannot draw.{hint} "
+            f"{known()} {real_models()}"
         )
     said = []
     if nearest:
