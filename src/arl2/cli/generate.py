@@ -74,26 +74,31 @@ class Generate(Command):
 
     def run(self) -> int:
         """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
-        asked = self._in_our_words() if self.published.given else self
+        asked, notes = self._in_our_words() if self.published.given else (self, ())
         check_source(asked.source)
-        if asked.prompts_file is not None:
-            return _run_prompts_file(asked)
-        if not asked.prompts:
+        asked.check()
+        for note in notes:
+            asked.reporting.voice(asked.output)(note)
+        return _run_prompts(asked) if asked.prompts_file is None else _run_prompts_file(asked)
+
+    def check(self) -> None:
+        """Refuse options that do not go together, and a folder of videos that cannot be written."""
+        if self.prompts_file is not None:
+            _checked_folder(self)
+        elif not self.prompts:
             raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
-        if asked.only_new and asked.image is None and asked.extend is None:
+        elif self.only_new and self.image is None and self.extend is None:
             raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
-        return _run_prompts(asked)
 
     def load(self, batch: int = 1) -> "ARL2Pipeline":
         """The model, on its device."""
         say = self.reporting.voice(self.output)
         return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, say=say)
 
-    def _in_our_words(self) -> "Generate":
+    def _in_our_words(self) -> "tuple[Generate, tuple[str, ...]]":
+        """The same by this command's own options, and what is to be said about the others."""
         ours = translated(self.published, self.source, self.sampling, self.prompts_file, self.output)
-        for note in ours.notes:
-            self.reporting.voice(ours.output)(note)
-        return replace(
+        asked = replace(
             self,
             source=ours.source,
             sampling=ours.sampling,
@@ -101,6 +106,7 @@ class Generate(Command):
             output=ours.output,
             published=Published(num_samples=self.published.num_samples),
         )
+        return asked, tuple(ours.notes)
 
 
 def _run_prompts(asked: Generate) -> int:

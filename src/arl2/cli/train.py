@@ -57,10 +57,10 @@ class Train(Command):
 
     - codec: pixels to latents and back, on rendered clips
     - teacher: the transformer and its text part, on latents of a trained codec (codec=FOLDER)
-    - dmd: a student that matches in few steps what a teacher samples in many (teacher=, start_from=, clips=["FOLDER"])
+    - dmd: a student that matches in few steps what a teacher samples in many (teacher=, start_from=, clips=FOLDER)
     - reward-model: the model that chooses among first blocks (drawn=FOLDER)
-    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=["FOLDER"])
-    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=["FOLDER"])
+    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=FOLDER)
+    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=FOLDER)
 
     Under torchrun (torchrun -m arl2.cli.main train ...) several processes share the work.
 
@@ -79,7 +79,7 @@ class Train(Command):
 
     positional: ClassVar = ("part", "folder", "overrides")
     examples: ClassVar = (
-        "arl2 train align runs/align teacher=mine 'clips=[\"runs/clips\"]' --settings recipes/shapes-align.json",
+        "arl2 train align runs/align teacher=mine clips=runs/clips --settings recipes/shapes-align.json",
         "arl2 train distill runs/distill --settings recipes/wan-distill-22.json --dry-run --gpus 64",
     )
     part: str

@@ -40,9 +40,7 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
         return "raw"
     if path.suffix.lower() == HLS_SUFFIX:
         added_to = going_on and (path / PLAYLIST).exists()
-        check_place(
-            path, "segments", folder=True, added_to=added_to, overwrite=overwrite, replaceable=is_hls_video
-        )
+        check_place(path, "segments", folder=True, added_to=added_to, overwrite=overwrite, replaceable=is_hls_video)
         return "hls"
     if path.suffix.lower() == ".webp":
         raise VideoFileError(

@@ -35,8 +35,43 @@ _MISSPELT = sorted({*MEANINGS, *f"{_VERBS} {_UNNAMED}".split()})
 
 # Words beside a noun: not drawn, and never the subject themselves.
 _MODIFIERS = {
-    *"small big large little tiny huge slow slowly fast quick quickly quietly smoothly gently suddenly".split(),
-    *"bright dark light shiny single simple flat solid plain two three four five many several not no very".split(),
+    *[
+        "small",
+        "big",
+        "large",
+        "little",
+        "tiny",
+        "huge",
+        "slow",
+        "slowly",
+        "fast",
+        "quick",
+        "quickly",
+        "quietly",
+        "smoothly",
+        "gently",
+        "suddenly",
+    ],
+    *[
+        "bright",
+        "dark",
+        "light",
+        "shiny",
+        "single",
+        "simple",
+        "flat",
+        "solid",
+        "plain",
+        "two",
+        "three",
+        "four",
+        "five",
+        "many",
+        "several",
+        "not",
+        "no",
+        "very",
+    ],
 }
 _OF_PICTURE = re.compile(rf"^.*\b(?:{_PICTURES.replace(' ', '|')})\b(?: [^ ]+)? of ")
 _GREY_WALL = re.compile(r"\b(?:grey|gray) (?=walls?\b|barrier\b|pillar\b|fence\b|occluder\b)")
