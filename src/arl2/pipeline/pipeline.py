@@ -393,8 +393,9 @@ def _require_room(video_frames: int, settings: GenerationSettings) -> None:
     free = available_bytes("cpu")
     if free is not None and needed > free:
         raise MemoryBudgetError(
-            f"{video_frames} video frames of {settings.width} x {settings.height} take {needed / 1e9:,.0f} GB of memory, "
-            f"and {free / 1e9:,.0f} GB are free; ask for fewer, or use pipe.stream(...), which gives a block at a time."
+            f"{video_frames} video frames of {settings.width} x {settings.height} take {needed / 1e9:,.0f} GB of "
+            f"memory, and {free / 1e9:,.0f} GB are free; ask for fewer, or use pipe.stream(...), which gives one "
+            "block at a time."
         )
 
 

@@ -295,8 +295,8 @@ def _other_size(settings: GenerationSettings, components: Components) -> str | N
     if 1 / _OTHER_SIZE < ratio < _OTHER_SIZE:
         return None
     return (
-        f"This model makes videos of {own.width} x {own.height} pixels; at {settings.width} x {settings.height} they may "
-        "be wrong, such as a lattice. To enlarge a video, use scale (--scale)."
+        f"This model makes videos of {own.width} x {own.height} pixels; at {settings.width} x {settings.height} they "
+        "may be wrong, such as a lattice. To enlarge a video, use scale (--scale)."
     )
 
 

@@ -34,45 +34,11 @@ KNOWN = {*MEANINGS, *_UNSAID}
 _MISSPELT = sorted({*MEANINGS, *f"{_VERBS} {_UNNAMED}".split()})
 
 # Words beside a noun: not drawn, and never the subject themselves.
-_MODIFIERS = {
-    *[
-        "small",
-        "big",
-        "large",
-        "little",
-        "tiny",
-        "huge",
-        "slow",
-        "slowly",
-        "fast",
-        "quick",
-        "quickly",
-        "quietly",
-        "smoothly",
-        "gently",
-        "suddenly",
-    ],
-    *[
-        "bright",
-        "dark",
-        "light",
-        "shiny",
-        "single",
-        "simple",
-        "flat",
-        "solid",
-        "plain",
-        "two",
-        "three",
-        "four",
-        "five",
-        "many",
-        "several",
-        "not",
-        "no",
-        "very",
-    ],
-}
+_BESIDE = (
+    "small big large little tiny huge slow slowly fast quick quickly quietly smoothly gently suddenly bright dark "
+    "light shiny single simple flat solid plain two three four five many several not no very"
+)
+_MODIFIERS = frozenset(_BESIDE.split())
 _OF_PICTURE = re.compile(rf"^.*\b(?:{_PICTURES.replace(' ', '|')})\b(?: [^ ]+)? of ")
 _GREY_WALL = re.compile(r"\b(?:grey|gray) (?=walls?\b|barrier\b|pillar\b|fence\b|occluder\b)")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
