@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from arl2.errors import ConfigError, suggestion
+from arl2.errors import ConfigError, GeometryError, suggestion
 from arl2.geometry import count_blocks
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, whole
@@ -82,9 +82,10 @@ class ARL2PipelineOutput(BaseOutput):
         """The videos as a notebook shows them; None, which leaves it to ``repr``, for latents."""
         from arl2.video.notebook import video_html
 
-        if isinstance(self.frames, Tensor) and self.frames.shape[2] != 3:
+        try:
+            return "".join(video_html(frames, fps=self.fps) for frames in self.frames)
+        except GeometryError:
             return None
-        return "".join(video_html(frames, fps=self.fps) for frames in self.frames)
 
     def save(self, path: str | Path, *, index: int = 0, scale: int = 1) -> None:
         """Write the video of prompt number ``index``; see ``arl2.save_video``."""
