@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from arl2.errors import ConfigError
-from arl2.model.settings import whole
+from arl2.model.settings import finite, whole
 from arl2.pipeline.registry import default_model
 from arl2.streams.options import SamplingOptions as SamplingOptions
 from arl2.streams.options import Window as Window
@@ -71,6 +71,8 @@ class ModelSource:
             value = getattr(self, name)
             if value is not None and value not in accepted:
                 raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")
+        if self.lora_alpha is not None and finite("lora_alpha", self.lora_alpha) <= 0:
+            raise ConfigError(f"Got lora_alpha {self.lora_alpha!r:.80}; give a number above 0.")
         if not isinstance(self.hybrid_layers, Iterable) or isinstance(self.hybrid_layers, str):
             raise ConfigError(f"Got hybrid_layers {self.hybrid_layers!r:.80}; give layer numbers, such as [0, 1].")
         layers = tuple(whole("hybrid_layers", layer, least=0) for layer in self.hybrid_layers)
