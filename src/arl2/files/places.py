@@ -9,12 +9,14 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.files.atomic import being_written
 
 # As a Path: "rtmp://host" has become "rtmp:/host". One letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+Error = TypeVar("Error", bound=Arl2Error)
 _PROBE = bytes(1 << 16)  # what even a small output takes
 
 
@@ -72,7 +74,7 @@ def refuse_address(path: Path, error: type[Arl2Error] = ConfigError) -> None:
         )
 
 
-def busy(path: Path, error: type[Arl2Error]) -> Arl2Error:
+def busy(path: Path, error: type[Error]) -> Error:
     """What to raise for an output that another process is writing."""
     return error(f"'{path}' is being written by another process; wait for it, or choose another name.")
 
