@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from arl2.files.atomic import lock_folder
-from arl2.video.formats import check_writable, format_of
+from arl2.video.formats import SETTINGS, check_writable, format_of
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
 from arl2.video.y4m import Y4mVideo
@@ -32,7 +32,7 @@ def open_video(
     Args:
         path: ``.mp4`` (H.264, in fragments of a second: what a killed run leaves can be played), ``.gif``,
             ``.webp``, ``.y4m`` (raw, for other programs), ``-`` for y4m to standard output, or a name without
-            extension for a new folder of PNGs.
+            extension for a folder of PNGs, new or with an earlier video of them, which is replaced.
         fps: video frames a second.
         scale: whole number by which every pixel is enlarged.
         settings: what made the video; kept as JSON in the mp4's comment or the folder's ``settings.json``. The
@@ -82,10 +82,19 @@ class _PngFolder(FrameWriter):
         if self._lock is None:
             self._path.mkdir(exist_ok=True)
             self._lock = lock_folder(self._path)
-            (self._path / "settings.json").write_text(json.dumps(self._metadata, indent=1) + "\n", encoding="utf-8")
+            if any(self._path.iterdir()):
+                self._clear()
+            (self._path / SETTINGS).write_text(json.dumps(self._metadata, indent=1) + "\n", encoding="utf-8")
         if cut:
             self._cuts.note(self._count)
         Image.fromarray(frame).save(self._path / f"{self._count:05d}.png")
+
+    def _clear(self) -> None:
+        """Remove an earlier video; its settings last, by which a killed run's rest is known."""
+        check_writable(self._path)
+        for picture in self._path.glob("*.png"):
+            picture.unlink()
+        (self._path / SETTINGS).unlink()
 
     def close(self) -> None:
         lock, self._lock = self._lock, None

@@ -19,6 +19,20 @@ _OURS = re.compile(r"segment-\d{8,}\.ts(\.part)?|\.?(segment-\d{8,}\.ts|index\.m
 _LARGEST = 64_000_000  # bytes; a year of segments is smaller
 
 
+def is_hls_video(folder: Path) -> bool:
+    """Whether a folder holds a playlist and segments as they are written here, and nothing else."""
+    names = {one.name for one in folder.iterdir()} - {PLAYLIST}
+    return bool(names) and all(_OURS.fullmatch(name) for name in names)
+
+
+def clear_hls(folder: Path) -> None:
+    """Remove the video of a folder that ``is_hls_video`` accepts: the playlist first, so that it names no lost file."""
+    (folder / PLAYLIST).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name):
+            file.unlink()
+
+
 @dataclass(frozen=True)
 class Segment:
     """A piece of video; ``cut`` if it does not continue the one before."""
