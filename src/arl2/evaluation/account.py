@@ -108,8 +108,11 @@ class Account:
 
     def note(self, name: str, *, kernels: int, moved: int, flops: int) -> None:
         """Count one operation at the place that is running now."""
-        for table, key in ((self.by_kernel, name), (self.by_place, (_place(), name))):
-            table.setdefault(key, Cost()).add(kernels, moved, flops)  # type: ignore[attr-defined]
+        for cost in (
+            self.by_kernel.setdefault(name, Cost()),
+            self.by_place.setdefault((_place(), name), Cost()),
+        ):
+            cost.add(kernels, moved, flops)
 
     def _sum(self, wanted: Callable[[str], bool]) -> Cost:
         total = Cost()

@@ -172,6 +172,6 @@ for operation in (_rms_normed, _turned, _layer_normed, _gated_sum, _with_read):
     operation.register_fake(_like_first)
 
 
-@_gates.register_fake
+@_gates.register_fake  # type: ignore[untyped-decorator]
 def _(decay: Tensor, strength: Tensor, a_log: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.empty(decay.shape, dtype=torch.float32, device=decay.device) for _ in range(2))  # type: ignore[return-value]

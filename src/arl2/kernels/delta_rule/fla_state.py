@@ -13,7 +13,7 @@ def gated_delta_state(
     initial_state: Float[Tensor, "batch heads key value"],
 ) -> Float[Tensor, "batch heads key value"]:
     """The final state, float32. Not differentiable: its backward refuses Hopper with some versions of Triton."""
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # type: ignore[import-not-found]
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
     # The outputs are computed as well, from queries that nobody asks: only its internals have the state alone.
     _, state = chunk_gated_delta_rule(
