@@ -54,5 +54,6 @@ def refuse_existing(paths: Iterable[Path | None], *, overwrite: bool) -> None:
     for path in paths:
         if path is None or overwrite:
             continue
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        points_nowhere = path.is_symlink() and not path.exists()
+        if path.is_file() or points_nowhere or (path.is_dir() and any(path.iterdir())):
             raise ConfigError(f"'{path}' is there already; choose another name, or add --overwrite.")

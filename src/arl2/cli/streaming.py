@@ -17,6 +17,7 @@ from arl2.cli.standard_streams import lasting_streams, say_error
 from arl2.cli.stream_options import StreamOptions
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
+from arl2.files.atomic import remove_stale
 from arl2.interrupt import StopSignal
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.engine import shown_scale
@@ -59,7 +60,9 @@ def _run(
         pace=pace if asked.out.live and preview is None else None,
     )
     if asked.out.output is not None:
-        work.add_output(_file(pipe, asked, stop))
+        work.add_output(output := _file(pipe, asked, stop))
+        if output.note is not None:
+            say(output.note)
     if preview is not None:
         work.add_output(preview)
     if work.note is not None:
@@ -163,6 +166,7 @@ def _begun(pipe: ARL2Pipeline, asked: StreamOptions) -> Stream:
     """The stream, from its beginning or from a snapshot."""
     if asked.saving.resume is not None:
         stream = pipe.resume(asked.saving.resume)
+        remove_stale(asked.saving.resume)
         if asked.prompt is not None:
             stream.change_prompt(asked.prompt)
         return stream

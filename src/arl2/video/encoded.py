@@ -67,6 +67,11 @@ class EncodedVideo(FrameWriter):
         self._output.encode(picture)
         self._require_written()
 
+    @property
+    def pending_frames(self) -> int:
+        """In the encoder, and in a fragment that has not ended; of a ``.webp``, which a kill loses whole, none."""
+        return 0 if self._output is None or self._kind == "webp" else self._count - self._output.lasting
+
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
         output, file, self._output = self._output, self._file, None
@@ -91,6 +96,7 @@ class EncodedVideo(FrameWriter):
             )
         recipe = _RECIPES[self._kind]
         self._file = _File(self._path)
+        self._cuts.begin()
         container = av.open(self._file, "w", format=self._kind, options=recipe.container)
         if self._comment is not None:
             container.metadata["comment"] = self._comment
@@ -99,11 +105,12 @@ class EncodedVideo(FrameWriter):
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pixels
         stream.time_base = Fraction(1, self._fps)
         if self._kind != "mp4":
-            return _Output(container, stream, _palette_graph(width, height, self._fps) if self._kind == "gif" else None)
+            palette = _palette_graph(width, height, self._fps) if self._kind == "gif" else None
+            return _Output(container, stream, self._fps, palette)
         context = stream.codec_context
         context.gop_size = self._fps
         context.colorspace, context.color_range = BT601, LIMITED_RANGE
-        return _Output(container, stream)
+        return _Output(container, stream, self._fps)
 
 
 class _File:
@@ -155,11 +162,17 @@ class _File:
 
 @dataclass
 class _Output:
-    """An open file, its one stream and, for gif, the filter that chooses colours."""
+    """An open file, its one stream and, for gif, the filter that chooses colours.
+
+    ``lasting`` frames are in the file whatever happens: a fragment of mp4 is written when the key frame after it comes,
+    a frame of gif when the next one does.
+    """
 
     container: OutputContainer
     stream: VideoStream
+    fps: int
     palette: Graph | None = None
+    lasting: int = 0
 
     def encode(self, picture: av.VideoFrame) -> None:
         """Put one RGB frame in."""
@@ -168,17 +181,24 @@ class _Output:
             self._drain(self.palette)
         elif self.stream.pix_fmt == "yuv420p":
             matched = picture.reformat(format="yuv420p", dst_colorspace=BT601, dst_color_range=LIMITED_RANGE)
-            self.container.mux(self.stream.encode(matched))
+            self._mux(self.stream.encode(matched))
         else:
-            self.container.mux(self.stream.encode(picture))
+            self._mux(self.stream.encode(picture))
 
     def close(self) -> None:
         """Flush filter and encoder, and end the file."""
         if self.palette is not None:
             self.palette.push(None)
             self._drain(self.palette)
-        self.container.mux(self.stream.encode(None))
+        self._mux(self.stream.encode(None))
         self.container.close()
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            ends = packet.is_keyframe or self.palette is not None
+            number = round(packet.pts * packet.time_base * self.fps) if ends and packet.pts is not None else self.lasting
+            self.container.mux(packet)
+            self.lasting = number
 
     def _drain(self, palette: Graph) -> None:
         while True:
@@ -186,7 +206,7 @@ class _Output:
                 picture = palette.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            self.container.mux(self.stream.encode(cast(av.VideoFrame, picture)))
+            self._mux(self.stream.encode(cast(av.VideoFrame, picture)))
 
 
 def _palette_graph(width: int, height: int, fps: int) -> Graph:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from arl2.errors import Arl2Error
-from arl2.files.atomic import being_written
+from arl2.files.atomic import being_written, who_writes
 
 
 class VideoFileError(Arl2Error):
@@ -92,7 +92,7 @@ def check_place(path: Path, what: str, *, folder: bool = False, overwrite: bool 
             raise VideoFileError(f"The folder '{path}' is not empty; choose a new one for the {what}.")
     elif path.is_dir():
         raise VideoFileError(f"'{path}' is a folder, but a {what} file is to be written; choose another name.")
-    elif path.exists() and not overwrite:
+    elif (path.exists() or path.is_symlink()) and not overwrite:
         raise VideoFileError(f"'{path}' exists; choose another name, or allow it to be overwritten.")
     parent = path if path.is_dir() else path.absolute().parent
     try:
@@ -119,7 +119,9 @@ def writing_failed(path: Path, error: OSError) -> VideoFileError:
 
 
 def _busy(path: Path) -> VideoFileError:
-    return VideoFileError(f"'{path}' is being written by another process; wait for it, or choose another name.")
+    who = who_writes(path)
+    detail = "" if who == "another process" else f" ({who})"
+    return VideoFileError(f"'{path}' is being written by another process{detail}; wait for it, or choose another name.")
 
 
 def _refuse_address(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Video frames to a file as they come: mp4, gif, webp, raw y4m or a folder of PNGs, by the name of the output."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from arl2.files.atomic import lock_folder
+from arl2.files.atomic import write_new
+from arl2.files.locks import lock_folder
 from arl2.video.formats import check_writable, format_of
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
@@ -82,10 +84,13 @@ class _PngFolder(FrameWriter):
         if self._lock is None:
             self._path.mkdir(exist_ok=True)
             self._lock = lock_folder(self._path)
-            (self._path / "settings.json").write_text(json.dumps(self._metadata, indent=1) + "\n", encoding="utf-8")
+            self._cuts.begin()
+            write_new(self._path / "settings.json", (json.dumps(self._metadata, indent=1) + "\n").encode())
         if cut:
             self._cuts.note(self._count)
-        Image.fromarray(frame).save(self._path / f"{self._count:05d}.png")
+        picture = io.BytesIO()
+        Image.fromarray(frame).save(picture, format="PNG")
+        write_new(self._path / f"{self._count:05d}.png", picture.getvalue())
 
     def close(self) -> None:
         lock, self._lock = self._lock, None
