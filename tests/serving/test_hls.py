@@ -128,7 +128,8 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     killed = HlsOutput(folder, fps=FPS, segment_seconds=1)
     killed.write(pictures(*range(20)))  # two segments are out, half a one is lost
     (folder / "segment-00000002.ts").write_bytes(b"half")
-    (folder / "segment-00000002.ts.part").write_bytes(b"half")
+    (folder / ".segment-00000002.ts.0123abcd.part").write_bytes(b"half")
+    (folder / "segment-00000002.ts.part").write_bytes(b"mine")
     with pytest.raises(VideoFileError, match="is being written by another process"):
         HlsOutput(folder, fps=FPS, append=True)
     os.close(killed._lock)  # as the system does for a killed process
@@ -139,7 +140,9 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     assert text.count("#EXT-X-DISCONTINUITY\n") == 1
     assert text.index("segment-00000001") < text.index("#EXT-X-DISCONTINUITY\n") < text.index("segment-00000002")
     assert text.count("ENDLIST") == 1
-    assert sorted(one.name for one in folder.glob("*.ts*")) == [one.name for one in segments(folder)]
+    assert (folder / "segment-00000002.ts.part").read_bytes() == b"mine"
+    assert sorted(one.name for one in folder.glob("*.ts")) == [one.name for one in segments(folder)]
+    assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
 
 
 def test_a_flush_lists_everything_and_is_no_cut(tmp_path: Path) -> None:

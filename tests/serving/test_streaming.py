@@ -124,10 +124,13 @@ def test_cut_to_what_was_asked_unless_it_is_to_go_on(pipe: ARL2Pipeline, tmp_pat
 
 def test_snapshots_come_every_few_blocks_and_at_the_end(pipe: ARL2Pipeline, tmp_path: Path, monkeypatch) -> None:
     stream, at = pipe.stream(PROMPT, seed=3), []
-    save = type(stream).save
-    monkeypatch.setattr(
-        type(stream), "save", lambda self, *words, **named: (at.append(self.index), save(self, *words, **named))
-    )
+    stage = type(stream).stage
+
+    def noted(self, *words, **named):
+        at.append(self.index)
+        return stage(self, *words, **named)
+
+    monkeypatch.setattr(type(stream), "stage", noted)
     run = StreamRun(stream, times=TIMES, frames=TIMES.begin(7), snapshots=Snapshots(path=tmp_path / "s.arl2", every=2))
     list(run.run())
     assert at == [2, 4, 6, 7]

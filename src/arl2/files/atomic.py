@@ -21,6 +21,7 @@ from pathlib import Path
 
 from arl2.files.locks import is_locked, take_lock, writer_of
 
+_WEIGHTS = re.compile(r".+\.safetensors(\.index\.json)?")
 _ENDINGS = r"\.[0-9a-f]{8}\.(?P<kind>part|old)"
 
 
@@ -107,13 +108,14 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, replace: bool = False, flush: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False, keep: bool = False, flush: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``path`` when the block ends without an error.
 
     Args:
         path: a new name, or an empty folder; its parents are made.
         replace: a folder that is there already gives way. Between two renames neither stands there; a kill at that
             moment is mended by the next writer, which finds the old one under ``.NAME.XXXXXXXX.old``.
+        keep: with ``replace``: files of the old folder that the new one lacks are kept, other than weights.
         flush: as for ``atomic_file``, for every file written.
 
     Raises:
@@ -126,15 +128,54 @@ def atomic_folder(path: Path, *, replace: bool = False, flush: bool = False) -> 
         if flush:
             for file in [*(one for one in part.rglob("*") if one.is_file()), part]:
                 _flush(file)
+        if keep and path.is_dir():
+            for file in _files_in(path):
+                if not os.path.lexists(part / file) and file not in _outdated(path, part):
+                    (part / file.parent).mkdir(parents=True, exist_ok=True)
+                    os.link(path / file, part / file, follow_symlinks=False)
         if replace and path.is_dir():
             old = _beside(path, "old")
             path.rename(old)  # of a link: the link
             part.rename(path)
-            _remove(old)
+            remove(old)
         else:
             part.rename(path)  # over an empty folder, but over nothing else
     if flush:
         _flush(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, whose files take their places in ``folder``, one by one, when the block ends well.
+
+    For a folder that others may have files in as well; one that is new, or empty, appears as a whole.
+
+    Raises:
+        OSError: the system refuses; while the files are written, what was there before is untouched.
+    """
+    if not (folder.is_dir() and any(folder.iterdir())):
+        with atomic_folder(folder.resolve() if folder.is_dir() else folder) as part:
+            yield part
+        return
+    staged = folder / "arl2"
+    remove_stale(staged)
+    with _part_of(staged, Path.mkdir) as part:
+        yield part
+        old = _outdated(folder, part)
+        for file in _files_in(part):
+            (folder / file.parent).mkdir(parents=True, exist_ok=True)
+            (part / file).replace(folder / file)
+        for file in old:
+            (folder / file).unlink()
+        shutil.rmtree(part)
+
+
+def _outdated(old: Path, new: Path) -> list[Path]:
+    """Weights of an older model that the new one's do not replace; beside them, they would be read as its shards."""
+    written = _files_in(new)
+    places = {file.parent for file in written if _WEIGHTS.fullmatch(file.name)}
+    there = [file for file in _files_in(old) if file.parent in places and _WEIGHTS.fullmatch(file.name)]
+    return [file for file in there if file not in written]
 
 
 def remove_stale(path: Path) -> None:
@@ -174,7 +215,7 @@ def open_locked(path: Path) -> io.FileIO:
 
 
 def being_written(path: Path) -> bool:
-    """Whether another writer has the file or folder open through ``open_locked`` or ``lock_folder``, or a part of it."""
+    """Whether another writer holds the lock of a file or folder, or writes a part that will take its place."""
     return _written_as(path) is not None
 
 
@@ -234,10 +275,16 @@ def _remove_left(folder: Path, pattern: re.Pattern[str]) -> None:
             if match["kind"] == "old" and not (place.exists() or place.is_symlink()):
                 found.rename(place)
             else:
-                _remove(found)
+                remove(found)
 
 
-def _remove(path: Path) -> None:
+def _files_in(folder: Path) -> list[Path]:
+    """All files and links in a folder and those inside it, relative to it."""
+    found = [Path(place) / name for place, inside, names in os.walk(folder) for name in (*names, *inside)]
+    return sorted(one.relative_to(folder) for one in found if one.is_symlink() or not one.is_dir())
+
+
+def remove(path: Path) -> None:
     """A folder with all it holds, a file, or a link and not what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -265,7 +312,7 @@ def _part_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             yield part
         except BaseException:
             with contextlib.suppress(OSError):  # what went wrong first is what matters
-                _remove(part)
+                remove(part)
             raise
 
 

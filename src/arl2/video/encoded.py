@@ -196,7 +196,9 @@ class _Output:
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             ends = packet.is_keyframe or self.palette is not None
-            number = round(packet.pts * packet.time_base * self.fps) if ends and packet.pts is not None else self.lasting
+            number = (
+                round(packet.pts * packet.time_base * self.fps) if ends and packet.pts is not None else self.lasting
+            )
             self.container.mux(packet)
             self.lasting = number
 

@@ -115,7 +115,10 @@ class HlsOutput(FrameWriter):
             return frame, None
         end, same = found
         if end < frame:
-            return frame, f"video frames {end} to {frame - 1} are not in '{self._path}'; the stream continues after a cut"
+            return (
+                frame,
+                f"video frames {end} to {frame - 1} are not in '{self._path}'; the stream continues after a cut",
+            )
         if same:
             return end, f"'{self._path}' has video frames {frame} to {end - 1} already; they are not written again"
         return frame, (

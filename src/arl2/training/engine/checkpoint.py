@@ -7,7 +7,6 @@ that takes seconds; and a run resumes with any number of processes, sharded or n
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from arl2.errors import CheckpointError
-from arl2.files.atomic import atomic_folder
+from arl2.files.atomic import atomic_folder, remove
 from arl2.files.plain import first_line
 from arl2.files.records import record_from_mapping
 from arl2.training.engine.ema import WeightAverage
@@ -81,7 +80,7 @@ def save_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor]
             f"and start the run again; {kept}."
         ) from error
     for old in checkpoints_in(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     return final
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from arl2.errors import ConfigError, NonFiniteError
+from arl2.files.atomic import remove_all_stale, write_atomically
+from arl2.files.locks import locked_folder, writer_of
 from arl2.interrupt import StopSignal
 from arl2.training.engine.checkpoint import (
     RunState,
@@ -160,15 +162,30 @@ def train(
             task.shard(processes)
     console = console or Console(stderr=True, quiet=not processes.is_first)
     run = _Run(task, config, folder, dict(run_config), processes, console, sharded=sharded)
-    run.resume(accept_changes)
-    reporter = Reporter(
-        folder if processes.is_first else None,
-        console=console,
-        from_step=run.step,
-        tensorboard=config.tensorboard,
-    )
-    with reporter, StopSignal() as stop:
-        return run.until_done(reporter, stop)
+    with _of_this_run_alone(folder) if processes.is_first else nullcontext():
+        run.resume(accept_changes)
+        reporter = Reporter(
+            folder if processes.is_first else None,
+            console=console,
+            from_step=run.step,
+            tensorboard=config.tensorboard,
+        )
+        with reporter, StopSignal() as stop:
+            return run.until_done(reporter, stop)
+
+
+@contextmanager
+def _of_this_run_alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, which is made; raises ``ConfigError`` if another run holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked_folder(folder))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"'{folder}' is being trained by another run ({writer_of(folder)}); wait for it, or give another folder."
+            ) from error
+        yield
 
 
 class _Run:
@@ -237,8 +254,9 @@ class _Run:
         self.agreed_minutes = self.minutes_before
         self.done_before = self.done
         if self.processes.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.run_config, indent=1) + "\n", encoding="utf-8")
+            write_atomically(self.folder / "config.json", (json.dumps(self.run_config, indent=1) + "\n").encode())
+            for left in (self.folder, self.folder / "checkpoints"):
+                remove_all_stale(left)
         self.processes.wait()
 
     def until_done(self, reporter: Reporter, stop: StopSignal) -> RunResult:

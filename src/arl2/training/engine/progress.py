@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from arl2.errors import ConfigError
+from arl2.files.atomic import write_atomically
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _drop_records_after(path: Path, step: int) -> None:
     # A run that starts over evaluates its start again.
     kept = [json.dumps(record) + "\n" for record in read_metrics(path) if step and record["step"] <= step]
     if path.exists():
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(path, "".join(kept).encode())
 
 
 def _tensorboard_writer(folder: Path, from_step: int) -> Any:
