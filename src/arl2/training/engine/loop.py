@@ -183,7 +183,7 @@ def _of_this_run_alone(folder: Path) -> Iterator[None]:
             held.enter_context(locked_folder(folder))
         except BlockingIOError as error:
             raise ConfigError(
-                f"'{folder}' is being trained by another run ({writer_of(folder)}); wait for it, or give another folder."
+                f"'{folder}' is being written by another run ({writer_of(folder)}); wait for it, or give another."
             ) from error
         yield
 
