@@ -150,7 +150,8 @@ def neighbours(path: Path) -> list[Path]:
     """Names that other programs, and people, give to what is beside a file."""
     stem, name = path.stem, path.name
     names = [f"{name}.partial", f"{name}.part", f"{name}.tmp", f"{name}.old", f"{name}.bak", f"{name}.lock", f".{name}"]
-    return [path.with_name(one) for one in (*names, f".{name}.part", f".{name}.old", f"{stem}.partial", f"{stem}.new")]
+    names += [f".{name}.part", f".{name}.old", f"{stem}.partial", f"{stem}.new"]
+    return [path.with_name(one) for one in dict.fromkeys(names)]
 
 
 @each(WRITERS)
@@ -352,11 +353,11 @@ def test_a_saved_pipeline_keeps_what_others_have_in_its_folder(tmp_path: Path) -
 
 def test_an_embedding_cache_is_no_different(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "cache")
-    cache.write("key", torch.ones(2, 4))
+    cache.write("0" * 64, torch.ones(2, 4))
     (file,) = (tmp_path / "cache").iterdir()
     (tmp_path / "far").write_bytes(MINE)
     file.unlink()
     file.symlink_to(tmp_path / "far")
-    cache.write("key", torch.ones(2, 4))
+    cache.write("0" * 64, torch.ones(2, 4))
     assert (tmp_path / "far").read_bytes() == MINE
     assert not file.is_symlink()

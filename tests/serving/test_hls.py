@@ -145,6 +145,66 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
 
 
+def test_frames_that_are_listed_already_are_not_written_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+
+    def run(first: int, end: int, stream: str, *, killed: bool = False, block: int = 5) -> str | None:
+        output = HlsOutput(folder, fps=FPS, segment_seconds=1, append=first > 0)
+        for begin in range(first, end, block):
+            output.place(begin, stream)
+            output.write(pictures(*range(begin, min(begin + block, end))))
+            assert output.pending_frames == end_of(output, begin, min(begin + block, end))
+        if killed:
+            os.close(output._lock)
+        else:
+            output.close()
+        return output.note
+
+    def end_of(output: HlsOutput, begin: int, end: int) -> int:
+        listed = output._playlist.listed_until(0, "aa", fps=FPS)
+        return max(0, end - max(listed[0] if listed else 0, output._begun))
+
+    run(0, 20, "aa", killed=True)  # 16 are listed
+    assert run(10, 40, "aa") == f"'{folder}' has video frames 10 to 15 already; they are not written again"
+    assert numbers_of(folder / PLAYLIST) == list(range(40))
+    # Times run on, so that a player shows it as one video.
+    with av.open(str(folder / PLAYLIST)) as container:
+        times = [float(frame.time) for frame in container.decode(video=0)]
+    assert np.diff(times) == pytest.approx(1 / FPS, abs=1e-3)
+    assert run(40, 44, "aa") is None
+    assert "video frames 44 to 49 are not in" in run(50, 52, "aa")
+    assert "has video frames 48 to 51 of the prompt before" in run(48, 60, "bb")
+    assert run(55, 70, "bb").startswith(f"'{folder}' has video frames 55 to 59 already")
+    assert numbers_of(folder / PLAYLIST) == [*range(44), 50, 51, *range(48, 70)]
+    assert (folder / PLAYLIST).read_text().count("#EXT-X-DISCONTINUITY\n") == 5
+
+
+def test_a_resumed_stream_may_add_nothing_new(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    for append in (False, True):
+        with HlsOutput(folder, fps=FPS, segment_seconds=1, append=append) as output:
+            output.place(0, "aa")
+            output.write(pictures(*range(10)))
+    assert numbers_of(folder / PLAYLIST) == list(range(10))
+    assert (folder / PLAYLIST).read_text().endswith("#EXT-X-ENDLIST\n")
+
+
+def test_a_start_that_was_killed_before_its_first_playlist_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    folder.mkdir()
+    (folder / ".index.m3u8.0123abcd.part").write_bytes(b"half")
+    (folder / "segment-00000000.ts").write_bytes(b"G")
+    with HlsOutput(folder, fps=FPS) as output:
+        output.write(pictures(1, 2))
+    assert sorted(one.name for one in folder.iterdir()) == [PLAYLIST, "segment-00000000.ts"]
+    (tmp_path / "b.hls").mkdir()
+    (tmp_path / "b.hls" / "segment-00000000.ts").write_bytes(b"G")
+    (tmp_path / "b.hls" / "mine.txt").write_bytes(b"mine")
+    with pytest.raises(VideoFileError, match="is not empty"):
+        HlsOutput(tmp_path / "b.hls", fps=FPS)
+    assert len(list((tmp_path / "b.hls").iterdir())) == 2
+
+
 def test_a_flush_lists_everything_and_is_no_cut(tmp_path: Path) -> None:
     folder = tmp_path / "live.hls"
     with HlsOutput(folder, fps=FPS, segment_seconds=1) as output:

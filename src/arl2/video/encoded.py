@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from arl2.errors import GeometryError
 from arl2.files.atomic import open_locked
 from arl2.video.formats import Format, writing_failed
+from arl2.video.passing import passage
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter
 
@@ -56,6 +57,7 @@ class EncodedVideo(FrameWriter):
         self._comment = json.dumps(dict(settings)) if settings is not None else None
         self._output: _Output | None = None
         self._file: _File | None = None
+        self._start = 0  # time of the first frame
 
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._output is None:
@@ -63,14 +65,28 @@ class EncodedVideo(FrameWriter):
         if cut:
             self._cuts.note(self._count)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
+        picture.pts, picture.time_base = self._start + self._count, Fraction(1, self._fps)
         self._output.encode(picture)
         self._require_written()
+
+    def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
+        found = passage(video, frames=frames, height=height, width=width, fps=self._fps)
+        if self._kind != "mp4" or self._count or found is None:
+            return False
+        self._output = self._open(width, height)
+        self._output.container.start_encoding()
+        if self._output.stream.codec_context.extradata != found.parameter_sets:
+            return False
+        with found.packets() as packets:
+            self._output.copy(packets)
+        self._count, self._start, self._shape = frames, found.start, (height, width, 3)
+        self._require_written()
+        return True
 
     @property
     def pending_frames(self) -> int:
         """In the encoder, and in a fragment that has not ended; of a ``.webp``, which a kill loses whole, none."""
-        return 0 if self._output is None or self._kind == "webp" else self._count - self._output.lasting
+        return 0 if self._output is None or self._kind == "webp" else self._start + self._count - self._output.lasting
 
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
@@ -184,6 +200,12 @@ class _Output:
             self._mux(self.stream.encode(matched))
         else:
             self._mux(self.stream.encode(picture))
+
+    def copy(self, packets: Iterable[av.Packet]) -> None:
+        """Put packets of another file in, as they are."""
+        for packet in packets:
+            packet.stream = self.stream
+            self._mux([packet])
 
     def close(self) -> None:
         """Flush filter and encoder, and end the file."""

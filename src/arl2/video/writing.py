@@ -40,6 +40,15 @@ class VideoWriter(ABC):
     def flush(self) -> None:  # noqa: B027  # most writers hold nothing back
         """Make everything that was written visible to readers, as far as the format allows."""
 
+    def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
+        """Begin with all frames of a video as they are stored, before any other; False if that cannot be done.
+
+        Args:
+            video: a file of ours.
+            frames, height, width: its length and size.
+        """
+        return False
+
     def place(self, video_frame: int, stream: str) -> None:  # noqa: B027  # most formats number no frames
         """What is written next begins at this frame of a stream; ``stream`` tells streams and prompts apart."""
 
