@@ -142,8 +142,8 @@ def test_a_snapshot_waits_for_what_an_output_holds_back(pipe: ARL2Pipeline, tmp_
     for shown in events:
         there = pipe.resume(path).index if path.exists() else 0
         assert TIMES.begin(there) <= max(0, shown.video_frames - 30)
-        assert there >= shown.block.index - 4
-        assert len(list(tmp_path.glob(".s.arl2.*.part"))) <= 4  # they may be large
+        assert there >= shown.block.index - 6
+        assert len(list(tmp_path.glob(".s.arl2.*.part"))) <= 6  # they may be large
     assert pipe.resume(path).index == 8
     assert [one.name for one in tmp_path.iterdir()] == ["s.arl2"]
 

@@ -55,7 +55,7 @@ def test_eight_extensions_change_no_known_frame(tmp_path: Path) -> None:
     assert [one - times[0] for one in times] == list(range(len(known)))
 
 
-@pytest.mark.parametrize("count", [1, 2, 16, 17, 33])
+@pytest.mark.parametrize("count", [8, 9, 16, 17, 33])
 def test_lengths_at_the_edges_of_groups_of_pictures(tmp_path: Path, count: int) -> None:
     source = written(tmp_path / "a.mp4", count)
     assert extended(source, tmp_path / "b.mp4", 3, seed=1)
@@ -72,6 +72,7 @@ def test_what_is_not_ours_is_not_passed_through(tmp_path: Path) -> None:
         assert passage(source, **{**asked, name: value}) is None
     assert passage(written(tmp_path / "b.mp4", settings={"by": "others"}), **asked) is None
     assert passage(written(tmp_path / "c.mp4", settings=None), **asked) is None
+    assert passage(written(tmp_path / "g.mp4", 7), **{**asked, "frames": 7}) is None
     assert passage(written(tmp_path / "d.gif"), **asked) is None
     (tmp_path / "e.mp4").write_bytes(source.read_bytes()[:900])
     assert passage(tmp_path / "e.mp4", **asked) is None

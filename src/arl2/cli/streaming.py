@@ -17,7 +17,6 @@ from arl2.cli.standard_streams import lasting_streams, say_error
 from arl2.cli.stream_options import StreamOptions
 from arl2.cli.usage import memory_words
 from arl2.errors import Arl2Error, ConfigError
-from arl2.files.atomic import remove_stale
 from arl2.interrupt import StopSignal
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.engine import shown_scale
@@ -166,7 +165,6 @@ def _begun(pipe: ARL2Pipeline, asked: StreamOptions) -> Stream:
     """The stream, from its beginning or from a snapshot."""
     if asked.saving.resume is not None:
         stream = pipe.resume(asked.saving.resume)
-        remove_stale(asked.saving.resume)
         if asked.prompt is not None:
             stream.change_prompt(asked.prompt)
         return stream

@@ -264,9 +264,11 @@ def _is(path: Path, handle: int) -> bool:
 
 
 def _remove_left(folder: Path, pattern: re.Pattern[str]) -> None:
-    if not folder.is_dir():
-        return
-    for found in sorted(folder.iterdir()):
+    try:
+        there = sorted(folder.iterdir())
+    except OSError:
+        return  # no folder, or one that may not be read: nothing to remove
+    for found in there:
         match = pattern.fullmatch(found.name)
         if match is None or (found.is_symlink() and match["kind"] == "part"):  # parts are never links
             continue

@@ -25,6 +25,7 @@ from arl2.streams.state import SnapshotKind
 from arl2.streams.stream import Stream
 from arl2.video.writing import VideoWriter
 
+_MOST_WAITING = 4  # snapshots, for an output that holds frames back
 logger = logging.getLogger(__name__)
 
 
@@ -212,10 +213,10 @@ class StreamRun:
             for output in self._outputs:
                 output.flush()
             self._flushed.append(replace(self._waiting.popleft(), shown=self.video_frames))
-        # They are large: between the first to be ready and the newest, none is needed.
-        while len(self._flushed) > 2:
-            self._flushed[1].file.discard()
-            del self._flushed[1]
+        # They are large: of many that wait, one before the newest is left out.
+        while len(self._flushed) > _MOST_WAITING:
+            self._flushed[-2].file.discard()
+            del self._flushed[-2]
         lasting = self.video_frames - max((output.pending_frames for output in self._outputs), default=0)
         while self._flushed and self._flushed[0].shown <= lasting:
             ready = self._flushed.popleft()

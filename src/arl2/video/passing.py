@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+# Of fewer, x264 sets the times otherwise.
+_FEWEST = 8
 _START = b"\0\0\0\1"
 
 
@@ -55,14 +57,14 @@ class Passage:
 
 
 def passage(path: Path, *, frames: int, height: int, width: int, fps: int) -> Passage | None:
-    """A video to be passed through; None for one that others wrote, or of another size, rate or length.
+    """A video to be passed through; None for one of others, of another size, rate or length, or short.
 
     Args:
         path: of the video.
         frames: video frames that are wanted of it, all of them.
         height, width, fps: of the new video.
     """
-    if path.suffix.lower() != ".mp4" or not path.is_file():
+    if frames < _FEWEST or path.suffix.lower() != ".mp4" or not path.is_file():
         return None
     try:
         with opened_video(path) as (container, stream):
