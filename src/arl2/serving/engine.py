@@ -189,8 +189,9 @@ class VideoEngine:
                     )
                     for path, shown in files.items()
                 }
+                generated = self.stream(jobs, prefix, frames)
                 passed = self._pass_through(jobs, writers, prefix)
-                for block in self.stream(jobs, prefix, frames):
+                for block in generated:
                     video: tuple[Frames, ...] = ()
                     if not (self.settings.only_new and block.frames.start < given):
                         video = tuple(block.pixels(n) for n in range(len(jobs)))
@@ -229,8 +230,8 @@ class VideoEngine:
                 passed.add(path)
             else:
                 logger.warning(
-                    "The frames of '%s' are encoded again in '%s', which loses a little each time; an .mp4 of this "
-                    "program, extended at the same size into an .mp4, is passed through as it is.",
+                    "The frames of '%s' are encoded again in '%s', which loses a little each time; an .mp4 or a folder "
+                    "of PNGs of this program, extended at the same size in the same format, is passed through.",
                     source,
                     path,
                 )
