@@ -72,7 +72,7 @@ def passage(path: Path, *, frames: int, height: int, width: int, fps: int) -> Pa
             same = (context.name, context.height, context.width, context.pix_fmt) == ("h264", height, width, "yuv420p")
             if not (same and context.extradata and len(container.streams) == 1 and _is_ours(container)):
                 return None
-            times = sorted(packet.pts * packet.time_base * fps for packet in _packets(container, stream))
+            times = sorted((packet.pts or 0) * packet.time_base * fps for packet in _packets(container, stream))
             start = int(times[0]) if times else 0
             if times != list(range(start, start + frames)):
                 return None
