@@ -1,8 +1,6 @@
 """A continuous stream of blocks that can change its prompt, be saved, forked, rewound and extended with real frames."""
 
 import asyncio
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -182,8 +180,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
 
     def name_with(self, prompt: str | Sequence[str] | None) -> str:
         """Of model, seeds and a prompt, 16 hexadecimal digits; what has another name shows something else."""
-        given = [self._config.model["hash"], list(self._state.seeds), prompt]
-        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+        return self._config.name_with(self._state.seeds, prompt)
 
     @property
     def plan(self) -> FramePlan | None:

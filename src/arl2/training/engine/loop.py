@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from torch import nn
 
 from arl2.errors import ConfigError, NonFiniteError
 from arl2.files.atomic import remove_all_stale, write_atomically
-from arl2.files.locks import locked_folder, writer_of
 from arl2.interrupt import StopSignal
 from arl2.training.engine.checkpoint import (
     RunState,
@@ -24,6 +23,7 @@ from arl2.training.engine.checkpoint import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    this_run_alone,
 )
 from arl2.training.engine.config import accepted_changes, check_number
 from arl2.training.engine.ema import WeightAverage
@@ -162,7 +162,7 @@ def train(
             task.shard(processes)
     console = console or Console(stderr=True, quiet=not processes.is_first)
     run = _Run(task, config, folder, dict(run_config), processes, console, sharded=sharded)
-    with _of_this_run_alone(folder) if processes.is_first else nullcontext():
+    with this_run_alone(folder) if processes.is_first else nullcontext():
         run.resume(accept_changes)
         reporter = Reporter(
             folder if processes.is_first else None,
@@ -172,20 +172,6 @@ def train(
         )
         with reporter, StopSignal() as stop:
             return run.until_done(reporter, stop)
-
-
-@contextmanager
-def _of_this_run_alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which is made; raises ``ConfigError`` if another run holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked_folder(folder))
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"'{folder}' is being written by another run ({writer_of(folder)}); wait for it, or give another."
-            ) from error
-        yield
 
 
 class _Run:
