@@ -53,6 +53,20 @@ class FrameRange:
         return self.stop - self.start
 
 
+def count_blocks(frames: int, block_frames: int, first_block_frames: int | None = None) -> int:
+    """How many blocks ``split_blocks`` gives; arguments and errors as there. Any number of frames takes no memory."""
+    first = block_frames if first_block_frames is None else first_block_frames
+    if not 1 <= first <= block_frames:
+        raise GeometryError(f"The first block has {first} frames; it must have 1 to {block_frames}.")
+    rest = frames - first
+    if rest < 0 or rest % block_frames:
+        below = first + max(0, rest // block_frames) * block_frames
+        choices = [str(below)] if rest < 0 else [str(below), str(below + block_frames)]
+        shape = f"blocks of {block_frames}" + (f" after a first one of {first}" if first != block_frames else "")
+        raise GeometryError(f"{frames} latent frames do not fit {shape}; use {' or '.join(choices)}.")
+    return 1 + rest // block_frames
+
+
 def split_blocks(frames: int, block_frames: int, first_block_frames: int | None = None) -> tuple[FrameRange, ...]:
     """Cut ``frames`` latent frames into blocks of ``block_frames``; the first may be shorter.
 
@@ -64,15 +78,8 @@ def split_blocks(frames: int, block_frames: int, first_block_frames: int | None 
     Raises:
         GeometryError: the frames do not fit the blocks; the message names the nearest numbers that do.
     """
+    count_blocks(frames, block_frames, first_block_frames)
     first = block_frames if first_block_frames is None else first_block_frames
-    if not 1 <= first <= block_frames:
-        raise GeometryError(f"The first block has {first} frames; it must have 1 to {block_frames}.")
-    rest = frames - first
-    if rest < 0 or rest % block_frames:
-        below = first + max(0, rest // block_frames) * block_frames
-        choices = [str(below)] if rest < 0 else [str(below), str(below + block_frames)]
-        shape = f"blocks of {block_frames}" + (f" after a first one of {first}" if first != block_frames else "")
-        raise GeometryError(f"{frames} latent frames do not fit {shape}; use {' or '.join(choices)}.")
     starts = [0, *range(first, frames, block_frames)]
     return tuple(FrameRange(a, b) for a, b in zip(starts, [*starts[1:], frames], strict=True))
 

@@ -211,7 +211,7 @@ def test_a_revision_is_of_the_weights(hub, client):
     assert tuned == found
     assert Path(tuned["base"]).name == COMMIT
     assert OTHER_COMMIT in tuned["weights"]
-    assert main is None
+    assert main == tuned  # the only revision that is here
 
 
 def test_models_without_a_file_of_their_own(hub, client):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from arl2.checkpoints import export_checkpoint, load_transformer
 from arl2.checkpoints.describe import describe
-from arl2.checkpoints.layouts import Layout, to_original, translate
+from arl2.checkpoints.layouts import Layout, to_original
+from arl2.checkpoints.load import transformer_config, translate
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing
@@ -355,7 +356,7 @@ def test_alpha_is_not_said_where_it_is_known(tmp_path, caplog, plan):
     assert "alpha" not in caplog.text
 
 
-@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), True, "32"])
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), True])
 def test_alpha_that_is_no_number_above_0(alpha):
     with pytest.raises(ConfigError, match=r"low_rank_alpha is .*; it must be a number above 0"):
         tiny_model("H", low_rank_alpha=alpha)

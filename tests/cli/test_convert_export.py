@@ -147,7 +147,7 @@ def test_only_tensors_are_in_a_published_file(models, tmp_path) -> None:
     [
         (("softmax", "-o", "out", "--merge-low-rank"), "have no LoRA adapters"),
         (("hybrid", "-o", "out.pt", "--layout", "wan"), "holds softmax models only"),
-        (("hybrid", "-o", "out", "--layout", "arl2"), "--layout goes with a file"),
+        (("hybrid", "-o", "out", "--layout", "arl2"), "--layout arl2 goes with a file"),
         (("hybrid", "-o", "softmax"), "is there already"),
         (("nothing.pt", "-o", "out.pt"), "There is no file or folder"),
         (("file.pt", "-o", "out"), "give --base"),

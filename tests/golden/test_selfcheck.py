@@ -24,7 +24,7 @@ from arl2.kernels.rope import Rotation
 from arl2.rollout.denoise import Rollout
 from support import SHARED_GOLDENS, needs_shared_goldens
 
-CONTENT = {"chunkwise": 85, "framewise": 91, "image_and_unipc": 5}  # tensors compared
+CONTENT = {"chunkwise": 85, "framewise": 91, "image_and_unipc": 6}  # tensors compared
 
 
 def failures(folder, **options) -> list[str]:
@@ -34,7 +34,7 @@ def failures(folder, **options) -> list[str]:
 @pytest.mark.parametrize("round_trip", [False, True])
 def test_the_packaged_set(round_trip):
     checks = list(selfcheck(packaged_goldens(), round_trip=round_trip))
-    assert len(checks) == 41
+    assert len(checks) == 42
     assert [check.name for check in checks if not check.passed] == []
 
 
@@ -236,6 +236,9 @@ def change_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+SOME_NOISE = {"seed": 11, "tensors": [["noise", [2, 5, 16, 6, 8], "normal", 1, 0]]}
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "said"),
     [
@@ -244,13 +247,14 @@ def change_json(path, **changes):
         ("seeds_unipc_50", {"weights": 3}, "is no recipe of random tensors"),
         ("seeds_unipc_50", {"inputs": [{"seed": 1, "tensors": [["x", [2], "cauchy", 1, 0]]}]}, "unknown law cauchy"),
         ("seeds_unipc_50", {"inputs": []}, "lacks noise; the golden file is not whole"),
+        ("seeds_image_two_steps", {"inputs": [SOME_NOISE]}, "has fresh noise for 0 steps instead of 7"),
     ],
 )
 def test_a_sampled_case_that_is_not_whole(tmp_path, file, changes, said):
     folder = copy_of_the_set(tmp_path)
     change_json(folder / f"{file}.json", **changes)
     with pytest.raises(CheckpointError, match=said):
-        read_goldens(folder)
+        list(selfcheck(folder))
 
 
 def test_a_sampled_case_without_weights(tmp_path):

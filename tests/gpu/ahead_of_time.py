@@ -41,7 +41,9 @@ class MachineCode:
         return any("128" in name for name in self.instructions if name.startswith("LDG"))
 
 
-def compiled(kernel: Any, *, pointers: dict[str, str], constants: dict[str, Any], warps: int, target: int) -> MachineCode:
+def compiled(
+    kernel: Any, *, pointers: dict[str, str], constants: dict[str, Any], warps: int, target: int
+) -> MachineCode:
     """Compile for ``sm_<target>``; arguments that are neither pointers nor constants are whole numbers.
 
     Pointers and whole numbers count as divisible by 16, as the launcher finds them for real sizes.

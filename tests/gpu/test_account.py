@@ -1,4 +1,4 @@
-"""What a pass of the full-size model launches and moves on a GPU, counted with fake tensors; and the counting itself."""
+"""What a pass of the full-size model launches and moves on a GPU, by fake tensors; and the counting itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,9 @@ def test_an_elementwise_operation_reads_its_inputs_and_writes_its_output():
         (x + row).view(8, 100).t()
     assert account.by_kernel["add"].kernels == account.kernels == 1
     assert account.elementwise.bytes == 4 * (800 + 8 + 800)
-    assert account.largest(1)[0][0] == "test_account.test_an_elementwise_operation_reads_its_inputs_and_writes_its_output"
+    assert (
+        account.largest(1)[0][0] == "test_account.test_an_elementwise_operation_reads_its_inputs_and_writes_its_output"
+    )
 
 
 def test_what_is_broadcast_is_read_once_and_what_is_overwritten_is_not_read():
@@ -52,7 +54,7 @@ def test_waits_transfers_and_mixed_devices():
         with accounted() as account:
             there + 1
             there + torch.tensor(2.0)  # a number without dimensions is an argument of the kernel
-        assert not (account.waits or account.transfers or account.mixed)
+        assert account.waits == account.transfers == account.mixed == []
         with accounted() as account, pytest.raises(DynamicOutputShapeException):
             there.nonzero()
         assert account.waits == ["nonzero in test_account.test_waits_transfers_and_mixed_devices"]

@@ -312,3 +312,18 @@ def test_pace_ends_when_the_person_asks() -> None:
     )
     pace.wait(1000)
     assert clock[0] < 2.2
+
+
+@pytest.mark.parametrize(("name", "kept"), [("a.hls", "index.m3u8"), ("a", "00000.png")])
+def test_a_folder_of_an_earlier_video_is_replaced_when_that_is_asked_for(tmp_path: Path, name: str, kept: str) -> None:
+    path = tmp_path / name
+    for frames in (70, 3):
+        with open_output(path, fps=16, overwrite=True) as output:
+            output.write(np.full((frames, 32, 32, 3), frames, np.uint8))
+    assert (path / kept).is_file()
+    assert len(list(path.iterdir())) == (2 if name == "a.hls" else 4)
+    with pytest.raises(VideoFileError, match="is there already"):
+        check_output(path, overwrite=False)
+    (path / "letter.txt").write_text("dear")
+    with pytest.raises(VideoFileError, match="is not empty, and holds other things"):
+        check_output(path, overwrite=True)

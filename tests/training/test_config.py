@@ -1,6 +1,8 @@
 """Settings: unknown names and wrong types are errors that teach."""
 
 import json
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,7 @@ import pytest
 from arl2.errors import ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.training.engine.config import config_differences, read_config_values, with_overrides
+from arl2.training.engine.start import resolved_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,12 @@ def test_values_become_a_config_and_back() -> None:
         ({"steps": 1, "inner": 5}, "named values"),
         ({"steps": 1, "inner": {"sizes": [1, "a"]}}, r"'inner\.sizes' takes a whole number"),
         ({"steps": 1, "pair": [1]}, "'pair' takes a list of a number"),
+        ({"steps": 1, "inner": {"rate": math.nan}}, r"'inner\.rate' takes a number; got NaN"),
+        ({"steps": 1, "inner": {"rate": -math.inf}}, r"'inner\.rate' takes a number; got -Infinity"),
+        ({"steps": 1, "inner": {"rate": 10**400}}, r"'inner\.rate' takes a number"),
+        ({"steps": 1, "inner": {"rate": True}}, r"'inner\.rate' takes a number; got true"),
+        ({"steps": 1, "pair": [0, math.nan]}, "'pair' takes a number; got NaN"),
+        ({"steps": math.inf}, "'steps' takes a whole number; got Infinity"),
     ],
 )
 def test_mistakes_are_named(values: dict, message: str) -> None:
@@ -65,6 +74,48 @@ def test_overrides_are_json_or_text() -> None:
             with_overrides({}, [word])
     with pytest.raises(ConfigError, match="single value"):
         with_overrides({"steps": 3}, ["steps.more=1"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    clips: tuple[str, ...] = ()
+    rates: tuple[float, float] = (0.0, 1.0)
+    some: tuple[int, ...] | None = None
+    name: str = ""
+    kind: Literal["small", "large"] = "small"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["clips=runs/a"], Lists(clips=("runs/a",))),
+        (["clips=runs/a,runs/b"], Lists(clips=("runs/a", "runs/b"))),
+        (["clips=runs/a", "clips=runs/b,runs/c"], Lists(clips=("runs/a", "runs/b", "runs/c"))),
+        (['clips=["runs/a,b"]'], Lists(clips=("runs/a,b",))),
+        (["rates=0.5,1e-3", "some=3,4"], Lists(rates=(0.5, 0.001), some=(3, 4))),
+        (["some=null", "kind=large"], Lists(kind="large")),
+        (["name=a,b", "name=c"], Lists(name="c")),
+        (['name="5"'], Lists(name="5")),
+    ],
+)
+def test_lists_are_typed_with_commas_or_in_several_words(words: list[str], expected: Lists) -> None:
+    made = record_from_mapping(Lists, with_overrides({}, words))
+    assert made == expected
+    assert all(type(clip) is str for clip in (*made.clips, made.name, made.kind))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("loop.learning_rate=NaN", "loop.learning_rate=-1", "loop.learning_rate=0", "loop.learning_rate=true"),
+        *("loop.steps=-1", "loop.steps=0", "loop.steps=1.5", "loop.steps=true", "loop.max_minutes=Infinity"),
+        *("loop.adam_betas=[0.9,NaN]", "loop.gradient_clip=-Infinity", "latent_weight=NaN", "loop.warmup_steps=-1"),
+    ],
+)
+def test_numbers_of_a_run_are_refused_by_name(word: str, tmp_path: Path) -> None:
+    name = word.partition("=")[0]
+    with pytest.raises(ConfigError, match=re.escape(name)):
+        resolved_settings("codec", tmp_path, overrides=["loop.max_minutes=1", word])
 
 
 def test_differences_name_nested_settings() -> None:

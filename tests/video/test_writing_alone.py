@@ -53,6 +53,19 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (64, 64), (66, 130), (254, 64), (256, 64), (320, 32)])
+def test_no_size_remembers_what_was_encoded_before(tmp_path: Path, width: int, height: int) -> None:
+    video = np.random.default_rng(0).integers(0, 256, (7, height, width, 3)).astype(np.uint8)
+    found = set()
+    for number in range(40):
+        with open_video(tmp_path / "other.mp4") as writer:  # its pictures lie in the memory that comes next
+            writer.write(np.full((1 + number % 3, 64, 64 + 2 * (number % 5), 3), number, np.uint8))
+        with open_video(tmp_path / "clip.mp4") as writer:
+            writer.write(video)
+        found.add(hashlib.sha256((tmp_path / "clip.mp4").read_bytes()).hexdigest())
+    assert len(found) == 1
+
+
 def test_places_of_every_output_are_checked_alike(tmp_path: Path) -> None:
     for address in ("rtmp://host/live", "http://host/a.mp4", "srt://host:9000"):
         for check in (check_writable, lambda path: check_file(path, ".png")):
@@ -61,7 +74,7 @@ def test_places_of_every_output_are_checked_alike(tmp_path: Path) -> None:
     for name, check in (("a.mp4", check_writable), ("a.png", lambda path, **how: check_file(path, ".png", **how))):
         (tmp_path / name).write_bytes(b"mine")
         check(tmp_path / name)
-        with pytest.raises(VideoFileError, match="exists; choose another name, or allow it to be overwritten"):
+        with pytest.raises(VideoFileError, match="is there already; choose another name, or add --overwrite"):
             check(tmp_path / name, overwrite=False)
         check(tmp_path / f"new-{name}", overwrite=False)
         assert (tmp_path / name).read_bytes() == b"mine"

@@ -186,7 +186,7 @@ class KeyValueCache(LayerMemory):
         return [i for i in range(frames) if i < sinks or i >= frames - ring]
 
     def _runs_of(self, frames: int) -> list[tuple[int, int, int]]:
-        """Where the frames that stay of a block go: first frame, first slot, number; a run is one copy on the device."""
+        """Where the frames that stay of a block go: first frame, first slot, number; each is one copy on the device."""
         runs: list[tuple[int, int, int]] = []
         for i in self._kept_of(frames):
             slot = self._take_slot(self.frames + i)

@@ -163,10 +163,22 @@ def _base_names(card: ModelCard, revision: str | None) -> Iterator[str]:
             yield from (f"{folder}/{name}" for name in shard_names(index))
 
 
+def _only_revision(repo: str) -> str | None:
+    """The commit that ``download --revision`` fetched, where no ``main`` and no other is there; None for ``main``."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    if (folder / "refs" / "main").exists() or not (folder / "snapshots").is_dir():
+        return None
+    commits = [one.name for one in (folder / "snapshots").iterdir() if one.is_dir()]
+    return commits[0] if len(commits) == 1 else None
+
+
 def _cached(repo: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, name, revision=revision)
+    found = try_to_load_from_cache(repo, name, revision=revision or _only_revision(repo))
     return Path(found) if isinstance(found, str) else None  # else never fetched, or known not to exist
 
 

@@ -1,6 +1,6 @@
-"""What commands check before any work: options that exclude each other, files that are there, files that are not."""
+"""What commands check before any work: options that exclude each other, files that are not there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,3 @@ def check_source(source: ModelSource) -> None:
         path: Path | None = getattr(source, name)
         if path is not None and not path.exists():
             raise ConfigError(f"There is no '{path}' (--{name.replace('_', '-')}); check the path.")
-
-
-def refuse_existing(paths: Iterable[Path | None], *, overwrite: bool) -> None:
-    """Refuse to write over files, or into folders that hold something; pipes and devices are no files.
-
-    Raises:
-        ConfigError: One is there, and ``overwrite`` is not set.
-    """
-    for path in paths:
-        if path is None or overwrite:
-            continue
-        points_nowhere = path.is_symlink() and not path.exists()
-        if path.is_file() or points_nowhere or (path.is_dir() and any(path.iterdir())):
-            raise ConfigError(f"'{path}' is there already; choose another name, or add --overwrite.")

@@ -9,9 +9,9 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from arl2.cli.checks import exclusive, refuse_existing
+from arl2.cli.checks import exclusive
 from arl2.cli.options import WEIGHTS_AND_PARTS, Command
-from arl2.cli.stored import stored_model, write_folder
+from arl2.cli.stored import check_model_place, stored_model, write_folder
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
 
@@ -70,7 +70,7 @@ class Convert(Command):
         """Convert, write, report."""
         if self.ranking is not None and self.fraction is None:
             raise ConfigError("--ranking goes with --fraction, which says how many layers of it; add that.")
-        refuse_existing([self.output], overwrite=self.overwrite)
+        check_model_place(self.output, overwrite=self.overwrite)
 
         from arl2.checkpoints.conversion import convert
         from arl2.training.conversion.report import report_conversion

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -44,6 +45,7 @@ def environment() -> dict[str, Any]:
     packages = {name: _version_of(name) for name in _PACKAGES}
     return {
         "arl2": __version__,
+        "commit": _commit(),
         "python": f"{platform.python_version()} {sys.executable}",
         **packages,
         "system": platform.platform(),
@@ -54,7 +56,39 @@ def environment() -> dict[str, Any]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
         "CUDA of torch": torch.version.cuda or "none",
         "devices": ["cpu", *devices],
+        "FFmpeg": _ffmpeg(),
+        "memory": _memory(),
     }
+
+
+def _commit() -> str:
+    """Of a working copy; an installed package has its version alone."""
+    package = Path(__file__).resolve().parents[1]
+    try:
+        # Of a checkout that holds the package, and not of a folder that happens to lie around an installation.
+        found = [
+            subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, timeout=10, check=True)
+            for words in (["ls-files", "--error-unmatch", "version.py"], ["describe", "--always", "--dirty"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return "none (an installed package)"
+    return found[1].stdout.strip()
+
+
+def _ffmpeg() -> str:
+    """The libraries inside PyAV, which write and read video."""
+    try:
+        import av
+    except ImportError as error:
+        return f"not loaded ({error})"
+    return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items()))
+
+
+def _memory() -> str:
+    from arl2.pipeline.budget import available_bytes
+
+    free = available_bytes("cpu")
+    return "unknown" if free is None else f"{free / 1e9:.1f} GB free"
 
 
 def _version_of(package: str) -> str:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from arl2.cli.checks import refuse_existing
 from arl2.cli.options import WEIGHTS_AND_PARTS, Command
-from arl2.cli.stored import stored_model, write_folder
+from arl2.cli.stored import check_model_place, stored_model, write_folder
 from arl2.errors import ConfigError
+from arl2.files.places import check_place
 from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class Export(Command):
             )
         if self.layout == "diffusers" and to_file:
             raise ConfigError(f"--layout diffusers goes with a folder; got '{self.output}'. Name it without extension.")
-        refuse_existing([self.output], overwrite=self.overwrite)
+        if to_file:
+            check_place(self.output, self.output.suffix, overwrite=self.overwrite)
+        else:
+            check_model_place(self.output, overwrite=self.overwrite)
 
         from arl2.checkpoints.export import export_checkpoint
         from arl2.checkpoints.merging import merge_lora

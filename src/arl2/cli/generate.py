@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from arl2.cli.checks import check_source, exclusive, refuse_existing
+from arl2.cli.checks import check_source, exclusive
 from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
@@ -74,26 +74,31 @@ class Generate(Command):
 
     def run(self) -> int:
         """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
-        asked = self._in_our_words() if self.published.given else self
+        asked, notes = self._in_our_words() if self.published.given else (self, ())
         check_source(asked.source)
-        if asked.prompts_file is not None:
-            return _run_prompts_file(asked)
-        if not asked.prompts:
+        asked.check()
+        for note in notes:
+            asked.reporting.voice(asked.output)(note)
+        return _run_prompts(asked) if asked.prompts_file is None else _run_prompts_file(asked)
+
+    def check(self) -> None:
+        """Refuse options that do not go together, and a folder of videos that cannot be written."""
+        if self.prompts_file is not None:
+            _checked_folder(self)
+        elif not self.prompts:
             raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
-        if asked.only_new and asked.image is None and asked.extend is None:
+        elif self.only_new and self.image is None and self.extend is None:
             raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
-        return _run_prompts(asked)
 
     def load(self, batch: int = 1) -> "ARL2Pipeline":
         """The model, on its device."""
         say = self.reporting.voice(self.output)
         return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, say=say)
 
-    def _in_our_words(self) -> "Generate":
+    def _in_our_words(self) -> "tuple[Generate, tuple[str, ...]]":
+        """The same by this command's own options, and what is to be said about the others."""
         ours = translated(self.published, self.source, self.sampling, self.prompts_file, self.output)
-        for note in ours.notes:
-            self.reporting.voice(ours.output)(note)
-        return replace(
+        asked = replace(
             self,
             source=ours.source,
             sampling=ours.sampling,
@@ -101,6 +106,7 @@ class Generate(Command):
             output=ours.output,
             published=Published(num_samples=self.published.num_samples),
         )
+        return asked, tuple(ours.notes)
 
 
 def _run_prompts(asked: Generate) -> int:
@@ -108,10 +114,10 @@ def _run_prompts(asked: Generate) -> int:
     from arl2.video.formats import check_file
 
     seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
-    plan = plan_outputs(asked.prompts, asked.output, seed=seed)
+    plan = plan_outputs(asked.prompts, asked.output, seed=seed, overwrite=asked.overwrite)
     for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
-            check_file(path, suffix)
+            check_file(path, suffix, overwrite=asked.overwrite)
 
     from arl2.interrupt import StopSignal
     from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
@@ -119,7 +125,6 @@ def _run_prompts(asked: Generate) -> int:
 
     for output in plan.outputs:
         check_not_source(output.path, asked.image or asked.extend)
-    refuse_existing((*(one.path for one in plan.outputs), asked.sheet, asked.latents), overwrite=asked.overwrite)
     say = asked.reporting.voice(asked.output)
     started = time.perf_counter()
     pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE))
@@ -246,12 +251,13 @@ def _requests(asked: Generate) -> "list[VideoRequest]":
 
 
 def _checked_folder(asked: Generate) -> Path:
+    from arl2.video.formats import check_place
+
     for name, value in (("PROMPT", asked.prompts), ("--sheet", asked.sheet), ("--latents", asked.latents)):
         if value:
             raise ConfigError(f"{name} does not go with --prompts-file; leave it out.")
     folder = asked.output
     if folder is None or folder.suffix or folder == Path("-"):
         raise ConfigError("The videos of --prompts-file go to a folder: give --output a name without extension.")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"'{folder}' is a file, but a folder is to be written; choose another name.")
+    check_place(folder, "videos", folder=True, added_to=True)
     return folder

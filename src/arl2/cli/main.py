@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 _BUG = "this is a bug in arl2. Please report it with the lines below and with what 'arl2 env' prints."
 
+_MOST_TOLD = 1000  # messages that are remembered
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 (done), 1 (a check failed), 2 (wrong input) or 130 (interrupted).
@@ -57,7 +59,20 @@ def _log(verbose: bool) -> None:
     import warnings
 
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    told: set[str] = set()
+
+    def first_time(record: logging.LogRecord) -> bool:
+        # What is checked before the work is checked again at its beginning.
+        said = record.getMessage()
+        known = record.levelno >= logging.WARNING and said in told
+        if len(told) < _MOST_TOLD:
+            told.add(said)
+        return not known
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(first_time)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbose else "arl2: warning: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     # A person reads the sentence; the line of our code that warned says nothing to them.
     warnings.formatwarning = lambda message, *_, **__: f"arl2: warning: {message}\n"
 

@@ -13,6 +13,7 @@ from arl2.cli.progress import Reporting
 from arl2.cli.standard_streams import say_error
 from arl2.cli.usage import LiveProgress, memory_words
 from arl2.errors import ConfigError
+from arl2.files.places import check_place
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
@@ -178,8 +179,7 @@ def _check(asked: Rollouts) -> None:
         raise ConfigError("Real clips are encoded, not sampled; leave --steps, --candidates and --window out.")
     if asked.clips_per_video is not None and asked.videos is None:
         raise ConfigError("--clips-per-video goes with --videos; leave it out.")
-    if asked.output.exists() and not asked.output.is_dir():
-        raise ConfigError(f"'{asked.output}' is a file, but a folder is to be written; choose another name.")
+    check_place(asked.output, "clips", folder=True, added_to=True)
 
 
 def _seed(asked: Rollouts) -> int:

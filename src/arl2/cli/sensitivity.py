@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 
-from arl2.cli.checks import exclusive, refuse_existing
+from arl2.cli.checks import exclusive
 from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
 from arl2.errors import ConfigError
+from arl2.files.places import check_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,9 @@ class Sensitivity(Command):
 
     def run(self) -> int:
         """Measure, write, report."""
-        refuse_existing([self.output, self.plot], overwrite=self.overwrite)
+        check_place(self.output, "JSON", overwrite=self.overwrite)
+        if self.plot is not None:
+            check_place(self.plot, "PNG", overwrite=self.overwrite)
 
         from arl2.attention.plan import converted_layers
         from arl2.checkpoints.describe import LATENT_STRIDE

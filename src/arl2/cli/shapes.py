@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from arl2.cli.checks import exclusive, refuse_existing
+from arl2.cli.checks import exclusive
 from arl2.cli.loading import load_pipeline, use_threads
 from arl2.cli.options import Command, Only
 from arl2.errors import ConfigError
@@ -41,8 +41,7 @@ class Sample(Command):
         from arl2.video.sheet import contact_sheet
 
         if self.sheet is not None:
-            check_file(self.sheet, ".png")
-            refuse_existing([self.sheet], overwrite=self.overwrite)
+            check_file(self.sheet, ".png", overwrite=self.overwrite)
         use_threads(self.threads)
         scenes = sample_scenes(self.count, seed=self.seed)
         captions = captions_of(scenes)
@@ -111,8 +110,7 @@ class Render(Command):
             captions = captions_of(scenes)
         names = [file_name(number, caption, f".{self.format}") for number, caption in enumerate(captions)]
         for name in names:
-            check_writable(self.output / name)
-        refuse_existing((self.output / name for name in names), overwrite=self.overwrite)
+            check_writable(self.output / name, overwrite=self.overwrite)
         entries = []
         for number, (name, caption) in enumerate(zip(names, captions, strict=True)):
             facts = {"prompt": caption, "rendered": True, "seed": self.seed, "num_frames": self.num_frames}

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arl2.cli.checks import refuse_existing
 from arl2.cli.options import options_of
 from arl2.cli.stream_options import Output, StreamOptions
 from arl2.errors import ConfigError
@@ -31,9 +30,7 @@ class Stream(StreamOptions):
         _check_resume(asked)
         saving = asked.saving
         if saving.file is not None:
-            check_file(saving.file, ".arl2")
-            if saving.file != saving.resume:
-                refuse_existing([saving.file], overwrite=asked.out.overwrite)
+            check_file(saving.file, ".arl2", overwrite=asked.out.overwrite or saving.file == saving.resume)
         elif saving.save_every is not None or saving.snapshot_kind is not None:
             raise ConfigError("--save-every and --snapshot-kind need a file: give --snapshot S.arl2.")
         asked = replace(asked, out=_chosen_output(asked))
@@ -80,9 +77,7 @@ def _chosen_output(asked: Stream) -> Output:
         seed = asked.sampling.seed or 0
         name = file_name(0, str(asked.prompt), seed=int(seed))  # type: ignore[arg-type]  # the command line gives one
         out = replace(out, output=Path(name))
-    kind = None if out.output is None else check_output(out.output, going_on=resumed)
-    if kind in ("file", "raw") and not resumed:
-        refuse_existing([out.output], overwrite=out.overwrite)
+    kind = None if out.output is None else check_output(out.output, going_on=resumed, overwrite=out.overwrite)
     if out.keep_minutes is not None and kind != "hls":
         raise ConfigError(f"--keep-minutes goes with a folder of segments; give --output NAME{HLS_SUFFIX}.")
     if out.keep_minutes is None and asked.forever and kind == "hls":

@@ -215,6 +215,7 @@ def _file(pipe: ARL2Pipeline, asked: StreamOptions, stop: StopSignal) -> VideoWr
         settings={**facts, "model": asked.source.name, "fps": pipe.settings.fps, "arl2": __version__},
         keep_seconds=None if minutes is None or minutes == "all" else 60 * minutes,
         going_on=asked.saving.resume is not None,
+        overwrite=asked.out.overwrite,
         stopped=lambda: stop.asked,
     )
 

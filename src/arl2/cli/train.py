@@ -57,19 +57,19 @@ class Train(Command):
 
     - codec: pixels to latents and back, on rendered clips
     - teacher: the transformer and its text part, on latents of a trained codec (codec=FOLDER)
-    - dmd: a student that matches in few steps what a teacher samples in many (teacher=, start_from=, clips=["FOLDER"])
+    - dmd: a student that matches in few steps what a teacher samples in many (teacher=, start_from=, clips=FOLDER)
     - reward-model: the model that chooses among first blocks (drawn=FOLDER)
-    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=["FOLDER"])
-    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=["FOLDER"])
+    - align: stage 1, hybrid layers that match the softmax layers in their place (clips=FOLDER)
+    - distill: stage 2, the whole hybrid model (aligned=FOLDER, clips=FOLDER)
 
     Under torchrun (torchrun -m arl2.cli.main train ...) several processes share the work.
 
     Attributes:
         part: What to train.
         folder: Folder of the run: settings, log, checkpoints, export.
-        overrides: Settings as name=value, such as loop.seed=1.
+        overrides: Settings as name=value, such as loop.seed=1; of a list, values with commas: clips=runs/a,runs/b.
         settings: Settings file, .json or .toml.
-        max_minutes: Minutes of training, the same as loop.max_minutes=M.
+        max_minutes: Minutes of training, the same as loop.max_minutes=M; encoding clips before it is not counted.
         device: Where to run: cpu, cuda, cuda:1 (default: cuda if there is one).
         threads: CPU threads (default: all cores).
         accept_changes: Resume although settings differ from the run's.
@@ -79,7 +79,7 @@ class Train(Command):
 
     positional: ClassVar = ("part", "folder", "overrides")
     examples: ClassVar = (
-        "arl2 train align runs/align teacher=mine 'clips=[\"runs/clips\"]' --settings recipes/shapes-align.json",
+        "arl2 train align runs/align teacher=mine clips=runs/clips --settings recipes/shapes-align.json",
         "arl2 train distill runs/distill --settings recipes/wan-distill-22.json --dry-run --gpus 64",
     )
     part: str

@@ -178,7 +178,7 @@ class _Dispatched(TorchDispatchMode):
 
     def _note_devices(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         of_inputs = {x.device.type for x in inputs}
-        if of_inputs and {x.device.type for x in outputs} - of_inputs or (name == "copy_" and len(of_inputs) > 1):
+        if (of_inputs and {x.device.type for x in outputs} - of_inputs) or (name == "copy_" and len(of_inputs) > 1):
             self.account.transfers.append(f"{name} in {_place()}")
         elif len({x.device.type for x in inputs if x.dim()}) > 1:
             self.account.mixed.append(f"{name} in {_place()}")

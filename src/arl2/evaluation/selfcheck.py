@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arl2.attention.memory import Memory, RecurrentState
 from arl2.checkpoints.load import load_transformer
+from arl2.diffusion.samplers import published_unipc_grid
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, SampledGolden, read_goldens, relative_error
@@ -20,7 +21,7 @@ from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import GivenNoise
-from arl2.rollout.samplers import FewStep
+from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 
 # Float32: what an implementation written from the formulas alone stays well under (ours: 3e-6). Half precision: about
 # twice what this code measures on a CPU (in bfloat16 rounding the weights alone moves latents by 3e-3, states by 9e-3).
@@ -116,19 +117,18 @@ def _check_sampled(golden: SampledGolden, model: CausalWanTransformer3DModel) ->
     if "timesteps" in tensors:
         timesteps = torch.tensor(sampler.timesteps_of(0), dtype=torch.float64)
         yield Check(f"{golden.name}/timesteps", relative_error(timesteps, tensors["timesteps"]), SCHEDULE_LIMIT)
+    if "sigmas" in tensors and isinstance(sampler, MultiStep):
+        schedule = sampler.schedule
+        grid = published_unipc_grid(sampler.steps, shift=schedule.shift, train_steps=schedule.train_steps)
+        yield Check(f"{golden.name}/sigmas", relative_error(grid.sigmas, tensors["sigmas"]), SCHEDULE_LIMIT)
     if known is not None:  # whose blocks take no noise
         noise = torch.cat([torch.zeros_like(known), noise], dim=2)
-    begun = 0 if known is None else known.shape[2] // size
-    renoise, fresh = {}, iter(golden.fresh_noise)
-    for block in range(begun, noise.shape[2] // size) if golden.fresh_noise else ():
-        for j in range(len(sampler.timesteps_of(block - begun)) - 1):
-            renoise[block, j] = next(fresh, noise[:, :, :0])
     memory = model.allocate_memory(batch=len(noise), height=noise.shape[3], width=noise.shape[4])
     negative = tensors["negative_text"].to(model.device) if sampler.guidance_scale != 1.0 else None
     blocks = generate_blocks(
         model,
         tensors["text"].to(model.device),
-        noise=GivenNoise(noise, renoise, size),
+        noise=GivenNoise(noise, _fresh_noise(golden, sampler, noise.shape[2] // size), size),
         sampler=sampler,
         height=noise.shape[3],
         width=noise.shape[4],
@@ -142,6 +142,24 @@ def _check_sampled(golden: SampledGolden, model: CausalWanTransformer3DModel) ->
         if isinstance(layer, RecurrentState) and f"state.{i}" in tensors:
             yield Check(f"{golden.name}/state.{i}", relative_error(layer.state, tensors[f"state.{i}"]), limits["state"])
     yield Check(f"{golden.name}/latents", relative_error(result, tensors["latents"]), limits["flow"])
+
+
+def _fresh_noise(golden: SampledGolden, sampler: Sampler, blocks: int) -> dict[tuple[int, int], Tensor]:
+    """The recorded fresh noise by block and re-noising; a solver takes none.
+
+    Raises:
+        CheckpointError: another number of tensors than the steps take.
+    """
+    if not isinstance(sampler, FewStep):
+        return {}
+    begun = blocks - golden.tensors["noise"].shape[2] // golden.model_settings["block_frames"]  # after the known ones
+    places = [(block, j) for block in range(begun, blocks) for j in range(len(sampler.timesteps_of(block - begun)) - 1)]
+    if len(places) != len(golden.fresh_noise):
+        raise CheckpointError(
+            f"The golden rollout {golden.name} has fresh noise for {len(golden.fresh_noise)} steps instead of "
+            f"{len(places)}; the golden file is not whole."
+        )
+    return dict(zip(places, golden.fresh_noise, strict=True))
 
 
 def _check_schedule(goldens: GoldenFolder) -> Iterator[Check]:

@@ -4,6 +4,7 @@ One reader for every file of settings: pipelines, training runs, scripts, manife
 """
 
 import json
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -12,6 +13,30 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from arl2.errors import ConfigError, suggestion
 
 Record = TypeVar("Record")
+_LARGEST_NUMBER = sys.float_info.max
+
+
+class Word(str):
+    """Text that was typed as ``name=value``. Where a setting is a list, commas part its values, and a second word adds.
+
+    Attributes:
+        listed: the values of the list.
+    """
+
+    listed: tuple[Any, ...]
+
+    def __new__(cls, text: str, before: "Word | None" = None) -> "Word":
+        word = super().__new__(cls, text)
+        word.listed = (*(() if before is None else before.listed), *map(typed, filter(None, text.split(","))))
+        return word
+
+
+def typed(text: str) -> Any:
+    """A typed value: JSON, or else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def record_from_mapping(kind: type[Record], values: Mapping[str, Any], *, where: str = "", inside: str = "") -> Record:
@@ -48,6 +73,8 @@ def _convert(kind: Any, value: Any, name: str, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _convert_to_any_of(arguments, value, name, where)
+    if isinstance(value, Word):
+        value = value.listed if origin is tuple else str(value)
     if is_dataclass(kind) and isinstance(kind, type):
         if isinstance(value, Mapping):
             return record_from_mapping(kind, value, where=where, inside=f"{name}.")
@@ -65,8 +92,10 @@ def _convert(kind: Any, value: Any, name: str, where: str) -> Any:
     elif origin is dict:
         if isinstance(value, dict):
             return {key: _convert(arguments[1], one, f"{name}.{key}", where) for key, one in value.items()}
-    elif kind is float and type(value) in (int, float):
+    elif kind is float and type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER:
         return float(value)
+    elif kind is float:
+        pass  # NaN and infinity, which JSON has no names for, make every result one of them
     elif kind is Any or type(value) is kind:
         return value
     prefix = f"{where}: " if where else ""

@@ -60,7 +60,9 @@ def parse_yaml(text: str, *, aliases: bool) -> Any:
         def refuse_twice(self, node: Any) -> None:
             seen = set()
             for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and len(key.value) <= _LONGEST_NUMBER:
+                # A merge key is no value; a long one may be a number that takes minutes, and is refused by its size.
+                is_merge = key.tag == "tag:yaml.org,2002:merge"
+                if isinstance(key, yaml.ScalarNode) and not is_merge and len(key.value) <= _LONGEST_NUMBER:
                     value = self.construct_object(key)
                     if value in seen:
                         raise yaml.YAMLError(f"the key {value!r:.60} stands twice")

@@ -17,6 +17,10 @@ def checked_device(name: str) -> str:
         # Rotations and sigmas are computed in float64, which some devices (mps) do not have.
         torch.zeros(1, device=name, dtype=torch.float64)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise ConfigError(f"Device {name!r} cannot be used here ({reason}); try cpu.") from error
+        raise ConfigError(f"Device {name!r} cannot be used here; this machine has {', '.join(devices())}.") from error
     return name
+
+
+def devices() -> list[str]:
+    """Names of the devices of this machine that torch can use, the CPU first."""
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ def is_saved_pipeline(model: str | Path) -> bool:
     if isinstance(model, str) and model in EMBEDDED:
         return True
     return (Path(model) / GENERATION).is_file() or (Path(model) / CODEC).is_dir()
+
+
+def holds_only_a_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a saved pipeline, or a transformer as diffusers saves it, and nothing else to be lost."""
+    names = {one.name for one in folder.iterdir()}
+    if GENERATION in names:
+        return names <= {TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION, "model_index.json"}
+    stored = r"config\.json|diffusion_pytorch_model.*\.safetensors(\.index\.json)?"
+    return "config.json" in names and all(re.fullmatch(stored, name) for name in names)
 
 
 def load_settings(folder: PipelineFolder) -> GenerationSettings:

@@ -3,10 +3,13 @@
 Plain values; importing this loads no torch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from arl2.errors import ConfigError
+from arl2.model.settings import finite, whole
 from arl2.pipeline.registry import default_model
 from arl2.streams.options import SamplingOptions as SamplingOptions
 from arl2.streams.options import Window as Window
@@ -18,6 +21,9 @@ WeightsBranch = Literal["auto", "ema", "plain"]
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
     """Which model, and where and in which precision it runs.
+
+    A value of another type, or one that is not accepted, raises ``ConfigError``; whether files and devices are there is
+    checked when they are used.
 
     Attributes:
         model: A name that ``arl2 models`` lists, a pipeline folder, or a checkpoint file.
@@ -47,6 +53,30 @@ class ModelSource:
     lora_alpha: float | None = None
     dtype: Dtype | None = None
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "base", "vae", "text_encoder", "config"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None and not isinstance(value, Path):
+                raise ConfigError(f"Got {name} {value!r:.80}; give a path.")
+        for name in ("model", "decoder", "device"):
+            value = getattr(self, name)
+            if isinstance(value, Path):
+                object.__setattr__(self, name, str(value.absolute()))  # a path is never a model's name
+            elif value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigError(f"Got {name} {value!r:.80}; give text.")
+        for name, accepted in (("dtype", get_args(Dtype)), ("weights_branch", get_args(WeightsBranch))):
+            value = getattr(self, name)
+            if value is not None and value not in accepted:
+                raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")
+        if self.lora_alpha is not None and finite("lora_alpha", self.lora_alpha) <= 0:
+            raise ConfigError(f"Got lora_alpha {self.lora_alpha!r:.80}; give a number above 0.")
+        if not isinstance(self.hybrid_layers, Iterable) or isinstance(self.hybrid_layers, str):
+            raise ConfigError(f"Got hybrid_layers {self.hybrid_layers!r:.80}; give layer numbers, such as [0, 1].")
+        layers = tuple(whole("hybrid_layers", layer, least=0) for layer in self.hybrid_layers)
+        object.__setattr__(self, "hybrid_layers", layers)
 
     @property
     def name(self) -> str:

@@ -13,12 +13,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from arl2.errors import ConfigError, suggestion
-from arl2.geometry import split_blocks
+from arl2.errors import ConfigError, GeometryError, suggestion
+from arl2.geometry import count_blocks
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, whole
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.assemble import load_components
+from arl2.pipeline.budget import MemoryBudgetError, available_bytes
 from arl2.pipeline.folder import save_parts
 from arl2.pipeline.options import ModelSource
 from arl2.rollout.blocks import Block
@@ -51,6 +52,8 @@ _NO_OFFLOAD = (
     "window, the tiny decoder, or a smaller height and width."
 )
 
+_BYTES_A_PIXEL = 2 * 3 * 4  # blocks of float32, and the whole video that they become
+
 OutputType = Literal["pil", "np", "pt", "latent"]
 
 
@@ -74,6 +77,15 @@ class ARL2PipelineOutput(BaseOutput):
     frames: Any
     notes: tuple[str, ...] = ()
     fps: int = DEFAULT_FPS
+
+    def _repr_html_(self) -> str | None:
+        """The videos as a notebook shows them; None, which leaves it to ``repr``, for latents."""
+        from arl2.video.notebook import video_html
+
+        try:
+            return "".join(video_html(frames, fps=self.fps) for frames in self.frames)
+        except GeometryError:
+            return None
 
     def save(self, path: str | Path, *, index: int = 0, scale: int = 1) -> None:
         """Write the video of prompt number ``index``; see ``arl2.save_video``."""
@@ -221,15 +233,18 @@ class ARL2Pipeline(DiffusionPipeline):
             MemoryMismatchError: a window too small for a block.
             Arl2Error: a prompt that the text part refuses.
         """
-        if output_type not in get_args(OutputType):
-            raise ConfigError(f"Got output_type {output_type!r}; give one of {', '.join(get_args(OutputType))}.")
+        _require_choice("output_type", output_type, get_args(OutputType))
+        _require_function("callback_on_block_end", callback_on_block_end)
         options, inputs = _options_and_inputs(prompt, options, keywords)
         options = replace(options, num_frames=options.num_frames or self.settings.num_frames)
-        stream = self._begin(options, inputs, callback_on_step_end, rewind_blocks=0, rewind_kind="light")
-        plan = stream.plan
+        checked = self.check(options, batch=inputs.batch, known=inputs.known)
+        plan = checked.plan
         assert plan is not None  # only a stream without num_frames has none
+        if output_type != "latent":
+            _require_room(plan.video_frames * inputs.batch, checked.settings)
+        stream = self._begin(options, inputs, callback_on_step_end, rewind_blocks=0, rewind_kind="light")
         decoded = []
-        total = len(split_blocks(plan.latent_frames, self.block_frames, self.settings.first_block_frames))
+        total = count_blocks(plan.latent_frames, self.block_frames, self.settings.first_block_frames)
         with stream, self.progress_bar(total=total) as bar:
             for _ in range(total):
                 latents = stream.latents_next()
@@ -268,8 +283,7 @@ class ARL2Pipeline(DiffusionPipeline):
                 rewind then have the same bits in every model.
         """
         rewind_blocks = whole("rewind_blocks", rewind_blocks, least=0)
-        if rewind_kind not in get_args(SnapshotKind):
-            raise ConfigError(f"Got rewind_kind {rewind_kind!r}; give one of {', '.join(get_args(SnapshotKind))}.")
+        _require_choice("rewind_kind", rewind_kind, get_args(SnapshotKind))
         options, inputs = _options_and_inputs(prompt, options, keywords)
         return self._begin(options, inputs, callback_on_step_end, rewind_blocks=rewind_blocks, rewind_kind=rewind_kind)
 
@@ -327,6 +341,7 @@ class ARL2Pipeline(DiffusionPipeline):
             assert callback is not None
             callback(self, step, timestep, {"latents": latents, "block": block})
 
+        _require_function("callback_on_step_end", callback)
         loaded = self._loaded()
         request = make_request(options, inputs, loaded, on_step=None if callback is None else on_step)
         if request.plan is not None and request.plan.note is not None:
@@ -342,7 +357,7 @@ def _options_and_inputs(
 ) -> tuple[SamplingOptions, Inputs]:
     """The keywords of a call, sorted into options (over those given) and inputs."""
     if options is not None and not isinstance(options, SamplingOptions):
-        raise TypeError(f"options is a {type(options).__name__}; give SamplingOptions(...), or keywords.")
+        raise ConfigError(f"Got options {options!r:.80}; give SamplingOptions(...), or keywords.")
     of_options, of_inputs = SamplingKeywords.__annotations__, InputKeywords.__annotations__
     for name in keywords:
         if name not in of_options and name not in of_inputs and name != "num_inference_steps":
@@ -351,9 +366,38 @@ def _options_and_inputs(
     if keywords.get("num_inference_steps") is not None:
         if given.get("steps") is not None:
             raise ConfigError("Got both num_inference_steps and steps; give one of them.")
-        given["steps"] = keywords["num_inference_steps"]
+        given["steps"] = _inference_steps(keywords["num_inference_steps"])
     inputs = Inputs(prompt=prompt, **{name: value for name, value in keywords.items() if name in of_inputs})
     return replace(options or SamplingOptions(), **given), inputs
+
+
+def _inference_steps(value: Any) -> Any:
+    try:
+        return SamplingOptions(steps=value).steps
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("steps", "num_inference_steps", 1)) from error
+
+
+def _require_choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in accepted:
+        raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")
+
+
+def _require_function(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ConfigError(f"Got {name} {value!r:.80}; give a function.")
+
+
+def _require_room(video_frames: int, settings: GenerationSettings) -> None:
+    """Refuse a video that cannot be held whole; ``stream`` holds a block of it."""
+    needed = _BYTES_A_PIXEL * video_frames * settings.height * settings.width
+    free = available_bytes("cpu")
+    if free is not None and needed > free:
+        raise MemoryBudgetError(
+            f"{video_frames} video frames of {settings.width} x {settings.height} take {needed / 1e9:,.0f} GB of "
+            f"memory, and {free / 1e9:,.0f} GB are free; ask for fewer, or use pipe.stream(...), which gives one "
+            "block at a time."
+        )
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

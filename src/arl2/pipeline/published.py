@@ -118,6 +118,7 @@ def read_published_config(path: str | Path) -> PublishedConfig:
     if ignored:
         logger.warning("%s: these keys mean nothing here and are ignored: %s", path, ", ".join(ignored))
     guidance_scale, negative_prompt = keys.number("guidance_scale"), keys.text("negative_prompt")
+    context_noise = keys.number("context_noise", least=0.0, most=TRAIN_STEPS) or 0.0
     return PublishedConfig(
         path=path,
         settings=GenerationSettings(
@@ -130,8 +131,7 @@ def read_published_config(path: str | Path) -> PublishedConfig:
             solver_steps=_SOLVER_STEPS,
             guidance_scale=1.0 if distilled or guidance_scale is None else guidance_scale,
             negative_prompt="" if distilled else negative_prompt or "",
-            # The published solver commits every block at timestep 0.
-            context_noise=(keys.number("context_noise", least=0.0, most=TRAIN_STEPS) or 0.0) if distilled else 0.0,
+            context_noise=context_noise if distilled else 0.0,  # the published solver commits every block at timestep 0
             first_block_frames=1 if keys.flag("independent_first_frame") and block_frames > 1 else None,
             window=window,
             **_picture(keys),

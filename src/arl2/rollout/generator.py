@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, GeometryError, NonFiniteError
-from arl2.geometry import split_blocks, token_grid
+from arl2.geometry import count_blocks, split_blocks, token_grid
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.best_of import BestOf
 from arl2.rollout.blocks import Block as Block
@@ -82,7 +82,7 @@ def generate_blocks(
     begun = 0 if prompted[0].memory.frames else None
     rollout = Rollout(model, prompted, noise=noise, settings=settings, first_generated=begun)
     if frames is not None:
-        split_blocks(frames, rollout.block_frames, first_block_frames)
+        count_blocks(frames, rollout.block_frames, first_block_frames)
     if known is not None:
         _check_known(rollout, known, frames)
     return _blocks(rollout, frames, known)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.model.settings import GenerationSettings
-from arl2.text.interface import TextPart
+from arl2.text.interface import TextPart, encode_negative
 
 _MOST_KEPT = 1 << 30  # bytes; what is beyond is encoded again when it is used
 
@@ -30,6 +30,7 @@ class EncodedPrompts:
         self._text, self._settings = text, settings
         self._kept: dict[str, Tensor] = {}
         self._bytes = 0
+        self._negative: Tensor | None = None
         self._device = torch.device("cpu")
 
     def of(self, prompts: Sequence[str]) -> Float[Tensor, "batch words width"]:
@@ -51,7 +52,12 @@ class EncodedPrompts:
     def negative(self) -> Float[Tensor, "one words width"] | None:
         """Of the settings' negative prompt; None without guidance or without a negative prompt."""
         prompt = self._settings.negative_prompt
-        return self.of([prompt]) if self._settings.guidance_scale != 1.0 and prompt.strip() else None
+        if self._settings.guidance_scale == 1.0 or not prompt.strip():
+            return None
+        if self._negative is None:
+            with torch.no_grad():
+                self._negative = encode_negative(self._text, prompt)
+        return self._negative
 
     def _keep(self, prompt: str, rows: Tensor) -> None:
         if self._bytes + rows.nbytes <= _MOST_KEPT:

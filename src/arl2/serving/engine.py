@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from arl2.geometry import split_blocks
+from arl2.geometry import count_blocks
 from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
 from arl2.serving.encoded import EncodedPrompts
 from arl2.serving.report import BlockReport
@@ -169,7 +169,7 @@ class VideoEngine:
         jobs, prefix = tuple(jobs), self.prefix(jobs[0])
         frames = self.frames(jobs[0], prefix)
         latent_frames = self.pipe.plan_frames(frames).latent_frames
-        blocks = len(split_blocks(latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames))
+        blocks = count_blocks(latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames)
         given = 0 if prefix is None else prefix.latents.shape[2]
         files = {
             path: [n for n, job in enumerate(jobs) if job.path == path]

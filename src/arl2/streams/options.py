@@ -104,7 +104,7 @@ def _checked(name: str, value: Any) -> Any:
     if name == "sink":
         return whole(name, value, least=0)
     if name == "window":
-        return value if value == "settings" else whole(name, value, least=1)
+        return value if isinstance(value, str) and value == "settings" else whole(name, value, least=1)
     if name == "seed":
         return plain_seeds(value)
     if name == "steps":
@@ -113,7 +113,7 @@ def _checked(name: str, value: Any) -> Any:
         return finite(name, value)
     if name == "context_noise":
         return context_timestep(value)
-    if name == "sink_positions" and value not in SINK_POSITIONS:
+    if name == "sink_positions" and not (isinstance(value, str) and value in SINK_POSITIONS):
         raise ConfigError(f"Got sink_positions {value!r:.80}; give {' or '.join(SINK_POSITIONS)}.")
     if name == "negative_prompt" and not isinstance(value, str):
         raise ConfigError(f"Got negative_prompt {value!r:.80}; give text.")

@@ -28,12 +28,16 @@ from arl2.streams.components import Components
 from arl2.streams.options import SamplingOptions, Seeds, plain_seeds
 from arl2.streams.options import Window as Window
 from arl2.streams.recent import Prompts
-from arl2.text.interface import TextPart
-
-logger = logging.getLogger(__name__)
+from arl2.text.interface import TextPart, encode_negative
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OnStepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
+
+
+logger = logging.getLogger(__name__)
+
+_OTHER_SIZE = 1.5  # times the pixels of the model's own size, either way
+_LARGEST_SIDE = 16384  # pixels, of what the formats of video take
 
 
 class InputKeywords(TypedDict, total=False):
@@ -65,16 +69,45 @@ class Inputs:
     @property
     def batch(self) -> int:
         """Number of videos; ``ConfigError`` unless either prompts or embeddings are given."""
+        _check_inputs(self)
         if (self.prompt is None) == (self.prompt_embeds is None):
             got = "neither" if self.prompt is None else "both"
             raise ConfigError(f"Got {got} of prompt and prompt_embeds; give one of the two.")
         if self.prompt_embeds is not None:
             _check_embeds("prompt_embeds", self.prompt_embeds)
             return len(self.prompt_embeds)
-        count = 1 if isinstance(self.prompt, str) else len(self.prompt or ())
+        count = len(prompt_list(self.prompt))
         if not count:
             raise ConfigError("The list of prompts is empty; give at least one.")
         return count
+
+
+def prompt_list(prompt: Any) -> list[str]:
+    """One prompt or several as a list; ``ConfigError`` for anything else."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes) or not all(isinstance(p, str) for p in prompt):
+        raise ConfigError(f"Got prompt {prompt!r:.80}; give text, or a list of texts (one video each).")
+    return list(prompt)
+
+
+def _check_inputs(inputs: Inputs) -> None:
+    """Refuse what is no input at all; whether it fits the model is checked with the model."""
+    if inputs.prompt is not None:
+        prompt_list(inputs.prompt)
+    for name in ("prompt_embeds", "negative_prompt_embeds", "known"):
+        value = getattr(inputs, name)
+        if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
+            raise ConfigError(f"Got {name} {_kind_of(value)}; give a tensor of floating-point numbers.")
+    generator = inputs.generator
+    if generator is not None and not isinstance(generator, torch.Generator):
+        several = isinstance(generator, Sequence) and all(isinstance(one, torch.Generator) for one in generator)
+        if not several:
+            raise ConfigError(f"Got generator {_kind_of(generator)}; give a torch.Generator, or a list of them.")
+
+
+def _kind_of(value: Any) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{value!r:.80}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +157,7 @@ class CheckedOptions:
         plan: the length; None for a continuous stream.
         shape: of the memory.
         best_of: how the first block is chosen; None: it is a single sample.
-        warning: why the settings' candidates are not used, if so.
+        warnings: why the settings' candidates are not used, and that the size is not the model's.
     """
 
     settings: GenerationSettings
@@ -132,7 +165,7 @@ class CheckedOptions:
     plan: FramePlan | None
     shape: MemoryShape
     best_of: BestOf | None
-    warning: str | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -173,10 +206,15 @@ def check_options(
     shape.check(components.block_frames)
     plan = None if options.num_frames is None else components.plan_frames(options.num_frames)
     if known is not None:
+        if known.dim() != 5:
+            raise GeometryError(
+                f"Got known latents of {list(known.shape)}; give [batch, channels, frames, height, width]."
+            )
         expected = [batch, config.in_channels, known.shape[2], height, width]
         _check_known(known, expected, plan, components.block_frames, settings.first_block_frames)
     chosen, warning = _best_of(options, settings, components, shape, known is not None)
-    return CheckedOptions(settings, settings.sampler(), plan, shape, chosen, warning)
+    told = tuple(said for said in (_other_size(settings, components), warning) if said is not None)
+    return CheckedOptions(settings, settings.sampler(), plan, shape, chosen, told)
 
 
 def make_request(
@@ -192,8 +230,8 @@ def make_request(
     seeds = seeds_of(options.seed, inputs.generator, batch)
     with torch.no_grad():
         texts = _texts(options, inputs, checked.settings, components.text, batch)
-    if checked.warning is not None:
-        logger.warning("%s", checked.warning)
+    for sentence in checked.warnings:
+        logger.warning("%s", sentence)
     shape, transformer = checked.shape, components.transformer
     prompt = inputs.prompt
     return Request(
@@ -240,12 +278,26 @@ def _one_each(given: Sequence[int], batch: int, what: str) -> list[int]:
 
 
 def _latent_side(name: str, pixels: int, axis: int, components: Components) -> int:
+    if pixels > _LARGEST_SIDE:
+        raise GeometryError(f"Got {name} {pixels}; give at most {_LARGEST_SIDE} pixels.")
     factor = components.codec.spatial_factor
     step = factor * int(components.transformer.config.patch_size[axis])
     if pixels < step or pixels % step:
         nearest = max(step, round(pixels / step) * step)
         raise GeometryError(f"Got {name} {pixels}; give a multiple of {step}, such as {nearest}.")
     return pixels // factor
+
+
+def _other_size(settings: GenerationSettings, components: Components) -> str | None:
+    """A warning about a size that a model has not learnt."""
+    own = components.settings
+    ratio = settings.height * settings.width / (own.height * own.width)
+    if 1 / _OTHER_SIZE < ratio < _OTHER_SIZE:
+        return None
+    return (
+        f"This model makes videos of {own.width} x {own.height} pixels; at {settings.width} x {settings.height} they "
+        "may be wrong, such as a lattice. To enlarge a video, use scale (--scale)."
+    )
 
 
 def _best_of(
@@ -290,8 +342,7 @@ def _texts(
     if settings.guidance_scale == 1.0:
         return (embeds,)
     if negative is None:
-        prompt = settings.negative_prompt
-        negative = text.encode([prompt]) if prompt.strip() else text.encode_empty()
+        negative = encode_negative(text, settings.negative_prompt)
     return embeds, negative.expand(batch, -1, -1) if len(negative) == 1 else negative
 
 

@@ -26,7 +26,7 @@ from arl2.streams.options import Seeds
 from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
-from arl2.streams.request import Request, seeds_of
+from arl2.streams.request import Request, prompt_list, seeds_of
 from arl2.streams.snapshot import stage_stream
 from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
@@ -231,7 +231,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         mode = components.settings.prompt_change if mode is None else mode
         if mode not in CHANGE_MODES:
             raise ConfigError(f"Got prompt change mode {mode!r}; give one of {', '.join(CHANGE_MODES)}.")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = prompt_list(prompt)
         if any(not one.strip() for one in prompts):
             raise StreamError("The new prompt is empty; give words. The stream keeps the prompt it has.")
         batch = state.rollout.batch

@@ -37,3 +37,28 @@ class EncoderAtHand(TextPart, Protocol):
     def encoder(self) -> nn.Module:
         """The module."""
         ...
+
+
+@runtime_checkable
+class DiscerningText(TextPart, Protocol):
+    """A text part that refuses prompts or warns about them; what is no request goes other ways."""
+
+    def encode_quietly(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """As ``encode``, without warnings: captions of clips."""
+        ...
+
+    def encode_negative(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """What guidance steers away from; nothing is refused."""
+        ...
+
+
+def encode_captions(text: TextPart, captions: list[str]) -> Float[Tensor, "batch words width"]:
+    """Embeddings of texts that describe clips which exist."""
+    return text.encode_quietly(captions) if isinstance(text, DiscerningText) else text.encode(captions)
+
+
+def encode_negative(text: TextPart, prompt: str) -> Float[Tensor, "1 words width"]:
+    """Embeddings of a negative prompt; an empty one gives those of the empty prompt."""
+    if not prompt.strip():
+        return text.encode_empty()
+    return text.encode_negative([prompt]) if isinstance(text, DiscerningText) else text.encode([prompt])

@@ -1,12 +1,11 @@
 """Which file formats video is written to, and the checks of every output before work begins."""
 
-import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from arl2.errors import Arl2Error
-from arl2.files.atomic import being_written, who_writes
+from arl2.files import places
 
 
 class VideoFileError(Arl2Error):
@@ -22,8 +21,7 @@ ACCEPTED = f"{', '.join(SUFFIXES)}, or a folder of PNGs (a name without extensio
 STANDARD_OUTPUT = Path("-")
 """Instead of a file: raw y4m to standard output."""
 
-# As a Path: "rtmp://host" has become "rtmp:/host". One letter is a drive of Windows.
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_PICTURES, SETTINGS = re.compile(r"\d{5,}\.png"), "settings.json"  # of a folder of PNGs
 
 
 def format_of(path: Path) -> Format:
@@ -38,12 +36,17 @@ def format_of(path: Path) -> Format:
     return _BY_SUFFIX[suffix]
 
 
+def refuse_address(path: Path) -> None:
+    """Raise ``VideoFileError`` for an address, whose ending says nothing."""
+    places.refuse_address(path, VideoFileError)
+
+
 def check_writable(path: Path, *, overwrite: bool = True) -> Format:
     """Check a video output before work begins, and make a missing parent folder.
 
     Args:
         path: as for ``arl2.video.writers.open_video``.
-        overwrite: whether a file that exists may be replaced. A folder of PNGs is never added to.
+        overwrite: whether a video that exists may be replaced. A folder with anything else in it never is.
 
     Returns:
         Its format.
@@ -51,11 +54,21 @@ def check_writable(path: Path, *, overwrite: bool = True) -> Format:
     Raises:
         VideoFileError: an unknown extension, or as for ``check_place``.
     """
-    _refuse_address(path)
+    if path == STANDARD_OUTPUT:
+        return "y4m"
+    refuse_address(path)
     kind = format_of(path)
-    if path != STANDARD_OUTPUT:
-        check_place(path, "PNGs" if kind == "png folder" else kind, folder=kind == "png folder", overwrite=overwrite)
+    if kind == "png folder":
+        check_place(path, "PNGs", folder=True, overwrite=overwrite, replaceable=is_png_video)
+    else:
+        check_place(path, kind, overwrite=overwrite)
     return kind
+
+
+def is_png_video(folder: Path) -> bool:
+    """Whether a folder holds a video of PNGs as it was written here, and nothing else."""
+    names = {one.name for one in folder.iterdir()}
+    return SETTINGS in names and all(_PICTURES.fullmatch(name) for name in names - {SETTINGS})
 
 
 def check_file(path: Path, suffix: str, *, overwrite: bool = True) -> None:
@@ -64,51 +77,21 @@ def check_file(path: Path, suffix: str, *, overwrite: bool = True) -> None:
     Raises:
         VideoFileError: it does not end in ``suffix``, or as for ``check_place``.
     """
-    _refuse_address(path)
+    refuse_address(path)
     if path.suffix.lower() != suffix:
         raise VideoFileError(f"'{path}' must end in {suffix}.")
     check_place(path, suffix, overwrite=overwrite)
 
 
-def check_place(path: Path, what: str, *, folder: bool = False, overwrite: bool = True, added_to: bool = False) -> None:
-    """Check that a file or folder can be written, and make its parent folder.
-
-    Args:
-        path: of the output.
-        what: its format, for messages.
-        folder: the output is a folder.
-        overwrite: whether a file that exists may be replaced.
-        added_to: whether a folder that holds something may be added to.
-
-    Raises:
-        VideoFileError: a folder where a file should be or the other way round, a folder that is not empty, a file that
-            exists or is being written, a place without permission, or an address.
-    """
-    _refuse_address(path)
-    if folder:
-        if path.exists() and not path.is_dir():
-            raise VideoFileError(f"'{path}' is a file, but a folder of {what} is to be written; choose another name.")
-        if path.is_dir() and not added_to and any(path.iterdir()):
-            raise VideoFileError(f"The folder '{path}' is not empty; choose a new one for the {what}.")
-    elif path.is_dir():
-        raise VideoFileError(f"'{path}' is a folder, but a {what} file is to be written; choose another name.")
-    elif (path.exists() or path.is_symlink()) and not overwrite:
-        raise VideoFileError(f"'{path}' exists; choose another name, or allow it to be overwritten.")
-    parent = path if path.is_dir() else path.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VideoFileError(f"The folder '{parent}' cannot be made ({error.strerror}); choose another.") from error
-    if not os.access(parent, os.W_OK | os.X_OK) or (path.is_file() and not os.access(path, os.W_OK)):
-        raise VideoFileError(f"'{path}' cannot be written: permission denied; choose another folder.")
-    if being_written(path):
-        raise _busy(path)
+def check_place(path: Path, what: str, **how: Any) -> None:
+    """``arl2.files.places.check_place`` of an output of video; raises ``VideoFileError``."""
+    places.check_place(path, what, error=VideoFileError, **how)
 
 
 def writing_failed(path: Path, error: OSError) -> VideoFileError:
     """What to raise when the system refuses to write more of a video: what happened, and where the first part is."""
     if isinstance(error, BlockingIOError):
-        return _busy(path)
+        return places.busy(path, VideoFileError)
     reason = error.strerror or str(error)
     if path == STANDARD_OUTPUT:
         return VideoFileError(f"Writing to standard output failed ({reason}); does its reader still run?")
@@ -116,17 +99,3 @@ def writing_failed(path: Path, error: OSError) -> VideoFileError:
         f"Writing failed ({reason}); the part of the video that was written is in '{path}'. Make room on the disk or "
         "choose another folder."
     )
-
-
-def _busy(path: Path) -> VideoFileError:
-    who = who_writes(path)
-    detail = "" if who == "another process" else f" ({who})"
-    return VideoFileError(f"'{path}' is being written by another process{detail}; wait for it, or choose another name.")
-
-
-def _refuse_address(path: Path) -> None:
-    if _ADDRESS.match(str(path)):
-        raise VideoFileError(
-            f"'{path}' is an address, but outputs are files, folders and pipes; to send video on, write raw y4m to "
-            "standard output (-) and pipe it to another program, such as ffmpeg."
-        )

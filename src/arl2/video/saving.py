@@ -31,12 +31,13 @@ def save_video(frames: Frames, path: Path | str, *, fps: int = DEFAULT_FPS, scal
         GeometryError: frames of another shape or range, such as latents.
         VideoFileError: an unknown extension, or a place that cannot be written.
     """
-    pixels = _as_bytes(frames)
+    pixels = frames_as_bytes(frames)
     with open_video(path, fps=fps, scale=scale) as writer:
         writer.write(pixels)
 
 
-def _as_bytes(frames: Frames) -> UInt8[np.ndarray, "frames height width 3"]:
+def frames_as_bytes(frames: Frames) -> UInt8[np.ndarray, "frames height width 3"]:
+    """The frames as bytes; arguments and errors as for ``save_video``."""
     if isinstance(frames, Tensor):
         array = frames.detach().float().cpu().numpy()
         array = np.moveaxis(array, 1, -1) if array.ndim == 4 else array

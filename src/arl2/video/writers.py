@@ -13,7 +13,7 @@ from arl2.errors import CheckpointError
 from arl2.files.atomic import write_new
 from arl2.files.locks import lock_folder
 from arl2.files.plain import read_json
-from arl2.video.formats import check_writable, format_of
+from arl2.video.formats import SETTINGS, check_writable, format_of
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
 from arl2.video.y4m import Y4mVideo
@@ -36,7 +36,7 @@ def open_video(
     Args:
         path: ``.mp4`` (H.264, in fragments of a second: what a killed run leaves can be played), ``.gif``,
             ``.webp``, ``.y4m`` (raw, for other programs), ``-`` for y4m to standard output, or a name without
-            extension for a new folder of PNGs.
+            extension for a folder of PNGs, new or with an earlier video of them, which is replaced.
         fps: video frames a second.
         scale: whole number by which every pixel is enlarged.
         settings: what made the video; kept as JSON in the mp4's comment or the folder's ``settings.json``. The
@@ -100,9 +100,14 @@ class _PngFolder(FrameWriter):
 
     def _begin(self) -> None:
         self._path.mkdir(exist_ok=True)
+        there = any(self._path.iterdir())
+        if there:
+            check_writable(self._path)
         self._lock = lock_folder(self._path)
+        if there:
+            self._clear()
         self._cuts.begin()
-        write_new(self._path / "settings.json", (json.dumps(self._metadata, indent=1) + "\n").encode())
+        write_new(self._path / SETTINGS, (json.dumps(self._metadata, indent=1) + "\n").encode())
 
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._lock is None:
@@ -112,6 +117,12 @@ class _PngFolder(FrameWriter):
         picture = io.BytesIO()
         Image.fromarray(frame).save(picture, format="PNG")
         write_new(self._path / f"{self._count:05d}.png", picture.getvalue())
+
+    def _clear(self) -> None:
+        """Remove an earlier video; its settings last, by which a killed run's rest is known."""
+        for picture in self._path.glob("*.png"):
+            picture.unlink()
+        (self._path / SETTINGS).unlink()
 
     def close(self) -> None:
         lock, self._lock = self._lock, None

@@ -5,9 +5,9 @@ A chunk takes the state S to M S + B (see :mod:`arl2.kernels.delta_rule.chunked`
     U = (I + A)^-1 diag(beta) V,   W = (I + A)^-1 diag(beta exp(c)) K,   E = U - W S,
     M = exp(c_C) I - (diag(exp(c_C - c)) K)^T W,   B = (diag(exp(c_C - c)) K)^T U.
 
-Such maps compose to such a map, (M2 M1, M2 B1 + B2), so neighbouring chunks are joined pairwise, all pairs in one matrix
-product, until few are left to be applied one by one. This is more arithmetic than going chunk by chunk, and pays
-where launches cost more than arithmetic: on a GPU.
+Such maps compose to such a map, (M2 M1, M2 B1 + B2), so neighbouring chunks are joined pairwise, all pairs in one
+matrix product, until few are left to be applied one by one. This is more arithmetic than going chunk by chunk, and
+pays where launches cost more than arithmetic: on a GPU.
 """
 
 import torch

@@ -20,8 +20,16 @@ import numpy as np
 from arl2.errors import ConfigError, GeometryError
 from arl2.files.atomic import write_atomically
 from arl2.files.locks import lock_folder
-from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist, remove_unlisted_start
-from arl2.video.formats import VideoFileError, writing_failed
+from arl2.serving.outputs.hls_playlist import (
+    PLAYLIST,
+    Playlist,
+    Segment,
+    clear_hls,
+    is_hls_video,
+    read_playlist,
+    remove_unlisted_start,
+)
+from arl2.video.formats import check_place, writing_failed
 from arl2.video.pixels import Frame, Frames
 from arl2.video.writing import FrameWriter
 
@@ -50,6 +58,7 @@ class HlsOutput(FrameWriter):
             after as long again: the folder holds at most twice as much. None keeps everything.
         append: continue the folder's playlist, after a cut. Frames of the stream that it lists already, as ``place``
             tells, are not written twice.
+        overwrite: replace an earlier video of the folder.
 
     Raises:
         VideoFileError: a folder that holds other things, is being written, or cannot be written to.
@@ -65,6 +74,7 @@ class HlsOutput(FrameWriter):
         segment_seconds: float = SEGMENT_SECONDS,
         keep_seconds: float | None = None,
         append: bool = False,
+        overwrite: bool = False,
     ) -> None:
         super().__init__(folder, fps=fps, scale=scale)
         if not segment_seconds > 0 or (keep_seconds is not None and not keep_seconds > 0):
@@ -77,9 +87,11 @@ class HlsOutput(FrameWriter):
         with self._telling():
             folder.mkdir(parents=True, exist_ok=True)
             remove_unlisted_start(folder)
-            if not continued and any(folder.iterdir()):
-                raise VideoFileError(f"The folder '{folder}' is not empty; choose a new one for the segments.")
+            if not continued:
+                check_place(folder, "segments", folder=True, overwrite=overwrite, replaceable=is_hls_video)
             self._lock: int | None = lock_folder(folder)
+            if not continued:
+                clear_hls(folder)
         self._playlist = Playlist(folder, longest, keep_seconds)
         if continued:
             try:

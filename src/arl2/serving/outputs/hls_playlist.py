@@ -15,10 +15,26 @@ from arl2.files.locks import is_locked
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
+# Segments, and parts of them and of the playlist.
+_OURS = re.compile(r"segment-\d{8,}\.ts|\.(segment-\d{8,}\.ts|index\.m3u8)\.[0-9a-f]{8}\.part")
 _SEGMENT = re.compile(r"segment-\d{8,}\.ts")
 # A comment, which players pass over: which frames of which stream the next segment shows.
 _PLACE = re.compile(r"# arl2 first_frame=(\d{1,15}) stream=([0-9a-f]{1,64})")
 _LARGEST = 64_000_000  # bytes; a year of segments is smaller
+
+
+def is_hls_video(folder: Path) -> bool:
+    """Whether a folder holds a playlist and segments as they are written here, and nothing else."""
+    names = {one.name for one in folder.iterdir()} - {PLAYLIST}
+    return bool(names) and all(_OURS.fullmatch(name) for name in names)
+
+
+def clear_hls(folder: Path) -> None:
+    """Remove the video of a folder that ``is_hls_video`` accepts: the playlist first, so that it names no lost file."""
+    (folder / PLAYLIST).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name):
+            file.unlink()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from arl2.errors import ConfigError
 from arl2.serving.outputs.hls import HlsOutput
-from arl2.serving.outputs.hls_playlist import PLAYLIST, remove_unlisted_start
+from arl2.serving.outputs.hls_playlist import PLAYLIST, is_hls_video, remove_unlisted_start
 from arl2.serving.outputs.raw import RawOutput, is_pipe
 from arl2.serving.pace import never
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_place, check_writable
@@ -26,7 +26,7 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
     Args:
         path: as ``open_output``.
         going_on: an earlier stream continues: nothing that is there may be overwritten.
-        overwrite: whether a file that exists may be replaced.
+        overwrite: whether a video that exists may be replaced.
 
     Raises:
         VideoFileError: another extension, a place that cannot be written to, a folder that holds other things, or a
@@ -40,7 +40,8 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
         return "raw"
     if path.suffix.lower() == HLS_SUFFIX:
         remove_unlisted_start(path)
-        check_place(path, "segments", folder=True, added_to=going_on and (path / PLAYLIST).exists())
+        added_to = going_on and (path / PLAYLIST).exists()
+        check_place(path, "segments", folder=True, added_to=added_to, overwrite=overwrite, replaceable=is_hls_video)
         return "hls"
     if path.suffix.lower() == ".webp":
         raise VideoFileError(
@@ -64,6 +65,7 @@ def open_output(
     settings: Mapping[str, Any] | None = None,
     keep_seconds: float | None = None,
     going_on: bool = False,
+    overwrite: bool = False,
     stopped: Callable[[], bool] = never,
 ) -> VideoWriter:
     """The output of a stream, by its name.
@@ -76,17 +78,18 @@ def open_output(
         settings: what made the video, for formats that have a place for it.
         keep_seconds: of HLS; see there.
         going_on: as ``check_output``; a folder of HLS is added to, after a cut.
+        overwrite: whether a folder of an earlier stream may be replaced; a file always is.
         stopped: whether the person wants to stop; see ``arl2.serving.outputs.raw``.
 
     Raises:
         VideoFileError: as ``check_output``.
         ConfigError: ``keep_seconds`` for anything but HLS.
     """
-    kind = check_output(path, going_on=going_on)
+    kind = check_output(path, going_on=going_on, overwrite=overwrite or path.suffix.lower() != HLS_SUFFIX)
     if keep_seconds is not None and kind != "hls":
         raise ConfigError(f"Only a folder that ends in .hls can keep a part of the video, and '{path}' is none.")
     if kind == "hls":
-        return HlsOutput(path, fps=fps, scale=scale, keep_seconds=keep_seconds, append=going_on)
+        return HlsOutput(path, fps=fps, scale=scale, keep_seconds=keep_seconds, append=going_on, overwrite=overwrite)
     if kind == "raw":
         return RawOutput(path, fps=fps, scale=scale, stopped=stopped)
     return open_video(path, fps=fps, scale=scale, settings=settings)

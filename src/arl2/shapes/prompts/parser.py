@@ -78,6 +78,24 @@ def parse_prompt(prompt: str) -> SceneRequest:
     Raises:
         PromptError: The prompt names nothing that is known, or contradicts itself ("a red blue ball").
     """
+    found = _named(prompt)
+    examples = " or ".join(repr(example) for example in EXAMPLES)
+    if not any(found.values()):
+        said = f"The prompt {shortened(prompt)} names no" if prompt.strip() else "The prompt is empty and names no"
+        raise PromptError(f"{said} colour, shape, motion, background or wall of this world; try {examples}.")
+    for attribute, values in found.items():
+        if len(values) > 1:
+            raise PromptError(
+                f"The prompt {shortened(prompt)} names more than one {attribute} ({', '.join(values)}); "
+                f"keep one of them, as in {EXAMPLES[0]!r}."
+            )
+    chosen = {attribute: values[0] if values else None for attribute, values in found.items()}
+    wall = chosen.pop("wall")
+    return SceneRequest(**chosen, wall=None if wall is None else wall == "with")
+
+
+def _named(prompt: str) -> dict[str, list[str]]:
+    """By attribute, the values that a prompt names."""
     text = " ".join(re.findall(r"[a-z]+", prompt.lower()))
     for pattern, meaning in PHRASES:
         text = re.sub(pattern, meaning, text)
@@ -87,19 +105,7 @@ def parse_prompt(prompt: str) -> SceneRequest:
             attribute, value = MEANINGS[word]
             if value not in found[attribute]:
                 found[attribute].append(value)
-    examples = " or ".join(repr(example) for example in EXAMPLES)
-    if not any(found.values()):
-        said = f"The prompt {_short(prompt)} names no" if prompt.strip() else "The prompt is empty and names no"
-        raise PromptError(f"{said} colour, shape, motion, background or wall of this world; try {examples}.")
-    for attribute, values in found.items():
-        if len(values) > 1:
-            raise PromptError(
-                f"The prompt {_short(prompt)} names more than one {attribute} ({', '.join(values)}); "
-                f"keep one of them, as in {EXAMPLES[0]!r}."
-            )
-    chosen = {attribute: values[0] if values else None for attribute, values in found.items()}
-    wall = chosen.pop("wall")
-    return SceneRequest(**chosen, wall=None if wall is None else wall == "with")
+    return found
 
 
 def complete(request: SceneRequest) -> SceneRequest:
@@ -125,7 +131,18 @@ def canonical(prompt: str) -> str:
     return caption(complete(parse_prompt(prompt)))
 
 
-def _short(prompt: str) -> str:
+def understood(prompt: str) -> str:
+    """As `canonical`, of anything: a text without one meaning gives the names it holds, or nothing."""
+    try:
+        return canonical(prompt)
+    except PromptError:
+        said = {"bounce": "bounces", "with": "wall", "without": ""}
+        names = [said.get(value, value) for values in _named(prompt).values() for value in values]
+        return " ".join(name for name in names if name)
+
+
+def shortened(prompt: str) -> str:
+    """A prompt as errors quote it, at most 60 characters of it."""
     return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
 
 

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.shapes.prompts.captions import LONGEST_CAPTION, VOCABULARY
-from arl2.shapes.prompts.parser import canonical
+from arl2.shapes.prompts.parser import canonical, understood
+from arl2.shapes.prompts.unknown import check_words, warn
 from arl2.text.encoder import TextEncoder
 from arl2.text.words import WordText
 
@@ -18,6 +19,7 @@ class ShapesText:
 
     def __init__(self, words: WordText) -> None:
         self.words = words
+        self._told: set[str] = set()
 
     @classmethod
     def build(cls, *, width: int = 64, seed: int = 0) -> "ShapesText":
@@ -50,10 +52,31 @@ class ShapesText:
     def encode(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
         """Embeddings of what the prompts mean; see `canonical` for what open attributes become.
 
+        Warns, once for each prompt, about words that are not understood. An empty prompt gives zeros.
+
         Raises:
-            PromptError: A prompt names nothing of this world, or contradicts itself.
+            PromptError: A prompt names nothing of this world, asks for another subject, or contradicts itself.
         """
-        return self.words.encode([canonical(prompt) for prompt in prompts])
+        said = [check_words(prompt) for prompt in prompts if prompt.strip()]
+        captions = [canonical(prompt) if prompt.strip() else "" for prompt in prompts]
+        # Nothing is said before every prompt is accepted: an error is then the only thing to read.
+        for sentence in said:
+            if sentence is not None and sentence not in self._told:
+                self._told.add(sentence)
+                warn(sentence)
+        return self.words.encode(captions)
+
+    def encode_quietly(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """As `encode`, of texts that nobody asked for (captions of clips): unknown words are passed over.
+
+        Raises:
+            PromptError: A text names nothing of this world, or contradicts itself.
+        """
+        return self.words.encode([canonical(prompt) if prompt.strip() else "" for prompt in prompts])
+
+    def encode_negative(self, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+        """Embeddings to steer away from: nothing is refused, and of no known word they are the empty prompt's."""
+        return self.words.encode([understood(prompt) for prompt in prompts])
 
     def encode_empty(self) -> Float[Tensor, "1 words width"]:
         """All zeros."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -57,7 +58,8 @@ def encoded_clips(
     folder.mkdir(parents=True, exist_ok=True)
     video_frames = codec.frames_of(0, frames)
     shards = -(-clips // SHARD)
-    parts = []
+    parts, encoded, started = [], 0, time.monotonic()
+    missing = sum(not (folder / f"{i:05d}.safetensors").exists() for i in range(shards))
     for i in range(shards):
         path = folder / f"{i:05d}.safetensors"
         if not path.exists():
@@ -68,7 +70,9 @@ def encoded_clips(
             shard = torch.cat(latents).half()
             with atomic_file(path) as partial:
                 save_file({"latents": shard}, partial)
-            say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips.")
+            encoded += 1
+            minutes = (time.monotonic() - started) / 60 / encoded * (missing - encoded)
+            say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips; {minutes:.0f} more minutes before training.")
         try:
             parts.append(load_file(path)["latents"])
         except (OSError, KeyError, ValueError) as error:

@@ -115,9 +115,9 @@ class TeacherClips:
 
 
 @torch.no_grad()
-def embed(text: TextPart, captions: list[str]) -> Float[Tensor, "batch words width"]:
-    """Prompt embeddings, without gradients."""
-    return text.encode(captions).detach()
+def embed(text: TextPart, prompts: list[str]) -> Float[Tensor, "batch words width"]:
+    """Prompt embeddings, without gradients; errors and warnings are the text part's."""
+    return text.encode(prompts).detach()
 
 
 def own_rows(rows: Float[Tensor, "words width"]) -> Float[Tensor, "own width"]:

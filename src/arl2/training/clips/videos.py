@@ -12,9 +12,10 @@ from typing import Any
 from arl2.errors import Arl2Error, ConfigError
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.streams.conditioning import video_latents
+from arl2.text.interface import encode_captions
 from arl2.training.clips.dataset import Clip
 from arl2.training.clips.folder import write_small
-from arl2.training.clips.sources import OnProgress, embed, own_rows
+from arl2.training.clips.sources import OnProgress, own_rows
 from arl2.video.reading import clip_frames, count_clip_frames
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".webp", ".y4m", ".mpg", ".ts")
@@ -141,7 +142,7 @@ class VideoClips:
             start = place * self._video_frames
             frames = islice(clip_frames(video.path, fps=settings.fps), start, start + self._video_frames)
             latents = video_latents(self._pipe.codec, frames, height=settings.height, width=settings.width)[0]
-            rows = embed(self._pipe.text, [video.caption])[0]
+            rows = encode_captions(self._pipe.text, [video.caption])[0].detach()
             yield Clip(latents, own_rows(rows), video.caption, number)
             on_progress(number + 1 - numbers.start)
 

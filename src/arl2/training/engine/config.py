@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
+from arl2.files.records import Word, typed
 
 # Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
 _HARMLESS = {
@@ -39,7 +40,10 @@ def read_config_values(path: Path) -> dict[str, Any]:
 
 
 def with_overrides(values: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """``values`` with words like ``loop.steps=100`` put in; a value is JSON, or else taken as text."""
+    """``values`` with words like ``loop.steps=100`` put in.
+
+    A value is JSON, or else text: of a list, its values with commas between, or one of several words.
+    """
     result = json.loads(json.dumps(dict(values)))
     for word in words:
         path, equals, text = word.partition("=")
@@ -51,10 +55,8 @@ def with_overrides(values: Mapping[str, Any], words: Iterable[str]) -> dict[str,
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"'{word}' goes inside '{part}', which is a single value.")
-        try:
-            place[name] = json.loads(text)
-        except json.JSONDecodeError:
-            place[name] = text
+        value, before = typed(text), place.get(name)
+        place[name] = Word(value, before if isinstance(before, Word) else None) if isinstance(value, str) else value
     return result
 
 

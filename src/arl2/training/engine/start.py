@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from arl2.errors import ConfigError
+from arl2.files.places import check_place
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.training.engine.config import read_config_values, with_overrides, without_retired
 from arl2.training.engine.loop import RunResult, train
@@ -37,8 +38,9 @@ def start_run(
         console: where progress goes.
 
     Raises:
-        ConfigError: as for ``resolved_settings``, or a device that is not there.
+        ConfigError: as for ``resolved_settings``, a device that is not there, or a folder that cannot be written.
     """
+    check_place(folder, "run files", folder=True, added_to=True)
     values = _setting_values(folder, settings, overrides)
     kind, make_task = task_classes(find_task(task, values))
     config = _resolved(kind, values)

@@ -1,0 +1,47 @@
+"""Arguments of another type or size are refused by name, before any work; nothing gives a traceback of torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arl2.errors import Arl2Error
+from arl2.pipeline.budget import MemoryBudgetError
+from arl2.pipeline.options import ModelSource
+from arl2.pipeline.pipeline import ARL2Pipeline
+from pipeline.stand_in import stand_in_pipeline
+
+PROMPT = "red"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> ARL2Pipeline:
+    made = stand_in_pipeline()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_arguments_of_another_type_are_refused_by_their_names() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    words = [sys.executable, "-W", "ignore", "-m", "pipeline.wrong_arguments"]
+    run = subprocess.run(words, cwd=tests, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_sizes_that_no_machine_holds(pipe: ARL2Pipeline) -> None:
+    with pytest.raises(Arl2Error, match="Got height 1000000; give at most 16384"):
+        pipe(PROMPT, height=1000000, width=1000000)
+    with pytest.raises(MemoryBudgetError, match=r"1000000000 .*video frames|video frames .* GB .* pipe\.stream"):
+        pipe(PROMPT, num_frames=10**9)
+    stream = pipe.stream(PROMPT, num_frames=10**9)
+    with stream:
+        assert next(iter(stream)).index == 0
+
+
+def test_a_source_takes_paths_as_text_and_lists_of_layers() -> None:
+    given = {"weights": "a.pt", "base": Path("base"), "hybrid_layers": [0, np.int64(2)]}
+    source = ModelSource(**given)  # type: ignore[arg-type]
+    assert source == ModelSource(weights=Path("a.pt"), base=Path("base"), hybrid_layers=(0, 2))
+    assert all(type(layer) is int for layer in source.hybrid_layers)
