@@ -35,12 +35,12 @@ WARM_UP = 50
 WINDOW, TURNS = 5, 40  # blocks of a window, windows of each stream
 
 
-def tiny_pipeline() -> ARL2Pipeline:
-    """Random weights: two hybrid layers, two softmax layers with a window and a sink."""
+def tiny_pipeline(plan: str = "HSHS") -> ARL2Pipeline:
+    """Random weights: by default two hybrid layers, two softmax layers with a window and a sink."""
     torch.manual_seed(0)
     text = ShapesText.build(width=16)
     model = CausalWanTransformer3DModel(
-        "HSHS",
+        plan,
         2,
         12,
         48,

@@ -35,6 +35,37 @@ def test_a_video_goes_on(generate, tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "short.mp4").exists()
 
 
+@pytest.mark.parametrize("ending", [".mp4", ""])
+def test_a_video_of_ours_keeps_its_frames_and_others_are_said_to_lose(
+    generate, tmp_path, capsys, caplog, ending
+) -> None:
+    words = ("--scale", "1", "--quiet")
+    assert generate("red", "--frames", "21", "--output", f"a0{ending}", *words) == 0
+    first = known = read_video(tmp_path / f"a0{ending}")
+    for number in range(1, 9):
+        assert (
+            generate(
+                "red",
+                "--extend",
+                f"a{number - 1}{ending}",
+                "-o",
+                f"a{number}{ending}",
+                "--frames",
+                str(21 + 12 * number),
+                *words,
+            )
+            == 0
+        )
+        found = read_video(tmp_path / f"a{number}{ending}")
+        assert len(found) == 21 + 12 * number
+        assert np.array_equal(found[: len(known)], known)
+        known = found
+    assert np.array_equal(known[:21], first)
+    assert "encoded again" not in caplog.text
+    assert generate("red", "--extend", f"a0{ending}", "-o", "b.gif", "--frames", "33", *words) == 0
+    assert f"The frames of 'a0{ending}' are encoded again in 'b.gif'" in caplog.text
+
+
 def test_an_image_is_the_start(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     pipe = stand_in_pipeline(settings=replace(SETTINGS, first_block_frames=1))

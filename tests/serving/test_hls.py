@@ -128,7 +128,8 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     killed = HlsOutput(folder, fps=FPS, segment_seconds=1)
     killed.write(pictures(*range(20)))  # two segments are out, half a one is lost
     (folder / "segment-00000002.ts").write_bytes(b"half")
-    (folder / "segment-00000002.ts.part").write_bytes(b"half")
+    (folder / ".segment-00000002.ts.0123abcd.part").write_bytes(b"half")
+    (folder / "segment-00000002.ts.part").write_bytes(b"mine")
     with pytest.raises(VideoFileError, match="is being written by another process"):
         HlsOutput(folder, fps=FPS, append=True)
     os.close(killed._lock)  # as the system does for a killed process
@@ -139,7 +140,65 @@ def test_a_stream_that_goes_on_adds_to_its_folder(tmp_path: Path) -> None:
     assert text.count("#EXT-X-DISCONTINUITY\n") == 1
     assert text.index("segment-00000001") < text.index("#EXT-X-DISCONTINUITY\n") < text.index("segment-00000002")
     assert text.count("ENDLIST") == 1
-    assert sorted(one.name for one in folder.glob("*.ts*")) == [one.name for one in segments(folder)]
+    assert (folder / "segment-00000002.ts.part").read_bytes() == b"mine"
+    assert sorted(one.name for one in folder.glob("*.ts")) == [one.name for one in segments(folder)]
+    assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
+
+
+def test_frames_that_are_listed_already_are_not_written_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+
+    def run(first: int, end: int, stream: str, *, killed: bool = False, block: int = 5) -> str | None:
+        output = HlsOutput(folder, fps=FPS, segment_seconds=1, append=first > 0)
+        for begin in range(first, end, block):
+            output.place(begin, stream)
+            output.write(pictures(*range(begin, min(begin + block, end))))
+            assert 0 <= output.pending_frames <= FPS + 1
+        if killed:
+            os.close(output._lock)
+        else:
+            output.close()
+        return output.note
+
+    run(0, 20, "aa", killed=True)  # 16 are listed
+    assert run(10, 40, "aa") == f"'{folder}' has video frames 10 to 15 already; they are not written again"
+    assert numbers_of(folder / PLAYLIST) == list(range(40))
+    # Times run on, so that a player shows it as one video.
+    with av.open(str(folder / PLAYLIST)) as container:
+        times = [float(frame.time) for frame in container.decode(video=0)]
+    assert np.diff(times) == pytest.approx(1 / FPS, abs=1e-3)
+    assert run(40, 44, "aa") is None
+    assert "video frames 44 to 49 are not in" in run(50, 52, "aa")
+    assert "has video frames 48 to 51 of the prompt before" in run(48, 60, "bb")
+    assert run(55, 70, "bb").startswith(f"'{folder}' has video frames 55 to 59 already")
+    assert numbers_of(folder / PLAYLIST) == [*range(44), 50, 51, *range(48, 70)]
+    assert (folder / PLAYLIST).read_text().count("#EXT-X-DISCONTINUITY\n") == 5
+
+
+def test_a_resumed_stream_may_add_nothing_new(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    for append in (False, True):
+        with HlsOutput(folder, fps=FPS, segment_seconds=1, append=append) as output:
+            output.place(0, "aa")
+            output.write(pictures(*range(10)))
+    assert numbers_of(folder / PLAYLIST) == list(range(10))
+    assert (folder / PLAYLIST).read_text().endswith("#EXT-X-ENDLIST\n")
+
+
+def test_a_start_that_was_killed_before_its_first_playlist_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "live.hls"
+    folder.mkdir()
+    (folder / ".index.m3u8.0123abcd.part").write_bytes(b"half")
+    (folder / "segment-00000000.ts").write_bytes(b"G")
+    with HlsOutput(folder, fps=FPS) as output:
+        output.write(pictures(1, 2))
+    assert sorted(one.name for one in folder.iterdir()) == [PLAYLIST, "segment-00000000.ts"]
+    (tmp_path / "b.hls").mkdir()
+    (tmp_path / "b.hls" / "segment-00000000.ts").write_bytes(b"G")
+    (tmp_path / "b.hls" / "mine.txt").write_bytes(b"mine")
+    with pytest.raises(VideoFileError, match="is not empty"):
+        HlsOutput(tmp_path / "b.hls", fps=FPS)
+    assert len(list((tmp_path / "b.hls").iterdir())) == 2
 
 
 def test_a_flush_lists_everything_and_is_no_cut(tmp_path: Path) -> None:

@@ -122,12 +122,41 @@ def test_cut_to_what_was_asked_unless_it_is_to_go_on(pipe: ARL2Pipeline, tmp_pat
     np.testing.assert_array_equal(np.concatenate([output.video, rest.video]), plain(pipe, 4))
 
 
+def test_a_snapshot_waits_for_what_an_output_holds_back(pipe: ARL2Pipeline, tmp_path: Path) -> None:
+    class Late(Kept):
+        """Would lose the last 30 frames."""
+
+        @property
+        def pending_frames(self) -> int:
+            return 0 if self.closed else min(30, sum(len(piece) for piece in self.pieces))
+
+    path = tmp_path / "s.arl2"
+    run = StreamRun(
+        pipe.stream(PROMPT, seed=3),
+        [Late(), Kept()],
+        times=TIMES,
+        frames=TIMES.begin(8),
+        snapshots=Snapshots(path=path, every=1),
+    )
+    events = run.run()
+    for shown in events:
+        there = pipe.resume(path).index if path.exists() else 0
+        assert TIMES.begin(there) <= max(0, shown.video_frames - 30)
+        assert there >= shown.block.index - 6
+        assert len(list(tmp_path.glob(".s.arl2.*.part"))) <= 6  # they may be large
+    assert pipe.resume(path).index == 8
+    assert [one.name for one in tmp_path.iterdir()] == ["s.arl2"]
+
+
 def test_snapshots_come_every_few_blocks_and_at_the_end(pipe: ARL2Pipeline, tmp_path: Path, monkeypatch) -> None:
     stream, at = pipe.stream(PROMPT, seed=3), []
-    save = type(stream).save
-    monkeypatch.setattr(
-        type(stream), "save", lambda self, *words, **named: (at.append(self.index), save(self, *words, **named))
-    )
+    stage = type(stream).stage
+
+    def noted(self, *words, **named):
+        at.append(self.index)
+        return stage(self, *words, **named)
+
+    monkeypatch.setattr(type(stream), "stage", noted)
     run = StreamRun(stream, times=TIMES, frames=TIMES.begin(7), snapshots=Snapshots(path=tmp_path / "s.arl2", every=2))
     list(run.run())
     assert at == [2, 4, 6, 7]

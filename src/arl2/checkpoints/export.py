@@ -81,7 +81,9 @@ def export_checkpoint(
             return
         with atomic_file(path) as partial:
             if path.suffix == ".pt":
-                torch.save({"generator": {f"model.{name}": tensor for name, tensor in published.items()}}, partial)
+                generator = {f"model.{name}": tensor for name, tensor in published.items()}
+                with partial.open("wb") as file:  # given a path, torch would write its name into the file
+                    torch.save({"generator": generator}, file)
             else:
                 save_file({name: t.contiguous() for name, t in published.items()}, partial, metadata={"format": "pt"})
                 open_to_readers(partial)

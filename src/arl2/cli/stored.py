@@ -37,11 +37,6 @@ def write_folder(
     source: "ResolvedSource", model: "CausalWanTransformer3DModel", folder: Path, *, overwrite: bool
 ) -> None:
     """The folder of a whole model; one that is there gives way once the new one is complete."""
-    from arl2.files.atomic import atomic_folder
     from arl2.pipeline.rewriting import write_pipeline
 
-    if not (overwrite and folder.is_dir()):
-        write_pipeline(source, model, folder)
-        return
-    with atomic_folder(folder, replace=True) as part:
-        write_pipeline(source, model, part)
+    write_pipeline(source, model, folder, replace=overwrite and folder.is_dir())

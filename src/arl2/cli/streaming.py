@@ -59,7 +59,9 @@ def _run(
         pace=pace if asked.out.live and preview is None else None,
     )
     if asked.out.output is not None:
-        work.add_output(_file(pipe, asked, stop))
+        work.add_output(output := _file(pipe, asked, stop))
+        if output.note is not None:
+            say(output.note)
     if preview is not None:
         work.add_output(preview)
     if work.note is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.files.atomic import being_written
+from arl2.files.atomic import being_written, who_writes
 
 # As a Path: "rtmp://host" has become "rtmp:/host". One letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -52,7 +52,7 @@ def check_place(
             _check_folder(path, what, overwrite, added_to, replaceable, error)
         elif path.is_dir():
             raise error(f"'{path}' is a folder, but a {what} file is to be written; choose another name.")
-        elif path.is_file() and not overwrite:
+        elif (path.is_file() or (path.is_symlink() and not path.exists())) and not overwrite:
             raise _there(path, error)
         parent = path if path.is_dir() else path.absolute().parent
         _check_parent(path, parent, error)
@@ -76,7 +76,9 @@ def refuse_address(path: Path, error: type[Arl2Error] = ConfigError) -> None:
 
 def busy(path: Path, error: type[Error]) -> Error:
     """What to raise for an output that another process is writing."""
-    return error(f"'{path}' is being written by another process; wait for it, or choose another name.")
+    who = who_writes(path)
+    detail = "" if who == "another process" else f" ({who})"
+    return error(f"'{path}' is being written by another process{detail}; wait for it, or choose another name.")
 
 
 def _check_folder(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from arl2.errors import Arl2Error, CheckpointError, suggestion
 from arl2.extensions import named
-from arl2.files.atomic import write_atomically
+from arl2.files.atomic import atomic_files, write_atomically
 from arl2.files.modes import open_to_readers
 from arl2.files.plain import first_line, read_json
 from arl2.model.reward_model import RewardModel
@@ -158,18 +158,23 @@ def _undamaged(folder: PipelineFolder) -> Iterator[None]:
 def save_parts(parts: Components, folder: Path) -> None:
     """Write a pipeline folder; ``CheckpointError`` for a codec or text part of a class that the tables do not name."""
     codec_name, text_name = _name_of(CODECS, parts.codec), _name_of(TEXT_PARTS, parts.text)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts.transformer.save_pretrained(folder / TRANSFORMER)
     # The protocols do not promise that a component can be saved; the classes in the tables can.
     savable: dict[str, Any] = {CODEC: parts.codec, TEXT: parts.text}
-    for part, saved in savable.items():
-        saved.save_pretrained(folder / part)
-    if parts.verifier is not None:
-        parts.verifier.save_pretrained(folder / VERIFIER)
-    assert read_json(folder / CODEC / "config.json")["_class_name"] == codec_name
-    write_generation(folder, text_name, parts.settings)
-    write_index(folder)
-    open_to_readers(folder)
+    try:
+        with atomic_files(folder) as staged:
+            parts.transformer.save_pretrained(staged / TRANSFORMER)
+            for part, saved in savable.items():
+                saved.save_pretrained(staged / part)
+            if parts.verifier is not None:
+                parts.verifier.save_pretrained(staged / VERIFIER)
+            assert read_json(staged / CODEC / "config.json")["_class_name"] == codec_name
+            write_generation(staged, text_name, parts.settings)
+            write_index(staged)
+            open_to_readers(staged)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The model could not be saved to '{folder}' ({first_line(error)}); make room or choose another folder."
+        ) from error
 
 
 def write_generation(folder: Path, text_name: str, settings: GenerationSettings) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from arl2.errors import CheckpointError
-from arl2.files.atomic import atomic_folder
+from arl2.files.atomic import atomic_folder, being_written, who_writes
 from arl2.files.modes import open_to_readers
 from arl2.files.plain import first_line
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -29,24 +29,30 @@ _TEXT_FOLDERS = (TOKENIZERS[0], TEXT_ENCODER)
 
 def check_new_folder(folder: Path) -> None:
     """Raise ``CheckpointError`` for a file, or a folder that is not empty: nothing is overwritten."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or folder.is_symlink() or (folder.is_dir() and any(folder.iterdir())):
         raise CheckpointError(f"'{folder}' is there already; choose a new folder.")
+    if being_written(folder):
+        raise CheckpointError(f"'{folder}' is being written by {who_writes(folder)}; wait for it, or choose another.")
 
 
-def write_pipeline(source: ResolvedSource, transformer: CausalWanTransformer3DModel, folder: Path) -> None:
+def write_pipeline(
+    source: ResolvedSource, transformer: CausalWanTransformer3DModel, folder: Path, *, replace: bool = False
+) -> None:
     """Write a pipeline folder with this transformer, atomically.
 
     Args:
         source: of codec, text part and settings.
         transformer: written as it is, every tensor in its dtype.
         folder: new or empty.
+        replace: a folder that is there gives way once the new one is complete.
 
     Raises:
         CheckpointError: the folder is not empty, a part is missing, or the disk is full.
     """
-    check_new_folder(folder)
+    if not replace:
+        check_new_folder(folder)
     try:
-        with atomic_folder(folder) as partial:
+        with atomic_folder(folder, replace=replace) as partial:
             transformer.save_pretrained(partial / TRANSFORMER)
             _write_parts(source, partial)
             open_to_readers(partial)

@@ -4,8 +4,9 @@ What asks for videos (prompts of a command, lines of a file, a Python program) m
 noted is its business, too: see ``arl2.serving.jobs`` and ``arl2.serving.generation``.
 """
 
+import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from arl2.version import __version__
 from arl2.video.formats import writing_failed
 from arl2.video.pixels import Frames, check_scale, side_by_side
 from arl2.video.writers import open_video
+from arl2.video.writing import VideoWriter
+
+logger = logging.getLogger(__name__)
 
 # Frames of small models are enlarged to about this many pixels a side.
 _SHOWN_SIDE = 256
@@ -185,12 +189,15 @@ class VideoEngine:
                     )
                     for path, shown in files.items()
                 }
-                for block in self.stream(jobs, prefix, frames):
+                generated = self.stream(jobs, prefix, frames)
+                passed = self._pass_through(jobs, writers, prefix)
+                for block in generated:
                     video: tuple[Frames, ...] = ()
                     if not (self.settings.only_new and block.frames.start < given):
                         video = tuple(block.pixels(n) for n in range(len(jobs)))
                         for path, shown in files.items():
-                            writers[path].write(side_by_side([video[n] for n in shown]))
+                            if not (path in passed and block.frames.start < given):
+                                writers[path].write(side_by_side([video[n] for n in shown]))
                         written += block.video.shape[2]
                     report = BlockReport(
                         index=block.index,
@@ -206,6 +213,29 @@ class VideoEngine:
                     yield BlockDone(jobs, block, blocks, written, video, report)
         except OSError as error:
             raise writing_failed(jobs[0].path, error) from error
+
+    def _pass_through(
+        self, jobs: Sequence[GenerationJob], writers: Mapping[Path, VideoWriter], prefix: VideoPrefix | None
+    ) -> set[Path]:
+        """Begin outputs with the packets of the video that they continue; those of which that can be done."""
+        source = None if prefix is None else prefix.source
+        if prefix is None or source is None or self.settings.only_new:
+            return set()
+        settings, scale = self.pipe.settings, self.settings.scale
+        height, width = settings.height * scale, settings.width * scale
+        passed = set()
+        for path, writer in writers.items():
+            alone = sum(job.path == path for job in jobs) == 1 and not prefix.left_out
+            if alone and writer.begin_with(source, frames=prefix.video_frames, height=height, width=width):
+                passed.add(path)
+            else:
+                logger.warning(
+                    "The frames of '%s' are encoded again in '%s', which loses a little each time; an .mp4 or a folder "
+                    "of PNGs of this program, extended at the same size in the same format, is passed through.",
+                    source,
+                    path,
+                )
+        return passed
 
     def metadata(self, jobs: Sequence[GenerationJob], frames: int) -> dict[str, Any]:
         """What made the file of these jobs; kept in it, and in a folder's listing."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from arl2.errors import Arl2Error
 from arl2.files.atomic import write_atomically
+from arl2.files.locks import locked_folder
 from arl2.files.plain import read_json
 from arl2.files.records import record_from_mapping
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -144,9 +145,11 @@ def write_listing(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         VideoFileError: the one that is there cannot be read, or the system refuses to write.
     """
-    listed = read_listing(folder) | {entry["file"]: dict(entry) for entry in entries}
-    content = "".join(json.dumps(entry) + "\n" for entry in listed.values())
     try:
-        write_atomically(folder / LISTING, content.encode())
+        # Another process may add to it at the same time.
+        with locked_folder(folder, wait=True):
+            listed = read_listing(folder) | {entry["file"]: dict(entry) for entry in entries}
+            content = "".join(json.dumps(entry) + "\n" for entry in listed.values())
+            write_atomically(folder / LISTING, content.encode())
     except OSError as error:
         raise writing_failed(folder / LISTING, error) from error

@@ -10,20 +10,22 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from arl2.errors import ConfigError, SnapshotError
-from arl2.files.atomic import part_name
+from arl2.errors import ConfigError
+from arl2.files.atomic import StagedFile
 from arl2.rollout.blocks import VideoBlock
 from arl2.serving.keep_up import KeepUp, Policy
 from arl2.serving.pace import Pace, never
 from arl2.serving.script import BlockTimes, Change
+from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind
 from arl2.streams.stream import Stream
 from arl2.video.writing import VideoWriter
 
+_MOST_WAITING = 4  # snapshots, for an output that holds frames back
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +57,15 @@ class Shown:
     block: VideoBlock
     video_frames: int
     dropped: int
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A snapshot before block ``index``, when ``shown`` video frames of this run are written."""
+
+    index: int
+    file: StagedFile
+    shown: int = 0
 
 
 class StreamRun:
@@ -91,7 +102,8 @@ class StreamRun:
         for name, number in (("video frames", frames), ("blocks between snapshots", every)):
             if number is not None and number < 1:
                 raise ConfigError(f"Got {number} {name}; give 1 or more.")
-        self.stream, self._outputs = stream, list(outputs)
+        self.stream = stream
+        self._outputs: list[VideoWriter] = []
         self._first = stream.index
         self._changes = [change for change in changes if change.block >= self._first]
         self._snapshots, self._policy, self._pace = snapshots, policy, pace
@@ -109,9 +121,14 @@ class StreamRun:
         self.video_frames = 0
         self.saved_at: int | None = None
         self._prompt = _said(stream.prompt)
+        at_once = self._changes[0].entry.prompt if self._changes and self._changes[0].block == self._first else None
+        self._name = stream.name_with(stream.prompt if at_once is None else at_once)
         self._actions: list[Future[None]] = []
-        # Snapshots that wait for the outputs: the number of the next block, and the file.
-        self._waiting: deque[tuple[int, Path]] = deque()
+        for output in outputs:
+            self.add_output(output)
+        # Snapshots that wait for the outputs, and those that wait until what the outputs have would outlive a kill.
+        self._waiting: deque[_Waiting] = deque()
+        self._flushed: deque[_Waiting] = deque()
 
     @property
     def prompt(self) -> str:
@@ -119,7 +136,8 @@ class StreamRun:
         return self._prompt
 
     def add_output(self, output: VideoWriter) -> None:
-        """One more output, before ``run``; it is closed there."""
+        """One more output, before ``run``; it is closed there. Its ``note`` then says how it continues."""
+        output.place(self._next_frame, self._name)
         self._outputs.append(output)
 
     def run(self, stopped: Callable[[], bool] = never) -> Generator[Shown, None, None]:
@@ -164,9 +182,7 @@ class StreamRun:
 
         def save(stream: Stream) -> None:
             assert self._snapshots is not None
-            waiting = part_name(self._snapshots.path)
-            stream.save(waiting, kind=self._snapshots.kind)
-            self._waiting.append((stream.index, waiting))
+            self._waiting.append(_Waiting(stream.index, stream.stage(self._snapshots.path, self._snapshots.kind)))
             self._actions.append(keep.at_block(save, index=stream.index + every))
 
         self._actions.append(keep.at_block(save, index=self._first + every))
@@ -174,12 +190,14 @@ class StreamRun:
     def _show(self, block: VideoBlock) -> None:
         while self._changes and self._changes[0].block <= block.index:
             self._prompt = self._changes.pop(0).entry.prompt
+            self._name = self.stream.name_with(self._prompt)
         frames = block.pixels()
         if self._frames is not None:
             frames = frames[: self._frames - self.video_frames]
         for output in self._outputs:
             if block.cut:
                 output.mark_cut()
+            output.place(block.first_video_frame, self._name)
             output.write(frames)
         self.video_frames += len(frames)
         self._next_frame = block.first_video_frame + block.video.shape[2]
@@ -187,17 +205,23 @@ class StreamRun:
             self._pace.wait(len(frames))
 
     def _publish(self, next_block: int) -> None:
-        """Snapshots taken at this block or before take their place, once the outputs list all that comes before."""
-        while self._waiting and self._waiting[0][0] <= next_block:
-            assert self._snapshots is not None
+        """Snapshots of this block or earlier ones take their place, once a kill would lose nothing that comes before.
+
+        Some formats hold frames back: an mp4 keeps those of a second or two in its encoder.
+        """
+        while self._waiting and self._waiting[0].index <= next_block:
             for output in self._outputs:
                 output.flush()
-            index, waiting = self._waiting.popleft()
-            try:
-                waiting.replace(self._snapshots.path)
-            except OSError as error:
-                raise SnapshotError(f"{self._snapshots.path} cannot be written ({error.strerror}).") from error
-            self.saved_at = index
+            self._flushed.append(replace(self._waiting.popleft(), shown=self.video_frames))
+        # They are large: of many that wait, one before the newest is left out.
+        while len(self._flushed) > _MOST_WAITING:
+            self._flushed[-2].file.discard()
+            del self._flushed[-2]
+        lasting = self.video_frames - max((output.pending_frames for output in self._outputs), default=0)
+        while self._flushed and self._flushed[0].shown <= lasting:
+            ready = self._flushed.popleft()
+            publish_snapshot(ready.file)
+            self.saved_at = ready.index
 
     def _hear_actions(self) -> None:
         """What went wrong between blocks: a prompt that is refused, a snapshot that cannot be written."""
@@ -214,8 +238,8 @@ class StreamRun:
             keep.stop()
             for _ in keep:
                 continue
-            while self._waiting:
-                self._waiting.popleft()[1].unlink(missing_ok=True)
+            for waiting in (*self._flushed, *self._waiting):
+                waiting.file.discard()
             self._save_last()
             self.missing = range(self._next_frame, self._times.begin(self.stream.index))
         except Exception as error:

@@ -36,11 +36,13 @@ class VideoPrefix:
         latents: ``[1, C, F, h, w]``, whole blocks.
         video_frames: video frames they decode to.
         left_out: number of the file's oldest video frames that are left out, as they do not fill a block.
+        source: the video file that they come from, if any.
     """
 
     latents: ClipLatents
     video_frames: int
     left_out: int
+    source: Path | None = None
 
 
 def image_prefix(model: VideoModel, path: Path) -> VideoPrefix:
@@ -77,7 +79,7 @@ def video_prefix(model: VideoModel, path: Path) -> VideoPrefix:
     kept = video_frames_of(0, whole, model.codec.temporal_factor)
     frames = islice(clip_frames(path, fps=settings.fps), found - kept, None)
     latents = video_latents(model.codec, frames, height=settings.height, width=settings.width)
-    return VideoPrefix(latents, kept, found - kept)
+    return VideoPrefix(latents, kept, found - kept, path)
 
 
 def frames_in_all(model: VideoModel, known: VideoPrefix | None) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arl2.attention.plan import SINK_POSITIONS
 from arl2.errors import Arl2Error, SnapshotError
+from arl2.files.atomic import remove_stale
 from arl2.geometry import FrameRange
 from arl2.rollout.best_of import best_of
 from arl2.rollout.denoise import Rollout
@@ -55,7 +56,7 @@ class _Snapshot:
 
 
 def resume_stream(path: Path, components: Components) -> Stream:
-    """Continue from a snapshot.
+    """Continue from a snapshot; what a killed process left half-written beside it is removed.
 
     Args:
         path: of a file that :meth:`arl2.streams.stream.Stream.save` wrote.
@@ -64,6 +65,7 @@ def resume_stream(path: Path, components: Components) -> Stream:
     Raises:
         SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
     """
+    remove_stale(path)
     values, tensors = read_snapshot(path)
     metadata = _Metadata(path, values)
     _require_model(metadata, components)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
+from arl2.files.atomic import StagedFile
 from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 from arl2.streams.recent import LatentBlock
-from arl2.streams.snapshot_file import write_snapshot
+from arl2.streams.snapshot_file import stage_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 
 # Files of the first versions say "unipc" of diffusers' grid, and their streams continue on it.
@@ -26,9 +27,9 @@ _STORED_SOLVERS = {"unipc": "unipc-published", "unipc-diffusers": "unipc"}
 _SOLVERS: dict[str, Any] = {stored: solver for solver, stored in _STORED_SOLVERS.items()}
 
 
-def save_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
-    """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.save`."""
-    write_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
+def stage_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> StagedFile:
+    """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.stage`."""
+    return stage_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
 
 
 def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import SnapshotError
-from arl2.files.atomic import atomic_file
+from arl2.files.atomic import StagedFile
 from arl2.version import __version__
 
 FORMAT, VERSION = "arl2-stream", 1
@@ -50,12 +51,19 @@ def write_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str
     Raises:
         SnapshotError: the folder is missing or cannot be written to.
     """
+    publish_snapshot(stage_snapshot(path, metadata, tensors))
+
+
+def stage_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StagedFile:
+    """Write beside ``path``; ``publish_snapshot`` puts it there. Arguments and errors as for ``write_snapshot``."""
     # Large elements first keeps every tensor aligned, whatever the sizes.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     head = _head(metadata, dict(ordered))
     place = head.index(_UNKNOWN.encode())
+    with _telling(path):
+        staged = StagedFile(path)
     try:
-        with atomic_file(path, flush=True) as partial, partial.open("wb") as file:
+        with _telling(path), staged.part.open("wb") as file:
             digest = hashlib.sha256(head)
             file.write(head)
             for _, tensor in ordered:
@@ -64,6 +72,22 @@ def write_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str
                 file.write(raw)
             file.seek(place)
             file.write(digest.hexdigest().encode())
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+def publish_snapshot(staged: StagedFile) -> None:
+    """Put a staged snapshot in its place, flushed; raises ``SnapshotError`` if the system refuses."""
+    with _telling(staged.path):
+        staged.publish(flush=True)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SnapshotError(f"'{path}' cannot be written ({error.strerror or error}); choose another path.") from error
 

@@ -1,5 +1,8 @@
 """The state of a stream between two blocks, and its config, which never changes."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -42,6 +45,10 @@ class StreamConfig:
     def model(self) -> dict[str, str]:
         """A snapshot's metadata of the model; computed once, as weights do not change while a stream runs."""
         return model_metadata(self.components.transformer, self.components.codec)
+
+    def name_with(self, seeds: Sequence[int], prompt: str | Sequence[str] | None) -> str:
+        """See :meth:`arl2.streams.stream.Stream.name_with`."""
+        return hashlib.sha256(json.dumps([self.model["hash"], list(seeds), prompt]).encode()).hexdigest()[:16]
 
 
 @dataclass

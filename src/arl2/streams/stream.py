@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import ConfigError, GeometryError, StreamError
+from arl2.files.atomic import StagedFile
 from arl2.geometry import video_frames_of
 from arl2.model.settings import whole
 from arl2.rollout.blocks import Block, VideoBlock
@@ -26,7 +27,8 @@ from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
 from arl2.streams.request import Request, prompt_list, seeds_of
-from arl2.streams.snapshot import save_stream
+from arl2.streams.snapshot import stage_stream
+from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 from arl2.video.codec import CodecCache
 
@@ -176,6 +178,10 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             raise StopAsyncIteration
         return block
 
+    def name_with(self, prompt: str | Sequence[str] | None) -> str:
+        """Of model, seeds and a prompt, 16 hexadecimal digits; what has another name shows something else."""
+        return self._config.name_with(self._state.seeds, prompt)
+
     @property
     def plan(self) -> FramePlan | None:
         """The length; None for a continuous stream."""
@@ -255,6 +261,14 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             ConfigError: an unknown kind.
             SnapshotError: a path that cannot be written.
         """
+        publish_snapshot(self.stage(path, kind))
+
+    def stage(self, path: str | Path, kind: SnapshotKind = "exact") -> StagedFile:
+        """As ``save``, but the file takes its place when it is published: once others have what the stream has shown.
+
+        Raises:
+            StreamError, ConfigError, SnapshotError: as ``save``.
+        """
         if kind not in ("light", "exact"):
             raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
         with self._turn:
@@ -265,7 +279,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
                     "layers forget those before; save an exact one, or begin the stream with a window.",
                     state.recent.keep,
                 )
-            save_stream(Path(path), self._config, state, kind)
+            return stage_stream(Path(path), self._config, state, kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
         """An independent stream that continues from here; with the same seeds it gives the same bits.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
+from arl2.files.atomic import write_atomically
 from arl2.files.plain import read_json
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
 from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_own_tokenizer, open_tokenizer
@@ -190,7 +191,7 @@ class UMT5Text(nn.Module):
         with self._encoder.encoder(device=torch.device("cpu"), dtype=self.dtype, keep=False) as encoder:
             encoder.save_pretrained(target)
         settings = {"length": self.length, "dtype": str(self.dtype).removeprefix("torch.")}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_atomically(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
 
     @property
     def length(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from arl2.errors import GeometryError
 from arl2.files.atomic import open_locked
 from arl2.video.formats import Format, writing_failed
+from arl2.video.passing import passage
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter
 
@@ -56,6 +57,7 @@ class EncodedVideo(FrameWriter):
         self._comment = json.dumps(dict(settings)) if settings is not None else None
         self._output: _Output | None = None
         self._file: _File | None = None
+        self._start = 0  # time of the first frame
 
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._output is None:
@@ -63,9 +65,28 @@ class EncodedVideo(FrameWriter):
         if cut:
             self._cuts.note(self._count)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts, picture.time_base = self._count, Fraction(1, self._fps)
+        picture.pts, picture.time_base = self._start + self._count, Fraction(1, self._fps)
         self._output.encode(picture)
         self._require_written()
+
+    def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
+        found = passage(video, frames=frames, height=height, width=width, fps=self._fps)
+        if self._kind != "mp4" or self._count or found is None:
+            return False
+        self._output = self._open(width, height)
+        self._output.container.start_encoding()
+        if self._output.stream.codec_context.extradata != found.parameter_sets:
+            return False
+        with found.packets() as packets:
+            self._output.copy(packets)
+        self._count, self._start, self._shape = frames, found.start, (height, width, 3)
+        self._require_written()
+        return True
+
+    @property
+    def pending_frames(self) -> int:
+        """In the encoder, and in a fragment that has not ended; of a ``.webp``, which a kill loses whole, none."""
+        return 0 if self._output is None or self._kind == "webp" else self._start + self._count - self._output.lasting
 
     def close(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
@@ -91,6 +112,7 @@ class EncodedVideo(FrameWriter):
             )
         recipe = _RECIPES[self._kind]
         self._file = _File(self._path)
+        self._cuts.begin()
         container = av.open(self._file, "w", format=self._kind, options=recipe.container)
         if self._comment is not None:
             container.metadata["comment"] = self._comment
@@ -99,11 +121,12 @@ class EncodedVideo(FrameWriter):
         stream.width, stream.height, stream.pix_fmt = width, height, recipe.pixels
         stream.time_base = Fraction(1, self._fps)
         if self._kind != "mp4":
-            return _Output(container, stream, _palette_graph(width, height, self._fps) if self._kind == "gif" else None)
+            palette = _palette_graph(width, height, self._fps) if self._kind == "gif" else None
+            return _Output(container, stream, self._fps, palette)
         context = stream.codec_context
         context.gop_size = self._fps
         context.colorspace, context.color_range = BT601, LIMITED_RANGE
-        return _Output(container, stream)
+        return _Output(container, stream, self._fps)
 
 
 class _File:
@@ -155,11 +178,17 @@ class _File:
 
 @dataclass
 class _Output:
-    """An open file, its one stream and, for gif, the filter that chooses colours."""
+    """An open file, its one stream and, for gif, the filter that chooses colours.
+
+    ``lasting`` frames are in the file whatever happens: a fragment of mp4 is written when the key frame after it comes,
+    a frame of gif when the next one does.
+    """
 
     container: OutputContainer
     stream: VideoStream
+    fps: int
     palette: Graph | None = None
+    lasting: int = 0
 
     def encode(self, picture: av.VideoFrame) -> None:
         """Put one RGB frame in."""
@@ -168,17 +197,32 @@ class _Output:
             self._drain(self.palette)
         elif self.stream.pix_fmt == "yuv420p":
             matched = picture.reformat(format="yuv420p", dst_colorspace=BT601, dst_color_range=LIMITED_RANGE)
-            self.container.mux(self.stream.encode(matched))
+            self._mux(self.stream.encode(matched))
         else:
-            self.container.mux(self.stream.encode(picture))
+            self._mux(self.stream.encode(picture))
+
+    def copy(self, packets: Iterable[av.Packet]) -> None:
+        """Put packets of another file in, as they are."""
+        for packet in packets:
+            packet.stream = self.stream
+            self._mux([packet])
 
     def close(self) -> None:
         """Flush filter and encoder, and end the file."""
         if self.palette is not None:
             self.palette.push(None)
             self._drain(self.palette)
-        self.container.mux(self.stream.encode(None))
+        self._mux(self.stream.encode(None))
         self.container.close()
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            ends = packet.is_keyframe or self.palette is not None
+            number = (
+                round(packet.pts * packet.time_base * self.fps) if ends and packet.pts is not None else self.lasting
+            )
+            self.container.mux(packet)
+            self.lasting = number
 
     def _drain(self, palette: Graph) -> None:
         while True:
@@ -186,7 +230,7 @@ class _Output:
                 picture = palette.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            self.container.mux(self.stream.encode(cast(av.VideoFrame, picture)))
+            self._mux(self.stream.encode(cast(av.VideoFrame, picture)))
 
 
 def _palette_graph(width: int, height: int, fps: int) -> Graph:

@@ -1,5 +1,6 @@
 """Video frames to a file as they come: mp4, gif, webp, raw y4m or a folder of PNGs, by the name of the output."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from arl2.files.atomic import lock_folder
+from arl2.errors import CheckpointError
+from arl2.files.atomic import write_new
+from arl2.files.locks import lock_folder
+from arl2.files.plain import read_json
 from arl2.video.formats import SETTINGS, check_writable, format_of
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
@@ -78,20 +82,44 @@ class _PngFolder(FrameWriter):
         self._cuts = CutNotes(folder, fps=fps)
         self._lock: int | None = None
 
+    def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
+        """The files of another such folder are copied."""
+        files = sorted(video.glob("*.png")) if video.is_dir() else []
+        if self._count or len(files) != frames or _fps_of(video) != self._fps:
+            return False
+        with Image.open(files[0]) as first:
+            if (first.size, first.mode) != ((width, height), "RGB"):
+                return False
+        with self._telling():
+            self._begin()
+            for file in files:
+                write_new(self._path / f"{self._count:05d}.png", file.read_bytes())
+                self._count += 1
+        self._shape = (height, width, 3)
+        return True
+
+    def _begin(self) -> None:
+        self._path.mkdir(exist_ok=True)
+        there = any(self._path.iterdir())
+        if there:
+            check_writable(self._path)
+        self._lock = lock_folder(self._path)
+        if there:
+            self._clear()
+        self._cuts.begin()
+        write_new(self._path / SETTINGS, (json.dumps(self._metadata, indent=1) + "\n").encode())
+
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._lock is None:
-            self._path.mkdir(exist_ok=True)
-            self._lock = lock_folder(self._path)
-            if any(self._path.iterdir()):
-                self._clear()
-            (self._path / SETTINGS).write_text(json.dumps(self._metadata, indent=1) + "\n", encoding="utf-8")
+            self._begin()
         if cut:
             self._cuts.note(self._count)
-        Image.fromarray(frame).save(self._path / f"{self._count:05d}.png")
+        picture = io.BytesIO()
+        Image.fromarray(frame).save(picture, format="PNG")
+        write_new(self._path / f"{self._count:05d}.png", picture.getvalue())
 
     def _clear(self) -> None:
         """Remove an earlier video; its settings last, by which a killed run's rest is known."""
-        check_writable(self._path)
         for picture in self._path.glob("*.png"):
             picture.unlink()
         (self._path / SETTINGS).unlink()
@@ -100,3 +128,11 @@ class _PngFolder(FrameWriter):
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
+
+
+def _fps_of(folder: Path) -> object:
+    """What a folder of ours says; None for another."""
+    try:
+        return read_json(folder / "settings.json").get("fps")
+    except CheckpointError:
+        return None

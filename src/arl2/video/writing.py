@@ -13,7 +13,12 @@ from arl2.video.pixels import Frame, Frames, check_scale, enlarge, require_same_
 
 
 class VideoWriter(ABC):
-    """Takes video frames and cuts as they come. Use it as a context: leaving it, by an error too, completes it."""
+    """Takes video frames and cuts as they come. Use it as a context: leaving it, by an error too, completes it.
+
+    ``note`` is a sentence for people about what is in the output already, where it continues another.
+    """
+
+    note: str | None = None
 
     @abstractmethod
     def write(self, frames: Frames) -> None:
@@ -34,6 +39,23 @@ class VideoWriter(ABC):
 
     def flush(self) -> None:  # noqa: B027  # most writers hold nothing back
         """Make everything that was written visible to readers, as far as the format allows."""
+
+    def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
+        """Begin with all frames of a video as they are stored, before any other; False if that cannot be done.
+
+        Args:
+            video: a file of ours.
+            frames, height, width: its length and size.
+        """
+        return False
+
+    def place(self, video_frame: int, stream: str) -> None:  # noqa: B027  # most formats number no frames
+        """What is written next begins at this frame of a stream; ``stream`` tells streams and prompts apart."""
+
+    @property
+    def pending_frames(self) -> int:
+        """Frames that were written, but that a kill at this moment would lose."""
+        return 0
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -97,15 +119,15 @@ class CutNotes:
     """Cuts of a video whose format cannot mark them, a JSON object a line: ``{"video_frame": 93, "seconds": 5.8125}``.
 
     A fragmented mp4, which a killed run leaves playable, has its table of contents, where chapters would stand, first.
-    Those of an earlier video of the same name are removed.
+    Those of an earlier video of the same name are removed when the new one begins.
     """
 
     def __init__(self, video: Path, *, fps: int) -> None:
         self._path, self._fps = cuts_path(video), fps
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise writing_failed(self._path, error) from error
+
+    def begin(self) -> None:
+        """Forget those of an earlier video; once this process alone writes the video of this name."""
+        self._path.unlink(missing_ok=True)
 
     def note(self, video_frame: int) -> None:
         """There is a cut before this frame."""

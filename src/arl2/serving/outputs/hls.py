@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arl2.errors import ConfigError, GeometryError
-from arl2.files.atomic import lock_folder, write_atomically
-from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, clear_hls, is_hls_video, read_playlist
+from arl2.files.atomic import write_atomically
+from arl2.files.locks import lock_folder
+from arl2.serving.outputs.hls_playlist import (
+    PLAYLIST,
+    Playlist,
+    Segment,
+    clear_hls,
+    is_hls_video,
+    read_playlist,
+    remove_unlisted_start,
+)
 from arl2.video.formats import check_place, writing_failed
-from arl2.video.pixels import Frame
+from arl2.video.pixels import Frame, Frames
 from arl2.video.writing import FrameWriter
 
 if TYPE_CHECKING:
@@ -46,7 +56,8 @@ class HlsOutput(FrameWriter):
         segment_seconds: of each segment; the last one, and one before a cut or a ``flush``, are shorter.
         keep_seconds: of video that stays. Older segments leave the playlist, and their files, as the standard asks,
             after as long again: the folder holds at most twice as much. None keeps everything.
-        append: continue the folder's playlist, after a cut.
+        append: continue the folder's playlist, after a cut. Frames of the stream that it lists already, as ``place``
+            tells, are not written twice.
         overwrite: replace an earlier video of the folder.
 
     Raises:
@@ -75,6 +86,7 @@ class HlsOutput(FrameWriter):
         continued = append and (folder / PLAYLIST).exists()
         with self._telling():
             folder.mkdir(parents=True, exist_ok=True)
+            remove_unlisted_start(folder)
             if not continued:
                 check_place(folder, "segments", folder=True, overwrite=overwrite, replaceable=is_hls_video)
             self._lock: int | None = lock_folder(folder)
@@ -87,28 +99,79 @@ class HlsOutput(FrameWriter):
             except BaseException:
                 os.close(self._lock)
                 raise
-        # Frames at which segments begin that are not muxed yet, and whether the video jumps there.
-        self._starts: deque[tuple[int, bool]] = deque()
+        # Segments that are begun and not muxed yet.
+        self._starts: deque[_Start] = deque()
         self._cut = bool(self._playlist.listed)
-        self._in_segment = 0
-        self._muxed_from, self._muxed_cut = 0, False
+        self._in_segment = self._begun = 0
+        self._muxed = _Start(0, cut=False, first=None, stream="")
         self._muxer: _Muxer | None = None
+        # Of the stream, where the writer is told: its name, the next frame, and the first one that is not listed yet.
+        self._stream, self._unlisted = "", 0
+        self._next_frame: int | None = None
+
+    def place(self, video_frame: int, stream: str) -> None:
+        """What is written next begins at this frame; before the first one, compare with what is listed.
+
+        ``note`` then says, in a sentence, what of the stream is there already, and what is not.
+        """
+        if self._stream == "" and self._playlist.listed:
+            self._unlisted, self.note = self._continued(video_frame, stream)
+        if self._next_frame is not None and video_frame != self._next_frame:
+            self._in_segment = self._segment_frames  # numbers run on within a segment
+        self._stream, self._next_frame = stream, video_frame
+
+    def _continued(self, frame: int, stream: str) -> tuple[int, str | None]:
+        """The first frame to write, and what to say."""
+        found = self._playlist.listed_until(frame, stream, fps=self._fps)
+        if found is None or found[0] == frame:
+            return frame, None
+        end, same = found
+        if end < frame:
+            return (
+                frame,
+                f"video frames {end} to {frame - 1} are not in '{self._path}'; the stream continues after a cut",
+            )
+        if same:
+            return end, f"'{self._path}' has video frames {frame} to {end - 1} already; they are not written again"
+        return frame, (
+            f"'{self._path}' has video frames {frame} to {end - 1} of the prompt before; those of this stream follow "
+            "after a cut"
+        )
+
+    def write(self, frames: Frames) -> None:
+        """Append RGB frames that are not listed yet; errors as for ``FrameWriter``."""
+        if self._next_frame is not None:
+            listed = max(0, min(len(frames), self._unlisted - self._next_frame))
+            self._next_frame += listed
+            frames = frames[listed:]
+        super().write(frames)
+
+    @property
+    def pending_frames(self) -> int:
+        """In the segment that no playlist names yet."""
+        return self._begun + self._count - self._muxed.number if self._muxer is not None else 0
 
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._muxer is None:
             self._muxer = _Muxer(frame.shape[1], frame.shape[0], self._fps)
-        begins = cut or self._in_segment == self._segment_frames or self._count == 0
+            # Times run on from an earlier run to this one.
+            self._begun = self._next_frame or 0
+            self._muxed = _Start(self._begun, cut=False, first=self._next_frame, stream=self._stream)
+        number = self._begun + self._count
+        begins = cut or self._in_segment >= self._segment_frames or self._count == 0
         if begins:
-            self._starts.append((self._count, cut))
+            self._starts.append(_Start(number, cut=cut, first=self._next_frame, stream=self._stream))
             self._in_segment = 0
-        self._take(self._muxer, self._muxer.encode(frame, self._count, key=begins))
+        self._take(self._muxer, self._muxer.encode(frame, number, key=begins))
         self._in_segment += 1
+        if self._next_frame is not None:
+            self._next_frame += 1
 
     def flush(self) -> None:
         """End the segment here and list it; raises ``VideoFileError`` as ``write``."""
         if self._muxer is not None and self._in_segment:
             with self._telling():
-                self._finish_segment(self._muxer, self._count)
+                self._finish_segment(self._muxer, self._begun + self._count)
                 self._in_segment = self._segment_frames
 
     def close(self) -> None:
@@ -120,7 +183,7 @@ class HlsOutput(FrameWriter):
                 muxer = self._muxer
                 with self._telling():
                     self._take(muxer, muxer.flush())
-                    self._finish_segment(muxer, self._count)
+                    self._finish_segment(muxer, self._begun + self._count)
                     muxer.close()
             with self._telling():
                 self._playlist.end()
@@ -143,22 +206,34 @@ class HlsOutput(FrameWriter):
     def _take(self, muxer: "_Muxer", packets: "list[Packet]") -> None:
         for packet in packets:
             number = packet.pts
-            if self._starts and number is not None and number >= self._starts[0][0]:
-                start, cut = self._starts.popleft()
-                self._finish_segment(muxer, start)
-                self._muxed_from, self._muxed_cut = start, cut
+            if self._starts and number is not None and number >= self._starts[0].number:
+                start = self._starts.popleft()
+                self._finish_segment(muxer, start.number)
+                self._muxed = start
             muxer.mux(packet)
 
     def _finish_segment(self, muxer: "_Muxer", end: int) -> None:
         """What was muxed up to frame ``end`` becomes a file, then the playlist names it."""
-        if end == self._muxed_from:
+        begun = self._muxed
+        if end == begun.number:
             return
         data, name = muxer.taken(), self._playlist.next_name
         # Of fewer packets some players cannot tell the format.
         data += _EMPTY_PACKET * (_FEWEST_PACKETS - len(data) // len(_EMPTY_PACKET))
         write_atomically(self._path / name, data)
-        self._playlist.add(Segment(name, (end - self._muxed_from) / self._fps, self._muxed_cut))
-        self._muxed_from = end
+        seconds = (end - begun.number) / self._fps
+        self._playlist.add(Segment(name, seconds, begun.cut, begun.first, begun.stream))
+        self._muxed = replace(begun, number=end, cut=False)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a segment begins: ``number`` in this video, ``first`` in the stream."""
+
+    number: int
+    cut: bool
+    first: int | None
+    stream: str
 
 
 class _Bytes:

@@ -10,12 +10,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arl2.files.atomic import write_atomically
+from arl2.files.atomic import remove_all_stale, write_atomically
+from arl2.files.locks import is_locked
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
-# Segments, and parts of them and of the playlist as this and earlier versions name them.
-_OURS = re.compile(r"segment-\d{8,}\.ts(\.part)?|\.?(segment-\d{8,}\.ts|index\.m3u8)(\.[0-9a-f]{8})?\.part")
+# Segments, and parts of them and of the playlist.
+_OURS = re.compile(r"segment-\d{8,}\.ts|\.(segment-\d{8,}\.ts|index\.m3u8)\.[0-9a-f]{8}\.part")
+_SEGMENT = re.compile(r"segment-\d{8,}\.ts")
+# A comment, which players pass over: which frames of which stream the next segment shows.
+_PLACE = re.compile(r"# arl2 first_frame=(\d{1,15}) stream=([0-9a-f]{1,64})")
 _LARGEST = 64_000_000  # bytes; a year of segments is smaller
 
 
@@ -35,11 +39,21 @@ def clear_hls(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of video; ``cut`` if it does not continue the one before."""
+    """A piece of video.
+
+    Attributes:
+        name: of its file.
+        seconds: its length.
+        cut: whether it does not continue the one before.
+        first: number of its first video frame in its stream, and ``stream``, which one that is; None and empty where
+            the writer was not told.
+    """
 
     name: str
     seconds: float
     cut: bool = False
+    first: int | None = None
+    stream: str = ""
 
 
 @dataclass
@@ -111,8 +125,34 @@ class Playlist:
         for segment in self.listed:
             if segment.cut:
                 lines.append("#EXT-X-DISCONTINUITY")
+            if segment.first is not None:
+                lines.append(f"# arl2 first_frame={segment.first} stream={segment.stream}")
             lines += [f"#EXTINF:{segment.seconds:.6f},", segment.name]
         return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if ended else []), ""])
+
+    def listed_until(self, frame: int, stream: str, *, fps: int) -> tuple[int, bool] | None:
+        """Up to which frame of its stream the list goes, for somebody who continues it.
+
+        Args:
+            frame: where the stream continues.
+            stream: which one, as in ``Segment``.
+            fps: video frames a second.
+
+        Returns:
+            The frame after the last one listed, and whether what is listed from ``frame`` on is of the same stream;
+            None where the segments do not say.
+        """
+        # Numbers start over where an earlier run went back: what it left behind does not count.
+        last: list[tuple[range, str]] = []
+        for segment in reversed(self.listed):
+            if segment.first is None or (last and segment.first >= last[-1][0].start):
+                break
+            frames = range(segment.first, segment.first + round(segment.seconds * fps))
+            last.append((frames, segment.stream))
+        if not last:
+            return None
+        repeated = [other for frames, other in last if frames.stop > frame]
+        return last[0][0].stop, not repeated or repeated[-1] == stream
 
     def _write(self, *, ended: bool) -> None:
         write_atomically(self.folder / PLAYLIST, self.text(ended=ended).encode())
@@ -121,7 +161,7 @@ class Playlist:
 def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> Playlist:
     """The playlist that an earlier run left in a folder, to be continued.
 
-    Segments that it does not list, and halves of files, are removed.
+    Segments that it does not list, and what a killed process left, are removed.
 
     Raises:
         VideoFileError: no playlist, or one that this program did not write.
@@ -134,7 +174,7 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
     except (OSError, UnicodeDecodeError) as error:
         raise VideoFileError(f"'{path}' cannot be read ({error}); choose a new folder.") from error
     playlist = Playlist(folder, longest, keep)
-    seconds, cut = 0.0, False
+    seconds, cut, first, stream = 0.0, False, None, ""
     try:
         for line in lines:
             tag, _, value = line.partition(":")
@@ -148,18 +188,34 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
                 cut = True
             elif tag == "#EXTINF":
                 seconds = float(value.removesuffix(","))
+            elif found := _PLACE.fullmatch(line):
+                first, stream = int(found[1]), found[2]
             elif line and not line.startswith("#"):
                 if line != playlist.next_name:
                     raise ValueError(line)
-                playlist.listed.append(Segment(line, seconds, cut))
-                cut = False
+                playlist.listed.append(Segment(line, seconds, cut, first, stream))
+                cut, first, stream = False, None, ""
     except ValueError as error:
         raise VideoFileError(f"'{path}' was not written by this program ({error}); choose a new folder.") from error
     listed = {segment.name for segment in playlist.listed}
+    remove_all_stale(folder)
     for file in folder.iterdir():
-        if _OURS.fullmatch(file.name) and file.name not in listed:
+        if _SEGMENT.fullmatch(file.name) and file.name not in listed:
             file.unlink()
     return playlist
+
+
+def remove_unlisted_start(folder: Path) -> None:
+    """Of a process that was killed before its first playlist: parts, and the one segment that nobody lists.
+
+    A folder that is being written, or that holds anything else, is left as it is.
+    """
+    if not folder.is_dir() or is_locked(folder) or (folder / PLAYLIST).exists():
+        return
+    remove_all_stale(folder)
+    first = Playlist(folder, longest=1).next_name
+    if [one.name for one in folder.iterdir()] == [first]:
+        (folder / first).unlink()
 
 
 def _seconds(segments: deque[Segment]) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from arl2.errors import ConfigError
 from arl2.serving.outputs.hls import HlsOutput
-from arl2.serving.outputs.hls_playlist import PLAYLIST, is_hls_video
+from arl2.serving.outputs.hls_playlist import PLAYLIST, is_hls_video, remove_unlisted_start
 from arl2.serving.outputs.raw import RawOutput, is_pipe
 from arl2.serving.pace import never
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_place, check_writable
@@ -39,6 +39,7 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
     if is_pipe(path):
         return "raw"
     if path.suffix.lower() == HLS_SUFFIX:
+        remove_unlisted_start(path)
         added_to = going_on and (path / PLAYLIST).exists()
         check_place(path, "segments", folder=True, added_to=added_to, overwrite=overwrite, replaceable=is_hls_video)
         return "hls"

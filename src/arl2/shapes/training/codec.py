@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.files.atomic import atomic_folder
 from arl2.shapes.codec import GroupCodec, load_group_codec
 from arl2.shapes.world.palette import WORLD_SIZE
 from arl2.shapes.world.renderer import render
@@ -141,7 +142,8 @@ class CodecTask:
         shipped.load_state_dict(self.codec.state_dict())
         for parameter in shipped.parameters():
             parameter.data = parameter.data.half()
-        shipped.save_pretrained(folder)
+        with atomic_folder(folder, replace=True, keep=True) as partial:
+            shipped.save_pretrained(partial)
 
     def _training_clips(
         self, batch: Batch, frames: int

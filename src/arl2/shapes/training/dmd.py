@@ -122,9 +122,9 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
             return settings
         return replace(settings, first_block_candidates=load_settings(self.start).first_block_candidates)
 
-    def export(self, folder: Path) -> None:
+    def write_export(self, folder: Path) -> None:
         """As of any model of the shapes world, with that reward model."""
-        super().export(folder)
+        super().write_export(folder)
         if self._keeps_reward_model:
             shutil.copytree(self.start.verifier, folder / VERIFIER, dirs_exist_ok=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arl2.checkpoints.load import transformer_config
 from arl2.errors import ConfigError
+from arl2.files.atomic import atomic_folder
 from arl2.model.reward_model import RewardModel
 from arl2.pipeline.folder import load_codec, load_text, pipeline_folder
 from arl2.shapes.codec import GroupCodec
@@ -197,7 +198,8 @@ class RewardModelTask:
         """In half precision, as the ``verifier`` folder of a pipeline."""
         half = RewardModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
-        half.half().save_pretrained(folder)
+        with atomic_folder(folder, replace=True, keep=True) as partial:
+            half.half().save_pretrained(partial)
 
     def _true_with(self, captions: Int64[Tensor, " blocks"], draw: torch.Generator) -> Int64[Tensor, " blocks"]:
         """For each caption one of its true blocks."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.files.atomic import atomic_folder, write_atomically
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.folder import CODEC, GENERATION, TEXT, TRANSFORMER
@@ -151,13 +152,18 @@ class ShapesTask(ABC, Generic[Config]):
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """A pipeline's folder: half precision ``transformer`` and ``text``, the codec, and how to sample from them."""
+        with atomic_folder(folder, replace=True, keep=True) as partial:
+            self.write_export(partial)
+
+    def write_export(self, folder: Path) -> None:
+        """Fill an empty folder with it."""
         half = CausalWanTransformer3DModel.from_config(self.model.config)
         half.load_state_dict(self.model.state_dict())
         cast_model(half, torch.float16).save_pretrained(folder / TRANSFORMER)
         self.text.save_pretrained(folder / TEXT)
         shutil.copytree(self.config.codec, folder / CODEC, dirs_exist_ok=True)
         settings = {"text": "shapes", **self.generation().to_mapping()}
-        (folder / GENERATION).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_atomically(folder / GENERATION, (json.dumps(settings, indent=1) + "\n").encode())
 
     def generation(self) -> GenerationSettings:
         """How the model is sampled."""

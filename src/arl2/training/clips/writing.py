@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
-from arl2.files.atomic import atomic_file
+from arl2.files.atomic import atomic_file, being_written, remove_all_stale, who_writes
 from arl2.training.clips.dataset import COLUMNS, Clip
 from arl2.training.clips.folder import (
     INDEX,
@@ -44,6 +44,8 @@ class ClipWriter:
         if not (self.folder / INDEX).exists():
             write_small(self.folder / INDEX, index.as_json())
         self._check_same()
+        for place in (self.folder, shard_file(self.folder, 0).parent):
+            remove_all_stale(place)
 
     def missing(self) -> list[int]:
         """Shards that are not complete yet.
@@ -67,6 +69,8 @@ class ClipWriter:
         features = Features(dict(zip(COLUMNS, (half, half, Value("string"), Value("int64")), strict=True)))
         file, expected = shard_file(self.folder, shard), len(self.index.clips_of(shard))
         _make_folder(file.parent)
+        if being_written(file):
+            raise CheckpointError(f"{file} is being written by another process ({who_writes(file)}); wait for it.")
         written = 0
         try:
             with atomic_file(file, flush=True) as partial:

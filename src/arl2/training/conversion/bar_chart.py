@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from arl2.errors import ConfigError
+from arl2.files.atomic import atomic_file
 
 _WIDTH, _HEIGHT, _EDGE, _FONT_SIZE = 28, 240, 40, 12
 _MARKED, _PLAIN = "#c2410c", "#94a3b8"
@@ -40,5 +41,6 @@ def bar_chart(
         draw.text((left + _WIDTH / 2, top - 3), f"{height:.2g}", fill="black", font=font, anchor="mb")
         draw.text((left + _WIDTH / 2, floor + 4), label, fill="black", font=font, anchor="mt")
     draw.line((_EDGE, floor, wide - _EDGE, floor), fill="black")
-    chart.save(path, format="PNG")
+    with atomic_file(Path(path)) as part:
+        chart.save(part, format="PNG")
     return chart

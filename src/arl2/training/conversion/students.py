@@ -14,7 +14,7 @@ from arl2.attention.plan import converted_layers, parse_plan, plan_of
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer, transformer_config
 from arl2.errors import CheckpointError, ConfigError
-from arl2.files.atomic import atomic_folder
+from arl2.files.atomic import atomic_folder, write_atomically
 from arl2.files.plain import read_json
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -256,14 +256,14 @@ def export_student(
     held = {name: x.detach().cpu() for name, x in trained.items()}
     model = assembled(student.config, load_transformer(teacher.folder.transformer).state_dict(), held)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder / TRANSFORMER)
+        with atomic_folder(folder / TRANSFORMER, replace=True, keep=True) as partial:
+            model.save_pretrained(partial)
         _copy_once(teacher.folder.codec, folder / CODEC)
         _copy_once(teacher.folder.text, folder / TEXT)
         if teacher.folder.verifier.is_dir():
             _copy_once(teacher.folder.verifier, folder / VERIFIER)
         generation = {"text": read_json(teacher.folder.generation).get("text"), **settings.to_mapping()}
-        (folder / GENERATION).write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
+        write_atomically(folder / GENERATION, (json.dumps(generation, indent=1) + "\n").encode())
     except OSError as error:
         raise CheckpointError(f"The export '{folder}' could not be written ({error}); make room and resume.") from error
 

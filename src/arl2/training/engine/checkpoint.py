@@ -7,8 +7,8 @@ that takes seconds; and a run resumes with any number of processes, sharded or n
 
 import json
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from arl2.errors import CheckpointError
-from arl2.files.atomic import atomic_folder
+from arl2.errors import CheckpointError, ConfigError
+from arl2.files.atomic import atomic_folder, remove
+from arl2.files.locks import locked_folder, writer_of
 from arl2.files.plain import first_line
 from arl2.files.records import record_from_mapping
 from arl2.training.engine.ema import WeightAverage
@@ -42,6 +43,20 @@ class RunState:
     config: Mapping[str, Any]
     logged_step: int
     unlogged: Mapping[str, float]
+
+
+@contextmanager
+def this_run_alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, which is made; raises ``ConfigError`` if another run holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked_folder(folder))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"'{folder}' is being written by another run ({writer_of(folder)}); wait for it, or give another."
+            ) from error
+        yield
 
 
 @torch.no_grad()
@@ -81,7 +96,7 @@ def save_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor]
             f"and start the run again; {kept}."
         ) from error
     for old in checkpoints_in(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     return final
 
 

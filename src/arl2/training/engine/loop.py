@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from arl2.errors import ConfigError, NonFiniteError
+from arl2.files.atomic import remove_all_stale, write_atomically
 from arl2.interrupt import StopSignal
 from arl2.training.engine.checkpoint import (
     RunState,
@@ -22,6 +23,7 @@ from arl2.training.engine.checkpoint import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    this_run_alone,
 )
 from arl2.training.engine.config import accepted_changes, check_number
 from arl2.training.engine.ema import WeightAverage
@@ -160,15 +162,16 @@ def train(
             task.shard(processes)
     console = console or Console(stderr=True, quiet=not processes.is_first)
     run = _Run(task, config, folder, dict(run_config), processes, console, sharded=sharded)
-    run.resume(accept_changes)
-    reporter = Reporter(
-        folder if processes.is_first else None,
-        console=console,
-        from_step=run.step,
-        tensorboard=config.tensorboard,
-    )
-    with reporter, StopSignal() as stop:
-        return run.until_done(reporter, stop)
+    with this_run_alone(folder) if processes.is_first else nullcontext():
+        run.resume(accept_changes)
+        reporter = Reporter(
+            folder if processes.is_first else None,
+            console=console,
+            from_step=run.step,
+            tensorboard=config.tensorboard,
+        )
+        with reporter, StopSignal() as stop:
+            return run.until_done(reporter, stop)
 
 
 class _Run:
@@ -237,8 +240,9 @@ class _Run:
         self.agreed_minutes = self.minutes_before
         self.done_before = self.done
         if self.processes.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.run_config, indent=1) + "\n", encoding="utf-8")
+            write_atomically(self.folder / "config.json", (json.dumps(self.run_config, indent=1) + "\n").encode())
+            for left in (self.folder, self.folder / "checkpoints"):
+                remove_all_stale(left)
         self.processes.wait()
 
     def until_done(self, reporter: Reporter, stop: StopSignal) -> RunResult:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from arl2.errors import ConfigError
+from arl2.files.atomic import write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class Reporter:
         self._path = folder / "metrics.jsonl" if folder else None
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        # A run that was killed after its last line evaluates once more, and has that line already.
+        self._from_step, self._had = from_step, set[str]()
         if self._path:
-            _drop_records_after(self._path, from_step)
+            kept = _drop_records_after(self._path, from_step)
+            self._had = {name for record in kept if record["step"] == from_step for name in record}
         self._file: IO[str] | None = None
         self._tensorboard = _tensorboard_writer(folder, from_step) if folder and tensorboard else None
 
@@ -80,7 +84,8 @@ class Reporter:
             self._live.update(Text(progress.line(), overflow="ellipsis", no_wrap=True), refresh=True)
         if progress.scores or not self._live:
             self.say(progress.line())
-        if self._file:
+        recorded = progress.step == self._from_step and self._had.issuperset({"step", *progress.scores})
+        if self._file and not recorded:
             self._file.write(json.dumps(progress.record()) + "\n")
             self._file.flush()
         if self._tensorboard:
@@ -100,11 +105,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
-def _drop_records_after(path: Path, step: int) -> None:
-    # A run that starts over evaluates its start again.
-    kept = [json.dumps(record) + "\n" for record in read_metrics(path) if step and record["step"] <= step]
+def _drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """What is kept. A run that starts over evaluates its start again."""
+    kept = [record for record in read_metrics(path) if step and record["step"] <= step]
     if path.exists():
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    return kept
 
 
 def _tensorboard_writer(folder: Path, from_step: int) -> Any:
