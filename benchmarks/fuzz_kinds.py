@@ -27,8 +27,8 @@ from arl2.errors import Arl2Error
 from arl2.evaluation.goldens import packaged_goldens, read_goldens
 from arl2.model.reward_model import RewardModel
 from arl2.model.transformer import CausalWanTransformer3DModel
-from arl2.pipeline.assemble import load_published_codec, load_published_text
 from arl2.pipeline.footprint import parameters_of
+from arl2.pipeline.parts import find_parts, load_text_encoder, load_vae
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.published import read_published_config
 from arl2.rollout.settings import GenerationSettings
@@ -285,12 +285,13 @@ def _settings(folder: Path) -> Any:
 
 
 def _published_codec(folder: Path) -> Tensor:
-    codec = load_published_codec(folder, dtype=torch.float32)
+    codec = load_vae(find_parts(folder).vae, dtype=torch.float32)
     return codec.decode(torch.zeros(1, 4, 2, 2, 2))
 
 
 def _published_text(folder: Path) -> Tensor:
-    return load_published_text(folder).encode(["a cat runs"])
+    parts = find_parts(folder)
+    return load_text_encoder(parts.text_encoder, parts.tokenizer).encode(["a cat runs"])
 
 
 def _snapshot(folder: Path) -> Any:
