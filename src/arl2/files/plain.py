@@ -14,6 +14,7 @@ from arl2.files.regular import first_line, read_bytes, read_text
 # Bytes. Parsed, a text of nothing but brackets takes twenty times as much.
 JSON_LIMIT = 16_000_000
 _DEEPEST = 100
+_LONGEST_NAME = 200  # characters: no file system takes many more
 _HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # of UTF-16; two of them may make one
 
 
@@ -153,9 +154,9 @@ def shard_names(index: Path) -> list[str]:
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         # A name from a file must not lead out of its folder.
-        if name != Path(name).name or not name.endswith(".safetensors"):
+        if name != Path(name).name or not name.endswith(".safetensors") or len(name) > _LONGEST_NAME:
             raise CheckpointError(
-                f"{index} names the shard {name!r}; it must be a .safetensors file in the same folder."
+                f"{index} names the shard {name!r:.80}; it must be a .safetensors file in the same folder."
             )
     return names
 

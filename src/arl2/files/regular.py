@@ -21,6 +21,14 @@ def first_line(error: BaseException) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in said[:_SHOWN])
 
 
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder; of a path that cannot be one, as names from a file may be, it is not."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def require_regular(path: Path, *, error: type[Arl2Error] = CheckpointError) -> int:
     """The size in bytes of a regular file, before anybody opens it: a named pipe would be waited for without end.
 

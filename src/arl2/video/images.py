@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from arl2.files.regular import first_line, require_regular
+from arl2.files.regular import first_line, is_folder, require_regular
 from arl2.video.formats import VideoFileError
 from arl2.video.pixels import Frame
 
@@ -68,7 +68,7 @@ def frame_of(image: Image.Image, path: Path) -> Frame:
 
 def require_file(path: Path, what: str) -> int:
     """The bytes of a regular file; ``VideoFileError`` for anything else: a pipe would be waited for without end."""
-    if path.is_dir():
+    if is_folder(path):
         raise VideoFileError(f"There is no {what} '{path}': it is a folder.")
     return require_regular(path, error=VideoFileError)
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 
 from arl2.errors import CheckpointError
 from arl2.files.plain import parse_json, read_json
+from arl2.files.regular import first_line
 from arl2.video.decoding import FALLBACK_RATE, ShownFrame, decoded_frames, opened_video, rate_of
 from arl2.video.formats import VideoFileError
 from arl2.video.images import frame_of, opened_image, read_image
@@ -188,8 +189,10 @@ def _pngs(folder: Path) -> list[Path]:
 
 def _existing(path: Path | str) -> Path:
     path = Path(path)
-    if not path.exists():
-        raise VideoFileError(f"There is no '{path}'.")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise VideoFileError(f"There is no '{str(path)[-200:]}' ({first_line(error)[:80]}).") from error
     return path
 
 
