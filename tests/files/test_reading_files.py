@@ -148,7 +148,8 @@ def test_only_dense_numbers_are_weights(tensor: Tensor) -> None:
         require_weights({**TENSORS, "x": tensor}, "the file")
 
 
-JSON = st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(FLOATS))
 
 
 @settings(max_examples=25, deadline=None)
