@@ -49,7 +49,7 @@ from fuzz_kinds import KINDS, Kind, ready_pipeline, write_originals
 
 LONGEST, LARGEST = 10.0, 2_000_000_000  # seconds and bytes of a case
 FAULTS = ("traceback", "unnamed", "hang", "memory", "silent")
-_IDLE, _LONGEST_OF_ALL = 1.0, 60.0
+_LONGEST_OF_ALL = 120.0  # seconds, of a case that gets no processor
 _AT_ONCE = 40  # cases that share a process
 _SENTENCE, _SAID = 1500, 100_000  # characters of a refusal, and of anything
 
@@ -155,12 +155,12 @@ def _peak_bytes() -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
-def _processor_seconds(process: int) -> float:
-    """That a process has used so far; 0 of one that is gone."""
+def _state_and_seconds(process: int) -> tuple[str, float]:
+    """Of a process: ``R`` where it runs or would run, and the seconds of a processor that it has used so far."""
     with suppress(OSError):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+        return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return "", 0.0
 
 
 class Batch:
@@ -199,7 +199,7 @@ class Batch:
             found = json.loads(line)
             if "change" in found:
                 self.change, self.began = found["change"], time.monotonic()
-                self.used = _processor_seconds(self.process)
+                _, self.used = _state_and_seconds(self.process)
             else:
                 yield self._ended(Outcome(change=self.change or "", **self._next(), **found))
         if gone:
@@ -225,9 +225,10 @@ class Batch:
         with suppress(OSError, IndexError):
             _, resident, shared, *_ = Path(f"/proc/{self.process}/statm").read_text().split()
             self.anonymous = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-        wall, used = time.monotonic() - self.began, _processor_seconds(self.process) - self.used
+        state, used = _state_and_seconds(self.process)
+        wall, used = time.monotonic() - self.began, used - self.used
         # On a busy machine a case may take long because others run: then neither has it worked long, nor does it wait.
-        waits_or_works = not _IDLE < used < LONGEST / 2
+        waits_or_works = used > LONGEST / 2 or state != "R"
         if self.left and self.left[0][0] >= 0 and (wall > _LONGEST_OF_ALL or (wall > LONGEST and waits_or_works)):
             return "hang"
         return "memory" if self.anonymous > LARGEST else ""

@@ -98,7 +98,10 @@ def load_settings(folder: PipelineFolder) -> GenerationSettings:
     """
     generation = read_json(folder.generation)
     generation.pop("text", None)
-    return settings_from_mapping(generation, where=str(folder.generation))
+    settings = settings_from_mapping(generation, where=str(folder.generation))
+    with naming(folder.generation):
+        settings.sampler()  # steps that its shift maps onto each other are found here
+    return settings
 
 
 def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
