@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -56,12 +55,11 @@ def test_pipes_are_not_waited_for(
 ) -> None:
     monkeypatch.chdir(place)
     # What waited for a pipe would go on when somebody writes: then it took too long.
-    rescue = threading.Timer(30, lambda: [os.close(os.open(pipe, os.O_RDWR)) for pipe in place.rglob("PIPE*")])
+    rescue = threading.Timer(150, lambda: [os.close(os.open(pipe, os.O_RDWR)) for pipe in place.rglob("PIPE*")])
     rescue.daemon = True
     rescue.start()
-    began = time.monotonic()
     assert main(words) == 2
+    assert rescue.is_alive()
     rescue.cancel()
-    assert time.monotonic() - began < 25
     said = capsys.readouterr().err.strip().splitlines()
     assert "pipe" in said[-1]

@@ -208,6 +208,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": name}))
         with pytest.raises(CheckpointError, match=said):
             ARL2Pipeline.from_pretrained(folder)
+    (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": "GroupCodec"}))
     (folder / "generation.json").write_text('{"text": "shapes", "stepps": [1000]}')
     with pytest.raises(ConfigError, match="Did you mean 'steps'"):
         ARL2Pipeline.from_pretrained(folder)

@@ -80,7 +80,7 @@ def build_transformer(
             where,
             PUBLISHED_ALPHA,
         )
-    config = arguments_from_mapping(CausalWanTransformer3DModel.__init__, config, where=where)
+    arguments_from_mapping(CausalWanTransformer3DModel.__init__, config, where=where)
     # Sizes of a damaged config lead torch to many an error.
     with naming(where), parsed_by_others(file.path, "a model that can be built"), torch.device("meta"):
         model = CausalWanTransformer3DModel(**config)

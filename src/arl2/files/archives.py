@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
 from torch import Tensor
 
 from arl2.errors import CheckpointError
@@ -61,7 +62,11 @@ def records_intact(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     if not any(crc for size, crc in written if size):
         return False
     # Tensors that share their memory are checked once.
-    storages = {tensor.untyped_storage().data_ptr(): (name, tensor) for name, tensor in tensors.items()}
+    storages = {
+        tensor.untyped_storage().data_ptr(): (name, tensor)
+        for name, tensor in tensors.items()
+        if tensor.layout is torch.strided  # others are no weights, as ``require_weights`` says
+    }
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
         found = threads.map(_size_and_crc, (tensor for _, tensor in storages.values()))
         for (name, _), one in zip(storages.values(), found, strict=True):
@@ -74,8 +79,6 @@ def records_intact(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 def _size_and_crc(tensor: Tensor) -> tuple[int, int]:
     """Of all bytes of a tensor's storage."""
-    import torch
-
     storage = tensor.untyped_storage()
     raw = memoryview(torch.tensor([], dtype=torch.uint8).set_(storage).numpy())  # type: ignore[call-overload]
     crc = 0
