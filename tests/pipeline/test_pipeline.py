@@ -200,7 +200,8 @@ def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     folder = stand_in_folder(tmp_path / "model")
     weights = folder / "codec" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
     with pytest.raises(CheckpointError, match=r"codec.*is not a whole \.safetensors file"):
         ARL2Pipeline.from_pretrained(folder)
     for name, said in [("os:system", "not known. Accepted: GroupCodec"), ("TinyCodec", "to hold a TinyCodec")]:
@@ -209,6 +210,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=said):
             ARL2Pipeline.from_pretrained(folder)
     (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": "GroupCodec"}))
+    weights.write_bytes(whole)
     (folder / "generation.json").write_text('{"text": "shapes", "stepps": [1000]}')
     with pytest.raises(ConfigError, match="Did you mean 'steps'"):
         ARL2Pipeline.from_pretrained(folder)
