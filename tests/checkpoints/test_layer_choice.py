@@ -72,7 +72,7 @@ def test_rankings_are_read_strictly(tmp_path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_ranking(path)
     for content, said in (
-        ("{", "cannot be read"),
+        ("{", "is not readable JSON"),
         ("[1, 2]", "no list of layers called 'ranking'"),
         ('{"ranking": [1, true]}', "no list"),
         ('{"ranking": [1, 1]}', "names a layer twice"),

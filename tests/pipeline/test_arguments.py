@@ -4,12 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from arl2.errors import Arl2Error
 from arl2.pipeline.budget import MemoryBudgetError
-from arl2.pipeline.options import ModelSource
 from arl2.pipeline.pipeline import ARL2Pipeline
 from pipeline.stand_in import stand_in_pipeline
 
@@ -38,10 +36,3 @@ def test_sizes_that_no_machine_holds(pipe: ARL2Pipeline) -> None:
     stream = pipe.stream(PROMPT, num_frames=10**9)
     with stream:
         assert next(iter(stream)).index == 0
-
-
-def test_a_source_takes_paths_as_text_and_lists_of_layers() -> None:
-    given = {"weights": "a.pt", "base": Path("base"), "hybrid_layers": [0, np.int64(2)]}
-    source = ModelSource(**given)  # type: ignore[arg-type]
-    assert source == ModelSource(weights=Path("a.pt"), base=Path("base"), hybrid_layers=(0, 2))
-    assert all(type(layer) is int for layer in source.hybrid_layers)

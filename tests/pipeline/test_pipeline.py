@@ -187,7 +187,7 @@ def test_diffusers_knows_its_components(pipe: ARL2Pipeline) -> None:
         ("transformer/diffusion_pytorch_model.safetensors", r"no transformer/\*\.safetensors"),
         ("codec/config.json", r"no codec/config\.json"),
         ("generation.json", r"no generation\.json"),
-        ("text/tokenizer/tokenizer.json", "damaged codec, text part or reward model"),
+        ("text/tokenizer/tokenizer.json", "is not the folder of a whole tokenizer"),
     ],
 )
 def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:
@@ -200,14 +200,17 @@ def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     folder = stand_in_folder(tmp_path / "model")
     weights = folder / "codec" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="damaged codec"):
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(CheckpointError, match=r"codec.*is not a whole \.safetensors file"):
         ARL2Pipeline.from_pretrained(folder)
-    for name, said in [("os:system", "not known. Accepted: GroupCodec"), ("TinyCodec", "damaged|not exactly one")]:
+    for name, said in [("os:system", "not known. Accepted: GroupCodec"), ("TinyCodec", "to hold a TinyCodec")]:
         facts = json.loads((folder / "codec" / "config.json").read_text())
         (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": name}))
         with pytest.raises(CheckpointError, match=said):
             ARL2Pipeline.from_pretrained(folder)
+    (folder / "codec" / "config.json").write_text(json.dumps({**facts, "_class_name": "GroupCodec"}))
+    weights.write_bytes(whole)
     (folder / "generation.json").write_text('{"text": "shapes", "stepps": [1000]}')
     with pytest.raises(ConfigError, match="Did you mean 'steps'"):
         ARL2Pipeline.from_pretrained(folder)

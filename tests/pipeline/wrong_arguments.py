@@ -101,8 +101,16 @@ def a_source_is_checked_when_it_is_made() -> None:
                 ModelSource(**{name: value})
 
 
+def a_source_takes_paths_as_text_and_lists_of_layers() -> None:
+    given = {"weights": "a.pt", "base": Path("base"), "hybrid_layers": [0, np.int64(2)]}
+    source = ModelSource(**given)
+    assert source == ModelSource(weights=Path("a.pt"), base=Path("base"), hybrid_layers=(0, 2))
+    assert all(type(layer) is int for layer in source.hybrid_layers)
+
+
 if __name__ == "__main__":
     every_argument_is_refused_by_its_name()
     a_prompt_is_text()
     arguments_of_a_call_and_of_a_stream()
     a_source_is_checked_when_it_is_made()
+    a_source_takes_paths_as_text_and_lists_of_layers()

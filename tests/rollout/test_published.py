@@ -265,10 +265,10 @@ def test_what_cannot_be_is_refused_with_key_and_file(tmp_path, text):
 def test_files_that_are_no_config(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_published_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="more than 1,000,000 bytes"):
+    with pytest.raises(ConfigError, match=r"is too large: .* at most 1,000,000 are read"):
         read_published_config(write(tmp_path, "a: 1\n" + "#" * 1_000_000))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="this is not UTF-8 text"):
         read_published_config(tmp_path / "binary.yaml")
     with pytest.raises(ConfigError, match="is not YAML"):
         read_published_config(write(tmp_path, "[" * 1500))

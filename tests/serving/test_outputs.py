@@ -38,8 +38,8 @@ def test_cuts_of_files_stand_beside_them(tmp_path: Path, name: str) -> None:
     cuts_path(tmp_path / name).write_text("of an older video")
     with open_output(tmp_path / name, fps=8) as output:
         output.mark_cut()  # before the first frame: nothing
+        output.write(noise(5))  # now the older video gives way, and its cuts with it
         assert not cuts_path(tmp_path / name).exists()
-        output.write(noise(5))
         output.mark_cut()
         output.mark_cut()
         output.write(noise(3))

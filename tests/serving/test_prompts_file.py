@@ -72,7 +72,7 @@ def test_files_that_are_no_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match=r"from a \.txt or \.jsonl file"):
         read_prompts_file(tmp_path / "prompts.csv")
     monkeypatch.setattr("arl2.serving.prompts_file._LARGEST", 5)
-    with pytest.raises(ConfigError, match="give a text file"):
+    with pytest.raises(ConfigError, match="is too large"):
         read_prompts_file(tmp_path / "latin.txt")
 
 

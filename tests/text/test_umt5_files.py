@@ -156,7 +156,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
         ({"relative_attention_max_distance": 2}, "is a whole number above 2"),
         ({"relative_attention_max_distance": 64.5}, "is a whole number above 2"),
         ({"layer_norm_epsilon": 0.0}, "is a small positive number"),
-        ({"layer_norm_epsilon": float("inf")}, "is a small positive number"),
+        ({"layer_norm_epsilon": float("inf")}, "Infinity is no number"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
@@ -200,7 +200,7 @@ def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
     path = folder / "tokenizer" / "tokenizer.json"
     for content in (path.read_text()[:200], '{"model": 1}', "[]"):
         path.write_text(content)
-        with pytest.raises(CheckpointError, match="holds no readable tokenizer"):
+        with pytest.raises(CheckpointError, match=r"is not (the folder of a readable tokenizer|readable JSON)"):
             open_tokenizer(path.parent)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"has no tokenizer.json; give the tokenizer folder"):

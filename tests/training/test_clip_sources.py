@@ -190,7 +190,7 @@ def test_bad_folders_of_videos(videos, tmp_path) -> None:
     listed.write_text('{"file": "a.y4m", "caption": "1"}\n{"file": "a.y4m", "caption": "2"}')
     refused("entry 2: 'a.y4m' has a caption already")
     listed.write_text("[1]")
-    refused("cannot be read")
+    refused("line 1: this is a list; a line is a JSON object")
     listed.write_bytes(b"\xff\xfe")
     refused("UTF-8")
     (videos / "captions.csv").write_text("file,caption\n")

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import time
 from pathlib import Path
 
 import pyarrow
@@ -138,6 +139,9 @@ def test_damage_is_named(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="to make that shard"):
         ClipWriter(tmp_path, index_of()).missing()
     shard_file(tmp_path, 1).write_bytes(b"\xff" * len(whole))
+    with pytest.raises(CheckpointError, match=r"00001\.arrow is damaged: its checksum does not match"):
+        ClipSet.open(tmp_path)
+    marker_file(tmp_path, 1).write_text(json.dumps({"bytes": len(whole)}))  # as earlier versions wrote it
     with pytest.raises(CheckpointError, match="not a complete Arrow file"):
         ClipSet.open(tmp_path)
     other = shard_file(tmp_path, 2).read_bytes()  # one clip where two belong
@@ -184,3 +188,30 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'arl2\[train\]'"):
         ClipWriter(tmp_path, index_of())
+
+
+def test_damage_inside_a_shard_is_found(tmp_path, caplog) -> None:
+    """A flipped bit in a number leaves a shard that Arrow reads."""
+    write(tmp_path, index_of())
+    file = shard_file(tmp_path, 1)
+    whole = file.read_bytes()
+    place = whole.index(clip(2).latents.half().numpy().tobytes()[:32])
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(
+        CheckpointError, match=r"00001\.arrow is damaged: its checksum does not match its bytes; delete"
+    ):
+        ClipSet.open(tmp_path)
+    marker_file(tmp_path, 1).write_text(json.dumps({"bytes": len(whole), "clips": 2}))
+    assert len(ClipSet.open(tmp_path)) == 5
+    assert "1 of 3 shards" in caplog.text
+    assert "no checksum, as those of earlier versions" in caplog.text
+
+
+def test_an_index_of_ten_million_clips_is_refused_at_once(tmp_path) -> None:
+    write(tmp_path, index_of())
+    values = json.loads((tmp_path / "clips.json").read_text())
+    (tmp_path / "clips.json").write_text(json.dumps({**values, "clips": 10_000_000}))
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match="10,000,000 clips in 5,000,000 shards; at most 100,000 shards"):
+        ClipSet.open(tmp_path)
+    assert time.process_time() - began < 1

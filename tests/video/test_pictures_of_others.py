@@ -78,7 +78,7 @@ def test_what_would_be_waited_for_or_is_cut(tmp_path: Path) -> None:
         if os.name == "posix":
             (tmp_path / "pipe.mp4").unlink(missing_ok=True)
             os.mkfifo(tmp_path / "pipe.mp4")
-            with pytest.raises(VideoFileError, match="not a file; give a regular file, not a pipe"):
+            with pytest.raises(VideoFileError, match="is a pipe or a device; give a regular file"):
                 read(tmp_path / "pipe.mp4")
 
 

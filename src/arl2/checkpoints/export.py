@@ -15,7 +15,7 @@ from arl2.checkpoints.reading import TRANSFORMER
 from arl2.errors import CheckpointError
 from arl2.files.atomic import atomic_file, atomic_folder
 from arl2.files.modes import open_to_readers
-from arl2.files.plain import first_line
+from arl2.files.regular import first_line
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """Which layers to make hybrid: ranges, a share of all, or the least sensitive of a ranking."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from arl2.errors import ConfigError
+from arl2.files.plain import read_json_value
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:
@@ -76,12 +76,7 @@ def read_ranking(path: Path) -> list[int]:
     Raises:
         ConfigError: no such file, or none of that kind.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"The ranking '{path}' cannot be read ({error}); give a file of 'arl2 sensitivity'."
-        ) from error
+    values = read_json_value(path, error=ConfigError)
     ranking = values.get("ranking") if isinstance(values, dict) else None
     if not isinstance(ranking, list) or not all(type(layer) is int for layer in ranking):
         raise ConfigError(f"'{path}' holds no list of layers called 'ranking'; give a file of 'arl2 sensitivity'.")

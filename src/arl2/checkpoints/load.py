@@ -13,6 +13,8 @@ from arl2.checkpoints.sizes import config_from_tensors, require_text_to_video
 from arl2.errors import ConfigError
 from arl2.files.exact import fill, require_exact, shapes_of
 from arl2.files.float8 import exact_dtype
+from arl2.files.records import arguments_from_mapping
+from arl2.files.regular import naming, parsed_by_others
 from arl2.model.precision import parameter_dtype
 from arl2.model.transformer import FOR_OTHER_READERS, CausalWanTransformer3DModel
 
@@ -78,7 +80,9 @@ def build_transformer(
             where,
             PUBLISHED_ALPHA,
         )
-    with torch.device("meta"):
+    arguments_from_mapping(CausalWanTransformer3DModel.__init__, config, where=where)
+    # Sizes of a damaged config lead torch to many an error.
+    with naming(where), parsed_by_others(file.path, "a model that can be built"), torch.device("meta"):
         model = CausalWanTransformer3DModel(**config)
     require_exact(shapes_of(model), translated.tensors, where=where, what="model")
     compute_dtype = dtype or exact_dtype(translated.tensors["patch_embedding.weight"])

@@ -10,7 +10,8 @@ from arl2.errors import CheckpointError
 from arl2.files.containers import Contained, weights_in
 from arl2.files.float8 import without_scales
 from arl2.files.plain import read_json, safetensors_of
-from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_weights, unpickle
+from arl2.files.regular import require_regular
+from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_intact, require_weights, unpickle
 
 TRANSFORMER = "transformer"
 # Folders of a model of two transformers, as diffusers and as Wan 2.2's own release name them.
@@ -69,6 +70,8 @@ def read_weights(path: str | Path, *, branch: str = "auto") -> WeightsFile:
     for file in files:
         content = read_safetensors(file) if file.suffix == ".safetensors" else unpickle(file, what=".pt file")
         one = weights_in(content, str(file), branch)
+        if file.suffix in PICKLES:
+            require_intact(file, one.tensors)
         found = Contained({**found.tensors, **one.tensors}, one.branch, one.unused)
     for what, signs in _OTHER_PARTS.items():
         if any(sign in found.tensors for sign in signs):
@@ -90,8 +93,9 @@ def holds_weights(folder: Path) -> bool:
 
 def _checked(path: Path) -> Path:
     accepted = ", ".join(WEIGHT_SUFFIXES)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"There is no file or folder {path}; give a file ({accepted}) or a folder.")
+    require_regular(path)
     if path.suffix not in WEIGHT_SUFFIXES:
         raise CheckpointError(f"{path} ends in {path.suffix or 'nothing'}; accepted are {accepted} and folders.")
     return path

@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             except Arl2Error as error:
                 say_error(f"{name}: {error}")
                 return 2
-            except Exception:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # a panic of a library in Rust is no Exception
                 say_error(f"{name}: {_BUG}")
                 raise
     except KeyboardInterrupt:

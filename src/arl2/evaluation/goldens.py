@@ -1,18 +1,17 @@
 """Golden folders: reference outputs of the published code on tiny random models (layout in docs/goldens.md)."""
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.seeded_tensors import SeededTensors, seeded_tensors
-from arl2.files.plain import read_json
+from arl2.files.plain import parse_json, read_json
+from arl2.files.tensors import read_safetensors_with_metadata
 from arl2.model.settings import GenerationSettings
 
 SCHEDULE_TENSORS = ("sigmas", "timesteps", "training_weights", "warped_steps_1000_750_500_250")
@@ -127,10 +126,10 @@ def read_goldens(folder: str | Path) -> GoldenFolder:
     rollouts = tuple(_read_rollout(path) for path in paths if _name_of(path) not in cases)
     if not rollouts:
         return GoldenFolder(folder, (), sampled, {}, {})
-    schedule, _ = _read(folder / "flow_match_schedule.safetensors")
+    schedule, _ = read_safetensors_with_metadata(folder / "flow_match_schedule.safetensors")
     _require(folder / "flow_match_schedule.safetensors", schedule, SCHEDULE_TENSORS)
     delta_rule: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _read(folder / "gated_delta_rule.safetensors")[0].items():
+    for name, tensor in read_safetensors_with_metadata(folder / "gated_delta_rule.safetensors")[0].items():
         case, _, part = name.partition(".")
         delta_rule.setdefault(case, {})[part] = tensor
     for case, parts in delta_rule.items():
@@ -150,7 +149,7 @@ def _sampled_cases(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read_sampled(path: Path, case: dict[str, Any]) -> SampledGolden:
     name, where = _name_of(path), f"{path.with_name('config.json')}: {_name_of(path)}"
-    tensors, _ = _read(path)
+    tensors, _ = read_safetensors_with_metadata(path)
     checkpoint, recipe = path.with_name(f"checkpoint_{name}.pt"), path.with_name(f"seeds_{name}.json")
     seeded = seeded_tensors(recipe) if recipe.is_file() else SeededTensors({}, {})
     if not seeded.weights and not checkpoint.is_file():
@@ -194,15 +193,15 @@ def _read_rollout(path: Path) -> RolloutGolden:
     checkpoint = path.with_name(f"checkpoint_{name}.pt")
     if not checkpoint.is_file():
         raise CheckpointError(f"{path} has no {checkpoint.name} beside it.")
-    tensors, metadata = _read(path)
+    tensors, metadata = read_safetensors_with_metadata(path)
     _require(path, tensors, ROLLOUT_TENSORS)
     try:
         golden = RolloutGolden(
             name=name,
             checkpoint=checkpoint,
             tensors=tensors,
-            cfg=json.loads(metadata["cfg"]),
-            denoising_steps=tuple(json.loads(metadata["denoising_steps"])),
+            cfg=parse_json(metadata["cfg"]),
+            denoising_steps=tuple(parse_json(metadata["denoising_steps"])),
             timestep_shift=float(metadata["timestep_shift"]),
             lora_alpha=float(metadata["lora_alpha"]),
         )
@@ -210,14 +209,6 @@ def _read_rollout(path: Path) -> RolloutGolden:
         return golden
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata lacks or garbles {error}.") from error
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole golden file ({error}).") from error
 
 
 def _require(path: Path, tensors: dict[str, Tensor], names: tuple[str, ...], inside: str = "") -> None:

@@ -5,20 +5,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from arl2.errors import Arl2Error, CheckpointError, suggestion
+from arl2.errors import CheckpointError, suggestion
 from arl2.extensions import named
 from arl2.files.atomic import atomic_files, write_atomically
 from arl2.files.modes import open_to_readers
-from arl2.files.plain import first_line, read_json
+from arl2.files.parts import load_part
+from arl2.files.plain import read_json
+from arl2.files.regular import naming, parsed_by_others
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, settings_from_mapping
 from arl2.pipeline.registry import CODECS, EMBEDDED, TEXT_PARTS
@@ -98,7 +98,10 @@ def load_settings(folder: PipelineFolder) -> GenerationSettings:
     """
     generation = read_json(folder.generation)
     generation.pop("text", None)
-    return settings_from_mapping(generation, where=GENERATION)
+    settings = settings_from_mapping(generation, where=str(folder.generation))
+    with naming(folder.generation):
+        settings.sampler()  # steps that its shift maps onto each other are found here
+    return settings
 
 
 def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
@@ -106,34 +109,20 @@ def load_codec(folder: PipelineFolder, *, dtype: torch.dtype) -> VideoCodec:
     place = folder.codec
     name = read_json(place / "config.json").get("_class_name")
     kind = _named(CODECS, name, f"{CODEC}/config.json names the codec")
-    with _undamaged(folder):
-        loaded: VideoCodec = _load_exactly(kind, place, dtype)
+    loaded: VideoCodec = load_part(kind, place, dtype=dtype)
     return loaded
 
 
 def load_reward_model(folder: PipelineFolder) -> RewardModel:
     """The reward model of a folder that has one, in float32: it is small; errors as for ``load_parts``."""
-    with _undamaged(folder):
-        loaded: RewardModel = _load_exactly(RewardModel, folder.verifier, torch.float32)
+    loaded: RewardModel = load_part(RewardModel, folder.verifier, dtype=torch.float32)
     return loaded.requires_grad_(False)
-
-
-def _load_exactly(kind: Any, place: Path, dtype: torch.dtype) -> Any:
-    """A component in evaluation mode; every tensor of its file must fit, and none may be missing."""
-    part, report = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
-    unfit = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if unfit:
-        raise CheckpointError(
-            f"'{place}' is not exactly one {kind.__name__}: {len(unfit)} tensors are missing, unexpected or of another "
-            f"shape, first {unfit[0]}."
-        )
-    return part.eval()
 
 
 def load_text(folder: PipelineFolder) -> TextPart:
     """The text part of a folder; errors as for ``load_codec``."""
     kind = _named(TEXT_PARTS, text_name(folder), f"{GENERATION} names the text part")
-    with _undamaged(folder):
+    with naming(folder.text), parsed_by_others(folder.text, "the folder of a whole text part"):
         text: TextPart = kind.from_pretrained(folder.text)
     return text
 
@@ -141,18 +130,6 @@ def load_text(folder: PipelineFolder) -> TextPart:
 def text_name(folder: PipelineFolder) -> object:
     """What ``generation.json`` calls the class of the text part."""
     return read_json(folder.generation).get("text")
-
-
-@contextmanager
-def _undamaged(folder: PipelineFolder) -> Iterator[None]:
-    try:
-        yield
-    except Arl2Error:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"'{folder}' holds a damaged codec, text part or reward model ({first_line(error)}); copy it again."
-        ) from error
 
 
 def save_parts(parts: Components, folder: Path) -> None:
@@ -212,7 +189,7 @@ def require_files(folder: PipelineFolder) -> None:
 def _named(table: Mapping[str, str], name: object, where: str) -> Any:
     """The class that a table gives a name."""
     if not isinstance(name, str) or name not in table:
-        raise CheckpointError(f"{where} {name!r}, which is not known. {suggestion(name, table)}")
+        raise CheckpointError(f"{where} {name!r:.80}, which is not known. {suggestion(name, table)}")
     return named(table[name])
 
 

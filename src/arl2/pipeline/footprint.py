@@ -4,9 +4,7 @@ Estimates count the tensors that are alive at the widest moment. What a library 
 a convolution's workspace, fragments between allocations) comes on top.
 """
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ from typing import Any
 import torch
 
 from arl2.errors import CheckpointError, ConfigError
+from arl2.files.regular import require_regular
+from arl2.files.tensors import safetensors_shapes
 from arl2.video.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
-
-_HEADER_LIMIT = 100_000_000  # bytes, as the format itself says
 
 
 def text_pass_bytes(config: Mapping[str, Any], *, batch: int, dtype: torch.dtype) -> int:
@@ -118,24 +116,10 @@ def parameters_of(path: str | Path) -> int:
         if not files:
             raise CheckpointError(f"{path} has no .safetensors file; give the folder of one part of a model.")
         return sum(_header_count(file) for file in files)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"There is no file or folder {path}; give weights.")
-    return _header_count(path) if path.suffix == ".safetensors" else path.stat().st_size // 2
+    return _header_count(path) if path.suffix == ".safetensors" else require_regular(path) // 2
 
 
 def _header_count(path: Path) -> int:
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        counts = [math.prod(shape) for shape in shapes]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise CheckpointError(f"{path} is not a whole .safetensors file ({error!r}); download it again.") from error
-    # Every number takes a byte at least, so a header that promises more than the file holds is not honest.
-    if not all(type(n) is int and n >= 0 for shape in shapes for n in shape) or sum(counts) > size:
-        raise CheckpointError(f"{path} names shapes that its {size:,} bytes cannot hold; download it again.")
-    return sum(counts)
+    return sum(math.prod(shape) for shape in safetensors_shapes(path).values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arl2.errors import ConfigError
+from arl2.files.regular import read_text
 from arl2.files.strict_yaml import parse_yaml
 from arl2.geometry import video_frames_of
 from arl2.model.settings import TRAIN_STEPS, GenerationSettings, step_list
@@ -263,14 +264,7 @@ def _refuse_other_schedules(keys: _Keys) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no regular file; give a YAML config of a published model.")
-        if path.stat().st_size > _SIZE_LIMIT:
-            raise ConfigError(f"{path} has more than {_SIZE_LIMIT:,} bytes; that is no config of a published model.")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); give a YAML config of a published model.") from error
+    text = read_text(path, limit=_SIZE_LIMIT)
     try:
         content = parse_yaml(text, aliases=True)
     except ValueError as error:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from arl2.errors import CheckpointError
 from arl2.files.atomic import atomic_folder, being_written, who_writes
 from arl2.files.modes import open_to_readers
-from arl2.files.plain import first_line
+from arl2.files.regular import first_line
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.assemble import load_text
 from arl2.pipeline.folder import CODEC, TEXT, TRANSFORMER, VERIFIER, text_name, write_generation, write_index

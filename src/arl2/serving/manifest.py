@@ -14,14 +14,14 @@ from typing import Any
 from arl2.errors import Arl2Error
 from arl2.files.atomic import write_atomically
 from arl2.files.locks import locked_folder
-from arl2.files.plain import read_json
+from arl2.files.plain import read_json, read_json_lines
 from arl2.files.records import record_from_mapping
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.streams.model_hash import parts_hash
 from arl2.video.formats import VideoFileError, writing_failed
 
 LISTING = "manifest.jsonl"
-_LARGEST = 1_000_000  # bytes
+_LARGEST, _LARGEST_LISTING = 1_000_000, 64_000_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +122,13 @@ def read_listing(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / LISTING
     if not path.exists():
         return {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VideoFileError(f"'{path}' cannot be read ({error}); choose another folder.") from error
     entries = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-                entries[entry["file"]] = entry
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise VideoFileError(
-                    f"'{path}', line {number}: this is no manifest entry; correct it or choose another folder."
-                ) from error
+    for number, entry in read_json_lines(path, limit=_LARGEST_LISTING, error=VideoFileError):
+        if not isinstance(entry.get("file"), str):
+            raise VideoFileError(
+                f"'{path}', line {number}: this is no manifest entry; correct it or choose another folder."
+            )
+        entries[entry["file"]] = entry
     return entries
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.files.plain import parse_json, read_text
+from arl2.files.plain import parse_json
 from arl2.files.records import record_from_mapping
+from arl2.files.regular import read_text
 from arl2.serving.file_names import check_video_name, is_text
 
 # No list of prompts is larger; a video passed by mistake is.

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
-from arl2.files.plain import read_text
 from arl2.files.records import record_from_mapping
+from arl2.files.regular import read_text
 from arl2.files.strict_yaml import parse_yaml
 from arl2.geometry import video_frames_of
 from arl2.rollout.settings import ChangeMode

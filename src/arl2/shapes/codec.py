@@ -11,12 +11,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arl2.errors import CheckpointError
-from arl2.files.plain import first_line
+from arl2.files.parts import load_part
 from arl2.geometry import video_frames_of
 from arl2.video.codec import CodecCache, Latents, Side, Video
 from arl2.video.streaming import LatentStatistics, require_channels, require_same_picture, whole_groups
@@ -199,10 +198,5 @@ def load_group_codec(folder: str | Path) -> GroupCodec:
         raise CheckpointError(f"There is no folder '{folder}'; give the folder of a codec, such as a run's export.")
     if not (Path(folder) / "config.json").is_file():
         raise CheckpointError(f"The folder '{folder}' holds no codec (no config.json); give a codec run's export.")
-    try:
-        codec = GroupCodec.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The codec in '{folder}' cannot be read: {first_line(error)}.") from error
-    return codec.eval()
+    codec: GroupCodec = load_part(GroupCodec, Path(folder), dtype=torch.float32)
+    return codec

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from arl2.errors import GeometryError
+from arl2.files.regular import naming
 from arl2.geometry import video_frames_of
 from arl2.streams.components import VideoModel, for_codec
 from arl2.video.codec import VideoCodec
@@ -54,7 +55,8 @@ def image_prefix(model: VideoModel, path: Path) -> VideoPrefix:
     """
     require_block_of_one(model)
     settings = model.settings
-    latents = image_latents(model.codec, read_image(path), height=settings.height, width=settings.width)
+    with naming(path):
+        latents = image_latents(model.codec, read_image(path), height=settings.height, width=settings.width)
     return VideoPrefix(latents, 1, 0)
 
 
@@ -70,12 +72,13 @@ def video_prefix(model: VideoModel, path: Path) -> VideoPrefix:
     """
     settings = model.settings
     found = count_clip_frames(path, fps=settings.fps)
-    whole = whole_blocks(
-        found,
-        temporal_factor=model.codec.temporal_factor,
-        block_frames=model.block_frames,
-        first_block_frames=settings.first_block_frames,
-    )
+    with naming(path):
+        whole = whole_blocks(
+            found,
+            temporal_factor=model.codec.temporal_factor,
+            block_frames=model.block_frames,
+            first_block_frames=settings.first_block_frames,
+        )
     kept = video_frames_of(0, whole, model.codec.temporal_factor)
     frames = islice(clip_frames(path, fps=settings.fps), found - kept, None)
     latents = video_latents(model.codec, frames, height=settings.height, width=settings.width)

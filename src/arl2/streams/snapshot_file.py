@@ -24,6 +24,8 @@ from torch import Tensor
 
 from arl2.errors import SnapshotError
 from arl2.files.atomic import StagedFile
+from arl2.files.plain import parse_json
+from arl2.files.regular import require_regular
 from arl2.version import __version__
 
 FORMAT, VERSION = "arl2-stream", 1
@@ -98,6 +100,7 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         SnapshotError: no such file, not a snapshot, of a newer version, truncated, or changed since it was written.
     """
+    require_regular(path, error=SnapshotError)
     try:
         with path.open("rb") as file:
             return _read(file, path, os.fstat(file.fileno()).st_size)
@@ -192,8 +195,8 @@ def _head(stream: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
 
 def _json(raw: bytes | str, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(raw if isinstance(raw, str) else raw.decode())
+    except ValueError as error:
         raise SnapshotError(f"'{path}' has a damaged header; use another snapshot.") from error
     if not isinstance(values, dict):
         raise SnapshotError(f"'{path}' has a damaged header; use another snapshot.")

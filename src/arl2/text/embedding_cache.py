@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError
 from arl2.files.atomic import write_atomically
+from arl2.files.tensors import read_safetensors_with_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class EmbeddingCache:
             return _read(path, shape, dtype)
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError) as error:
+        except (CheckpointError, OSError, ValueError) as error:
             logger.warning("The cached embeddings %s are damaged (%s); they are computed again.", path, error)
             return None
 
@@ -94,12 +94,11 @@ class EmbeddingCache:
 
 
 def _read(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        names, metadata = list(file.keys()), file.metadata() or {}
-        if names != [_NAME]:
-            raise ValueError(f"it holds the tensors {names}")
-        # A copy: another process may replace the file.
-        rows: Tensor = file.get_tensor(_NAME).clone()
+    tensors, metadata = read_safetensors_with_metadata(path)
+    if list(tensors) != [_NAME]:
+        raise ValueError(f"it holds the tensors {list(tensors)[:3]}")
+    # A copy: another process may replace the file.
+    rows = tensors[_NAME].clone()
     if tuple(rows.shape) != shape or rows.dtype != dtype:
         raise ValueError(f"{list(rows.shape)} {rows.dtype} instead of {list(shape)} {dtype}")
     if metadata.get(_DIGEST) != _digest(rows):

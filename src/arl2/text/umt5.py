@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.files.atomic import write_atomically
 from arl2.files.plain import read_json
+from arl2.files.regular import parsed_by_others
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
 from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_own_tokenizer, open_tokenizer
 from arl2.text.umt5_weights import EncoderPlace, UMT5Weights
@@ -251,7 +252,11 @@ class UMT5Text(nn.Module):
 
     def _tokens(self, cleaned: str) -> tuple[int, ...]:
         """Ids of a prompt, the end mark included, cut to the length."""
-        whole = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
+        with parsed_by_others(Path(str(self.tokenizer.name_or_path)), "a tokenizer that works"):
+            whole = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
+            words = self.weights.config.vocab_size
+            if not whole or not all(0 <= one < words for one in whole):
+                raise ValueError(f"it gives ids outside of the encoder's {words} words, or none")
         if len(whole) <= self.length:
             return tuple(whole)
         cut = self.tokenizer(cleaned, truncation=True, max_length=self.length, return_offsets_mapping=True)
@@ -307,6 +312,6 @@ def _read_settings(path: Path) -> tuple[int, torch.dtype]:
     length, dtype = settings.get("length"), settings.get("dtype")
     if set(settings) != {"length", "dtype"} or type(length) is not int or dtype not in tuple(DTYPES):
         raise CheckpointError(
-            f"{path} holds {settings}; it must have a whole number 'length' and a 'dtype' of {', '.join(DTYPES)}."
+            f"{path} holds {settings!r:.80}; it must have a whole number 'length' and a 'dtype' of {', '.join(DTYPES)}."
         )
     return length, DTYPES[dtype]

@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast, UMT5Config
 
 from arl2.errors import CheckpointError
 from arl2.files.float8 import without_scales
-from arl2.files.plain import first_line, read_json, safetensors_of
+from arl2.files.parts import require_tokenizer_files
+from arl2.files.plain import read_json, safetensors_of
+from arl2.files.regular import parsed_by_others
 from arl2.files.tensors import read_safetensors, read_tensors, require_weights
 from arl2.text.umt5_layout import UMT5Sizes, translate_encoder
 from arl2.text.umt5_pieces import tokenizer_of_pieces
@@ -43,7 +45,7 @@ def open_encoder_file(path: Path) -> UMT5Weights:
         CheckpointError: not there, damaged, of another kind, or not exactly one UMT5 encoder.
     """
     # An old pickle cannot be mapped: a whole encoder would be copied into memory.
-    return _weights(path, read_tensors(path, what=f"{path.suffix} file", old=False), {})
+    return _weights(path, read_tensors(path, what=f"{path.suffix} file", old=False, intact=False), {})
 
 
 def holds_tokenizer(path: Path) -> bool:
@@ -71,13 +73,10 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     if not (folder / _TOKENIZER).is_file():
         raise CheckpointError(f"{folder} has no {_TOKENIZER}; give the tokenizer folder of the published model.")
-    try:
+    require_tokenizer_files(folder)
+    with parsed_by_others(folder, "the folder of a readable tokenizer"):
         # This class takes tokenizer.json as it is; which class the folder names does not matter, nor does its code.
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # of a file that it cannot read the tokenizers library raises even panics
-        raise CheckpointError(f"{folder} holds no readable tokenizer ({first_line(error)}); copy it again.") from error
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> UMT5Weights:
@@ -92,18 +91,22 @@ def _config(path: Path, sizes: UMT5Sizes, config: dict[str, Any]) -> UMT5Config:
     expected = {"model_type": "umt5", "feed_forward_proj": "gated-gelu", **asdict(sizes)}
     for name, value in expected.items():
         if config.get(name, value) != value:
-            raise CheckpointError(f"{path / _CONFIG} says {name} = {config[name]!r}, but the weights are of {value!r}.")
+            raise CheckpointError(
+                f"{path / _CONFIG} says {name} = {config[name]!r:.80}, but the weights are of {value!r}."
+            )
     distance = config.get("relative_attention_max_distance", 128)
     epsilon = config.get("layer_norm_epsilon", 1e-6)
     # Half the buckets are for each direction, and half of those are for one position each.
     nearest = sizes.relative_attention_num_buckets // 4
     if type(distance) is not int or distance <= nearest:
         raise CheckpointError(
-            f"{path / _CONFIG} says relative_attention_max_distance = {distance!r}; it is a whole number "
+            f"{path / _CONFIG} says relative_attention_max_distance = {distance!r:.80}; it is a whole number "
             f"above {nearest}."
         )
     if type(epsilon) is not float or not math.isfinite(epsilon) or epsilon <= 0:
-        raise CheckpointError(f"{path / _CONFIG} says layer_norm_epsilon = {epsilon!r}; it is a small positive number.")
+        raise CheckpointError(
+            f"{path / _CONFIG} says layer_norm_epsilon = {epsilon!r:.80}; it is a small positive number."
+        )
     return UMT5Config(
         **asdict(sizes),
         relative_attention_max_distance=distance,

@@ -13,7 +13,7 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import CheckpointError
-from arl2.files.plain import first_line
+from arl2.files.regular import first_line
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the model
 _UNKNOWN, _CHARACTERS = 40, 2  # of the trainer's and of the normalizer's settings

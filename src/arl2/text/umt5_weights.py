@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from arl2.files.float8 import widened
+from arl2.files.tensors import PICKLES, require_intact
 from arl2.text.umt5_layout import EMBEDDING, TIED_EMBEDDING, translate_encoder
 
 _IDENTITY = (
@@ -59,7 +60,12 @@ class UMT5Weights:
 
         It is made without memory and given one tensor after the other, so there is never a second copy of them all;
         weights that lie on the device in that dtype already are shared.
+
+        Raises:
+            CheckpointError: a file whose checksums do not match its bytes.
         """
+        if self.files is not None and self.files.suffix in PICKLES:
+            require_intact(self.files, self.tensors)
         with torch.device("meta"):
             encoder = UMT5EncoderModel(self.config)
         # Cast there rather than here: a GPU is far quicker at it, and no second copy is made on this side.

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import Arl2Error, CheckpointError
+from arl2.files.parts import load_part, require_tokenizer_files
+from arl2.files.regular import naming, parsed_by_others
 from arl2.text.encoder import TextEncoder
 from arl2.text.tokenizer import build_word_tokenizer
 
@@ -29,9 +31,9 @@ class WordText:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder) -> None:
         sizes = (len(tokenizer), tokenizer.model_max_length)
         accepted = (encoder.config.vocabulary_size, encoder.config.length)
-        if sizes != accepted:
+        if sizes != accepted or type(sizes[1]) is not int:
             raise Arl2Error(
-                f"The tokenizer has (words, length) {sizes} and the encoder {accepted}; they must be equal."
+                f"The tokenizer has (words, length) {sizes!r:.80} and the encoder {accepted}; they must be equal."
             )
         self.tokenizer = tokenizer
         self.encoder = encoder
@@ -47,15 +49,21 @@ class WordText:
         """Load what `save_pretrained` wrote. Touches no network.
 
         Raises:
-            CheckpointError: The folder lacks a part.
+            CheckpointError: The folder lacks a part, or one is damaged.
         """
         folder = Path(folder)
         for part in (TOKENIZER_FOLDER, ENCODER_FOLDER):
             if not (folder / part).is_dir():
                 raise CheckpointError(f"{folder} has no folder {part!r}; give the folder that save_pretrained wrote.")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / TOKENIZER_FOLDER, local_files_only=True)
-        encoder = TextEncoder.from_pretrained(folder / ENCODER_FOLDER, local_files_only=True)
-        return cls(tokenizer, encoder)
+        encoder: TextEncoder = load_part(TextEncoder, folder / ENCODER_FOLDER, dtype=torch.float32)
+        place = folder / TOKENIZER_FOLDER
+        require_tokenizer_files(place)
+        with parsed_by_others(place, "the folder of a whole tokenizer"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, local_files_only=True)
+        with naming(folder):
+            text = cls(tokenizer, encoder)
+            text.encode(["a b"])  # a tokenizer that was damaged may be read, and then do nothing as it should
+        return text
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer and encoder into folders of their own."""
@@ -79,10 +87,25 @@ class WordText:
         Longer prompts are cut. Rows past a prompt's end are zero, so an empty prompt is all zeros.
         Gradients reach the encoder.
         """
-        rows = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        ids, mask = self._tokens(prompts)
         device = self.encoder.words.weight.device
-        embedded: Tensor = self.encoder(rows["input_ids"].to(device), rows["attention_mask"].to(device, torch.bool))
+        embedded: Tensor = self.encoder(ids.to(device), mask.to(device, torch.bool))
         return embedded
+
+    def _tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, [prompts, length] each."""
+        place = Path(str(self.tokenizer.name_or_path or "the tokenizer"))
+        # The library works by what the tokenizer's file says, and panics at some of what a damaged one says.
+        with parsed_by_others(place, "a tokenizer that works"):
+            rows = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+            ids, mask = rows["input_ids"], rows["attention_mask"]
+        shape, words = (len(prompts), self.length), int(self.encoder.config.vocabulary_size)
+        if tuple(ids.shape) != shape or tuple(mask.shape) != shape or not bool(((ids >= 0) & (ids < words)).all()):
+            raise CheckpointError(
+                f"{place} gives {list(ids.shape)} ids for {len(prompts)} prompts of {self.length} words, or ids that "
+                f"none of the {words} words has; copy it again."
+            )
+        return ids, mask
 
     def encode_empty(self) -> Float[Tensor, "1 words width"]:
         """All zeros."""

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from arl2.errors import Arl2Error
+from arl2.files.regular import first_line
 from arl2.video.formats import VideoFileError
 from arl2.video.images import require_file, require_size
 from arl2.video.pixels import Frame
@@ -64,8 +66,10 @@ def opened_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]
                 others = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise VideoFileError(f"'{path}' holds no video, only {others}; give another file.")
             yield container, container.streams.video[0]
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise VideoFileError(f"'{path}' cannot be read as a video ({error}); is it complete?") from error
+    except Arl2Error:
+        raise
+    except Exception as error:  # of FFmpeg, and of PyAV for values that it does not expect
+        raise VideoFileError(f"'{path}' cannot be read as a video ({first_line(error)}); is it complete?") from error
 
 
 def rate_of(stream: "VideoStream") -> Fraction | None:

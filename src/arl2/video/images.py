@@ -1,7 +1,5 @@
 """One reader for every picture file: conditioning images, PNGs of a folder, pages of an animation."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from arl2.files.regular import first_line, is_folder, require_regular
 from arl2.video.formats import VideoFileError
 from arl2.video.pixels import Frame
 
 # A picture larger than this is refused before it is decoded: a small file can claim any size.
 MAX_SIDE = 8192
-# What Pillow raises for a damaged file.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_LARGEST = 1_000_000_000  # bytes of a picture or an animation: some of Pillow's readers take the file as a whole
 
 
 def read_image(path: Path) -> Image.Image:
@@ -32,15 +30,21 @@ def read_image(path: Path) -> Image.Image:
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """A picture file, its size checked and nothing decoded yet; damage that is met inside becomes a sentence."""
-    require_file(path, "image")
+    if require_file(path, "image") > _LARGEST:
+        raise VideoFileError(f"'{path}' is no image: it has more than {_LARGEST // 1_000_000:,} MB.")
     try:
         with Image.open(path) as image:
             require_size(path, image.width, image.height)
+            if image.format == "PNG":
+                with Image.open(path) as other:
+                    other.verify()  # the checksums of all chunks, which decoding passes over
             yield image
     except VideoFileError:
         raise
-    except _DAMAGED as error:
-        raise VideoFileError(f"'{path}' cannot be read as an image ({error}); give a .png, .jpg or .webp.") from error
+    except Exception as error:  # a damaged file leads Pillow to almost any of them
+        raise VideoFileError(
+            f"'{path}' cannot be read as an image ({first_line(error)}); give a .png, .jpg or .webp."
+        ) from error
 
 
 def rgb_of(image: Image.Image, path: Path) -> Image.Image:
@@ -62,12 +66,11 @@ def frame_of(image: Image.Image, path: Path) -> Frame:
     return np.array(rgb_of(image, path))
 
 
-def require_file(path: Path, what: str) -> None:
-    """Raise ``VideoFileError`` unless ``path`` is a regular file: a named pipe would be waited for without end."""
-    if not path.exists() or path.is_dir():
-        raise VideoFileError(f"There is no {what} '{path}'.")
-    if not path.is_file():
-        raise VideoFileError(f"'{path}' is not a file; give a regular file, not a pipe or a device.")
+def require_file(path: Path, what: str) -> int:
+    """The bytes of a regular file; ``VideoFileError`` for anything else: a pipe would be waited for without end."""
+    if is_folder(path):
+        raise VideoFileError(f"There is no {what} '{path}': it is a folder.")
+    return require_regular(path, error=VideoFileError)
 
 
 def require_size(path: Path, width: int, height: int) -> None:

@@ -4,13 +4,13 @@ That is possible where one decoder takes both: the same codec, size, rate and pa
 of this program have them. The frames then have the same bits however often a video is extended.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arl2.files.plain import parse_json
 from arl2.video.decoding import opened_video
 from arl2.video.formats import VideoFileError
 
@@ -83,7 +83,7 @@ def passage(path: Path, *, frames: int, height: int, width: int, fps: int) -> Pa
 
 def _is_ours(container: "InputContainer") -> bool:
     try:
-        return "arl2" in json.loads(container.metadata.get("comment", ""))
+        return "arl2" in parse_json(container.metadata.get("comment", ""))
     except (ValueError, TypeError):
         return False
 

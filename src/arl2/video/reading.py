@@ -1,6 +1,5 @@
 """Video files back to frames: as they are stored, or at a steady rate, whatever the container and its time stamps."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from arl2.errors import CheckpointError
+from arl2.files.plain import parse_json, read_json
+from arl2.files.regular import first_line
 from arl2.video.decoding import FALLBACK_RATE, ShownFrame, decoded_frames, opened_video, rate_of
 from arl2.video.formats import VideoFileError
 from arl2.video.images import frame_of, opened_image, read_image
@@ -187,15 +189,20 @@ def _pngs(folder: Path) -> list[Path]:
 
 def _existing(path: Path | str) -> Path:
     path = Path(path)
-    if not path.exists():
-        raise VideoFileError(f"There is no '{path}'.")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise VideoFileError(f"There is no '{str(path)[-200:]}' ({first_line(error)[:80]}).") from error
     return path
 
 
 def _folder_metadata(folder: Path) -> tuple[float | None, dict[str, Any]]:
     """Frame rate and settings that the writer of a folder of PNGs left in it."""
     path = folder / "settings.json"
-    metadata = _json(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    try:
+        metadata = read_json(path) if path.is_file() else {}
+    except CheckpointError:
+        metadata = {}  # another program's file of that name
     fps, settings = metadata.get("fps"), metadata.get("settings")
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < _FASTEST:
         fps = None
@@ -205,7 +212,7 @@ def _folder_metadata(folder: Path) -> tuple[float | None, dict[str, Any]]:
 def _json(text: str) -> dict[str, Any]:
     """Settings of a file; another program's comment is none."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+        values = parse_json(text)
+    except ValueError:
         return {}
     return values if isinstance(values, dict) else {}

@@ -86,8 +86,8 @@ def require_wan21(config: Mapping[str, Any], *, where: str) -> None:
         unfit = ["temperal_downsample"]
     if unfit:
         raise ConfigError(
-            f"{where} has {unfit[0]} = {sizes[unfit[0]]!r}, which no Wan 2.1 VAE has; give a VAE of Wan 2.1 (that of "
-            "Wan 2.2 is another network)."
+            f"{where} has {unfit[0]} = {sizes[unfit[0]]!r:.80}, which no Wan 2.1 VAE has; give a VAE of Wan 2.1 (that "
+            "of Wan 2.2 is another network)."
         )
 
 

@@ -13,7 +13,9 @@ from arl2.errors import CheckpointError
 from arl2.files.atomic import write_new
 from arl2.files.locks import lock_folder
 from arl2.files.plain import read_json
-from arl2.video.formats import SETTINGS, check_writable, format_of
+from arl2.files.regular import read_bytes
+from arl2.video.formats import SETTINGS, VideoFileError, check_writable, format_of
+from arl2.video.images import opened_image
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
 from arl2.video.y4m import Y4mVideo
@@ -73,6 +75,9 @@ def _encoder() -> "type[EncodedVideo]":
     return EncodedVideo
 
 
+_LARGEST_PNG = 1_000_000_000  # bytes
+
+
 class _PngFolder(FrameWriter):
     """``00000.png``, ``00001.png``, ... and ``settings.json`` with the frame rate."""
 
@@ -87,13 +92,15 @@ class _PngFolder(FrameWriter):
         files = sorted(video.glob("*.png")) if video.is_dir() else []
         if self._count or len(files) != frames or _fps_of(video) != self._fps:
             return False
-        with Image.open(files[0]) as first:
+        with opened_image(files[0]) as first:
             if (first.size, first.mode) != ((width, height), "RGB"):
                 return False
         with self._telling():
             self._begin()
             for file in files:
-                write_new(self._path / f"{self._count:05d}.png", file.read_bytes())
+                write_new(
+                    self._path / f"{self._count:05d}.png", read_bytes(file, limit=_LARGEST_PNG, error=VideoFileError)
+                )
                 self._count += 1
         self._shape = (height, width, 3)
         return True

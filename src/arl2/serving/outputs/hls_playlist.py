@@ -12,6 +12,7 @@ from pathlib import Path
 
 from arl2.files.atomic import remove_all_stale, write_atomically
 from arl2.files.locks import is_locked
+from arl2.files.regular import first_line, read_text
 from arl2.video.formats import VideoFileError
 
 PLAYLIST = "index.m3u8"
@@ -167,12 +168,7 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
         VideoFileError: no playlist, or one that this program did not write.
     """
     path = folder / PLAYLIST
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise VideoFileError(f"'{path}' has more than {_LARGEST // 1_000_000} MB; choose a new folder.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VideoFileError(f"'{path}' cannot be read ({error}); choose a new folder.") from error
+    lines = read_text(path, limit=_LARGEST, error=VideoFileError).splitlines()
     playlist = Playlist(folder, longest, keep)
     seconds, cut, first, stream = 0.0, False, None, ""
     try:
@@ -196,7 +192,9 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
                 playlist.listed.append(Segment(line, seconds, cut, first, stream))
                 cut, first, stream = False, None, ""
     except ValueError as error:
-        raise VideoFileError(f"'{path}' was not written by this program ({error}); choose a new folder.") from error
+        raise VideoFileError(
+            f"'{path}' was not written by this program ({first_line(error)}); choose a new folder."
+        ) from error
     listed = {segment.name for segment in playlist.listed}
     remove_all_stale(folder)
     for file in folder.iterdir():

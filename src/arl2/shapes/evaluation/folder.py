@@ -1,6 +1,5 @@
 """Scores of a folder of videos of the shapes world, each against its prompt."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from arl2.errors import Arl2Error
+from arl2.files.plain import read_json_lines
 from arl2.shapes.evaluation.score import Steadiness, mean_steadiness, steadiness_of
 from arl2.shapes.evaluator.oracle import Reading, read
 from arl2.shapes.evaluator.scoring import Share, score_readings
@@ -22,6 +22,7 @@ from arl2.video.pixels import from_bytes
 from arl2.video.reading import iterate_video, video_info
 
 MANIFEST = "manifest.jsonl"
+_LARGEST = 64_000_000  # bytes
 _SUFFIXES = (".mp4", ".gif", ".webp")
 
 
@@ -109,14 +110,11 @@ def read_world_video(path: Path) -> Float[Tensor, "3 frames height width"]:
 
 def _from_manifest(manifest: Path) -> tuple[PromptedVideo, ...]:
     found = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            found.append(PromptedVideo(manifest.parent / str(entry["file"]), str(entry["prompt"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Arl2Error(f"'{manifest}', line {number}: each line needs a file and a prompt, as JSON.") from error
+    for number, entry in read_json_lines(manifest, limit=_LARGEST, error=Arl2Error):
+        file, prompt = entry.get("file"), entry.get("prompt")
+        if not isinstance(file, str) or not isinstance(prompt, str) or "\0" in file:
+            raise Arl2Error(f"'{manifest}', line {number}: each line needs a file and a prompt, as text.")
+        found.append(PromptedVideo(manifest.parent / file, prompt))
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import CheckpointError
+from arl2.files.parts import load_part
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.folder import TRANSFORMER, pipeline_folder
@@ -54,7 +55,9 @@ def load_export(name: str) -> tuple[CausalWanTransformer3DModel, ShapesText]:
     folder = pipeline_folder(name)
     if not (folder.transformer / "config.json").is_file():
         raise CheckpointError(f"'{name}' has no {TRANSFORMER}/config.json; give a model's name or a run's export.")
-    model = CausalWanTransformer3DModel.from_pretrained(folder.transformer, torch_dtype=torch.float32)
+    model: CausalWanTransformer3DModel = load_part(
+        CausalWanTransformer3DModel, folder.transformer, dtype=torch.float32, ignored=FOR_OTHER_READERS
+    )
     text = ShapesText.from_pretrained(folder.text)
     text.encoder.float()
     return model, text

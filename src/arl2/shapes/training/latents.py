@@ -9,11 +9,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from arl2.errors import CheckpointError
 from arl2.files.atomic import atomic_file
+from arl2.files.tensors import read_safetensors
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.world.renderer import render
 from arl2.shapes.world.scene import Scenes, sample_scenes
@@ -73,12 +74,10 @@ def encoded_clips(
             encoded += 1
             minutes = (time.monotonic() - started) / 60 / encoded * (missing - encoded)
             say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips; {minutes:.0f} more minutes before training.")
-        try:
-            parts.append(load_file(path)["latents"])
-        except (OSError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"The latents in {path} cannot be read ({error}); delete it and run again."
-            ) from error
+        held = read_safetensors(path)
+        if list(held) != ["latents"]:
+            raise CheckpointError(f"{path} holds {', '.join(held)} instead of latents; delete it and run again.")
+        parts.append(held["latents"])
     return torch.cat(parts)[:clips]
 
 

@@ -1,5 +1,6 @@
 """Clips to train on, read by number: latents, prompt embeddings and caption, memory-mapped from shards."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import CheckpointError, GeometryError
-from arl2.training.clips.folder import ClipIndex, read_index, require_datasets, shard_file, shard_is_whole
+from arl2.files.regular import parsed_by_others
+from arl2.training.clips.folder import (
+    INDEX,
+    ClipIndex,
+    missing_shards,
+    read_index,
+    require_datasets,
+    require_intact_shards,
+    shard_file,
+)
 
 COLUMNS = ("latents", "text", "caption", "seed")
 
@@ -46,19 +56,21 @@ class ClipSet:
         """Map the shards of a folder.
 
         Raises:
-            CheckpointError: no such folder, a shard that is missing, truncated or of other columns.
+            CheckpointError: no such folder, a shard that is missing, truncated, damaged or of other columns.
             ConfigError: the package ``datasets`` is not installed.
         """
         folder = Path(folder)
         index = read_index(folder)
         require_datasets()
-        missing = [shard for shard in range(index.shards) if not shard_is_whole(folder, shard)]
+        missing = missing_shards(folder, index)
         if missing:
             shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise CheckpointError(
                 f"{folder} lacks {len(missing)} of {index.shards} shards ({shown}); run the command that "
                 "began it again."
             )
+        # Before a library maps them: it believes what it reads.
+        require_intact_shards(folder, index.shards)
         from datasets import concatenate_datasets
 
         rows = concatenate_datasets([_mapped(folder, shard, index) for shard in range(index.shards)])
@@ -99,6 +111,12 @@ class ClipSet:
         # A copy: what is mapped cannot be written to, and tensors can.
         latents = torch.tensor(row["latents"].chunk(0).flatten().to_numpy()).float()
         text = torch.tensor(row["text"].chunk(0).flatten().to_numpy()).float()
+        if latents.numel() != math.prod(self._index.latents) or text.numel() % self._index.text_width:
+            raise CheckpointError(
+                f"Clip {index} of {self.folder} has {latents.numel()} numbers of latents and {text.numel()} of text, "
+                f"but {INDEX} says latents {list(self._index.latents)} and rows of {self._index.text_width}; make the "
+                "clips again in another folder."
+            )
         return Clip(
             latents=latents.reshape(self._index.latents),
             text=text.reshape(-1, self._index.text_width),
@@ -125,12 +143,8 @@ def _mapped(folder: Path, shard: int, index: ClipIndex) -> Any:
     from datasets import Dataset
 
     path = shard_file(folder, shard)
-    try:
+    with parsed_by_others(path, "a complete Arrow file (to make it again, delete it and its .json)"):
         rows = Dataset.from_file(str(path))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete Arrow file ({error}); delete it and its .json, and run 'arl2 rollouts' again."
-        ) from error
     expected = len(index.clips_of(shard))
     if tuple(rows.column_names) != COLUMNS or len(rows) != expected:
         raise CheckpointError(

@@ -4,7 +4,7 @@
 
     clips.json            what all clips share, and how many there are
     shards/00000.arrow    clips 0 to K - 1, a plain Arrow stream that any Arrow reader opens
-    shards/00000.json     its length; written last, so a shard with this file is complete
+    shards/00000.json     its length and checksum; written last, so a shard with this file is complete
 
 Of the well-kept libraries for shards the choice is Hugging Face ``datasets`` over Arrow files: they are memory-mapped,
 any clip is read by its number without reading others (a resumed run must see the clips that its key names), nothing in
@@ -12,20 +12,30 @@ them can run code, and it adds eight small packages. WebDataset reads tar files 
 litdata and mosaicml-streaming bring cloud clients, and versions of torch and numpy of their own.
 """
 
+import hashlib
 import importlib.util
 import json
+import logging
+import os
+import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arl2.errors import CheckpointError, ConfigError, GeometryError
+from arl2.errors import Arl2Error, CheckpointError, ConfigError, GeometryError
 from arl2.files.atomic import write_atomically
+from arl2.files.plain import read_json
 from arl2.files.records import record_from_mapping
+
+logger = logging.getLogger(__name__)
 
 INDEX = "clips.json"
 FORMAT = "arl2 clips 1"
 _SHARDS = "shards"
+_MOST_SHARDS = 100_000
+_READERS = 8  # files that are checked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +90,11 @@ def read_index(folder: Path) -> ClipIndex:
     if not path.is_file():
         raise CheckpointError(f"{folder} is no folder of clips: it has no {INDEX}; make one with 'arl2 rollouts'.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
+        values = read_json(path)
+        if values.pop("format", None) != FORMAT:
+            raise CheckpointError(f"its format is not {FORMAT!r}")
         return record_from_mapping(ClipIndex, values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Arl2Error as error:
         raise CheckpointError(f"{path} is damaged ({error}); make the clips again in another folder.") from error
 
 
@@ -98,6 +108,20 @@ def marker_file(folder: Path, shard: int) -> Path:
     return folder / _SHARDS / f"{shard:05d}.json"
 
 
+def missing_shards(folder: Path, index: ClipIndex) -> list[int]:
+    """Shards that are not complete yet.
+
+    Raises:
+        CheckpointError: as ``shard_is_whole``, or an index that names far more shards than any run begins.
+    """
+    if index.shards > _MOST_SHARDS:
+        raise CheckpointError(
+            f"{folder / INDEX} names {index.clips:,} clips in {index.shards:,} shards; at most {_MOST_SHARDS:,} shards "
+            "are accepted."
+        )
+    return [shard for shard in range(index.shards) if not shard_is_whole(folder, shard)]
+
+
 def shard_is_whole(folder: Path, shard: int) -> bool:
     """Whether a shard was completed and still has its length, by its size alone.
 
@@ -107,10 +131,7 @@ def shard_is_whole(folder: Path, shard: int) -> bool:
     marker, file = marker_file(folder, shard), shard_file(folder, shard)
     if not marker.is_file():
         return False
-    try:
-        expected = int(json.loads(marker.read_text(encoding="utf-8"))["bytes"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{marker} is damaged ({error}); delete it and run 'arl2 rollouts' again.") from error
+    expected = _marked(marker)["bytes"]
     found = file.stat().st_size if file.is_file() else 0
     if found != expected:
         raise CheckpointError(
@@ -118,6 +139,61 @@ def shard_is_whole(folder: Path, shard: int) -> bool:
             "'arl2 rollouts' again to make that shard."
         )
     return True
+
+
+def write_marker(folder: Path, shard: int, *, clips: int) -> None:
+    """Say that a shard is complete, with the checksum of its file; raises ``CheckpointError`` as ``write_small``."""
+    file = shard_file(folder, shard)
+    try:
+        content = {"bytes": file.stat().st_size, "clips": clips, "sha256": _sha256(file)}
+    except OSError as error:
+        raise not_written(file, error) from error
+    write_small(marker_file(folder, shard), json.dumps(content))
+
+
+def require_intact_shards(folder: Path, shards: int) -> None:
+    """Check every shard's bytes: each file is read once, several at a time.
+
+    Raises:
+        CheckpointError: a shard that is not what was written. Of shards that have no checksum, as those of earlier
+            versions, a warning says so once.
+    """
+    markers = [_marked(marker_file(folder, shard)) for shard in range(shards)]
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as threads:
+        sums = threads.map(
+            lambda shard: _sha256(shard_file(folder, shard)) if "sha256" in markers[shard] else None, range(shards)
+        )
+        for shard, found in enumerate(sums):
+            if found is not None and found != markers[shard]["sha256"]:
+                raise CheckpointError(
+                    f"{shard_file(folder, shard)} is damaged: its checksum does not match its bytes; delete "
+                    f"{marker_file(folder, shard)} and run 'arl2 rollouts' again to make that shard."
+                )
+    bare = sum("sha256" not in marker for marker in markers)
+    if bare:
+        logger.warning(
+            "%d of %d shards in %s have no checksum, as those of earlier versions; damage inside them is not seen.",
+            bare,
+            shards,
+            folder,
+        )
+
+
+def _marked(marker: Path) -> dict[str, Any]:
+    try:
+        values = read_json(marker)
+    except CheckpointError as error:
+        raise CheckpointError(f"{marker} is damaged ({error}); delete it and run 'arl2 rollouts' again.") from error
+    checksum = values.get("sha256", "0" * 64)
+    whole = all(type(values.get(name, 0)) is int for name in ("bytes", "clips")) and "bytes" in values
+    if not whole or not isinstance(checksum, str) or re.fullmatch("[0-9a-f]{64}", checksum) is None:
+        raise CheckpointError(f"{marker} is damaged; delete it and run 'arl2 rollouts' again.")
+    return values
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_datasets() -> None:

@@ -9,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from arl2.errors import Arl2Error, ConfigError
+from arl2.errors import Arl2Error, CheckpointError, ConfigError
+from arl2.files.plain import json_lines_of, read_json
+from arl2.files.regular import read_text
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.streams.conditioning import video_latents
 from arl2.text.interface import encode_captions
@@ -21,6 +23,7 @@ from arl2.video.reading import clip_frames, count_clip_frames
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".webp", ".y4m", ".mpg", ".ts")
 CAPTION_FILES = ("captions.csv", "captions.jsonl")
 PLAN = "videos.json"
+_LARGEST = 64_000_000  # bytes of a file of captions
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def read_captioned(folder: Path) -> tuple[CaptionedVideo, ...]:
     captions = _listed(lists[0]) if lists else _beside(videos)
     lost = sorted(set(captions) - {video.name for video in videos})
     if lost:
-        raise ConfigError(f"'{lists[0]}' names {len(lost)} videos that are not in the folder, first '{lost[0]}'.")
+        raise ConfigError(f"'{lists[0]}' names {len(lost)} videos that are not in the folder, first '{lost[0]:.80}'.")
     bare = [video.name for video in videos if not captions.get(video.name, "").strip()]
     if bare:
         where = f"'{lists[0].name}'" if lists else "a .txt beside it, or in captions.csv or captions.jsonl"
@@ -93,7 +96,7 @@ def plan_videos(
         CheckpointError: ``folder`` cannot be written.
     """
     key = {"videos": videos_fingerprint(videos), "video_frames": video_frames, "fps": fps}
-    found = _kept_counts(folder / PLAN, key)
+    found = _kept_counts(folder / PLAN, key, len(videos))
     if found is None:
         found = []
         for number, video in enumerate(videos):
@@ -161,7 +164,7 @@ def _listed(path: Path) -> dict[str, str]:
             if not isinstance(name, str) or not isinstance(caption, str):
                 raise ConfigError(f"'{path}', entry {line}: both 'file' and 'caption' are needed, as text.")
             if name in captions:
-                raise ConfigError(f"'{path}', entry {line}: '{name}' has a caption already; keep one.")
+                raise ConfigError(f"'{path}', entry {line}: '{name:.80}' has a caption already; keep one.")
             captions[name] = caption
     except (ValueError, AttributeError, csv.Error) as error:
         if isinstance(error, Arl2Error):
@@ -174,21 +177,19 @@ def _rows(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".csv":
         yield from csv.DictReader(text.splitlines())
     else:
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        yield from (entry for _, entry in json_lines_of(text, path))
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' cannot be read as UTF-8 text ({error}); save it as UTF-8.") from error
+    return read_text(path, limit=_LARGEST)
 
 
-def _kept_counts(path: Path, key: Mapping[str, Any]) -> list[int] | None:
+def _kept_counts(path: Path, key: Mapping[str, Any], videos: int) -> list[int] | None:
     """Video frames counted before, if they are those of the same videos."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        counts = values.pop("frames")
-    except (OSError, ValueError, KeyError, AttributeError):
+        values = read_json(path)
+    except CheckpointError:
         return None
-    return counts if values == dict(key) else None
+    counts = values.pop("frames", None)
+    whole = isinstance(counts, list) and len(counts) == videos and all(type(n) is int and n >= 0 for n in counts)
+    return counts if whole and values == dict(key) else None

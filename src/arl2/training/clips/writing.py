@@ -14,12 +14,12 @@ from arl2.training.clips.dataset import COLUMNS, Clip
 from arl2.training.clips.folder import (
     INDEX,
     ClipIndex,
-    marker_file,
+    missing_shards,
     not_written,
     read_index,
     require_datasets,
     shard_file,
-    shard_is_whole,
+    write_marker,
     write_small,
 )
 
@@ -53,7 +53,7 @@ class ClipWriter:
         Raises:
             CheckpointError: one that was complete and was truncated or changed.
         """
-        return [shard for shard in range(self.index.shards) if not shard_is_whole(self.folder, shard)]
+        return missing_shards(self.folder, self.index)
 
     def write(self, shard: int, clips: Iterable[Clip]) -> None:
         """Write one shard; ``clips`` are its clips in order, taken one by one.
@@ -86,8 +86,7 @@ class ClipWriter:
                     raise CheckpointError(f"Shard {shard} takes {expected} clips; got {written}, and kept none.")
         except OSError as error:
             raise not_written(file, error) from error
-        marker = {"bytes": file.stat().st_size, "clips": expected}
-        write_small(marker_file(self.folder, shard), json.dumps(marker))
+        write_marker(self.folder, shard, clips=expected)
 
     def _row(self, clip: Clip, number: int) -> dict[str, Any]:
         if tuple(clip.latents.shape) != self.index.latents or clip.text.shape[1] != self.index.text_width:

@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from arl2.errors import CheckpointError, ConfigError
+from arl2.errors import Arl2Error, CheckpointError, ConfigError
 from arl2.files.atomic import atomic_folder, remove
 from arl2.files.locks import locked_folder, writer_of
-from arl2.files.plain import first_line
+from arl2.files.plain import read_json
 from arl2.files.records import record_from_mapping
+from arl2.files.regular import first_line
+from arl2.files.tensors import read_safetensors
 from arl2.training.engine.ema import WeightAverage
 from arl2.training.engine.optimizer import Optimizers
 from arl2.training.engine.processes import full_tensor, part_like
@@ -113,9 +115,8 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def read_state(checkpoint: Path) -> RunState:
     """What a checkpoint says about its run; raises ``CheckpointError`` when it cannot be read."""
     try:
-        facts = json.loads((checkpoint / _METADATA).read_text(encoding="utf-8"))
-        return record_from_mapping(RunState, facts)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return record_from_mapping(RunState, read_json(checkpoint / _METADATA))
+    except Arl2Error as error:
         raise _unreadable(checkpoint, error) from error
 
 
@@ -135,8 +136,8 @@ def load_checkpoint(
     """
     state = read_state(checkpoint)
     try:
-        tensors = load_file(checkpoint / _TENSORS)
-    except (OSError, SafetensorError) as error:
+        tensors = read_safetensors(checkpoint / _TENSORS)
+    except CheckpointError as error:
         raise _unreadable(checkpoint, error) from error
     taken = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
     taken |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
@@ -148,6 +149,13 @@ def load_checkpoint(
             f"The checkpoint '{checkpoint}' does not fit what trains now, first at '{differing[0]}' "
             f"({len(differing)} tensors in all); use the settings it was made with, or another run folder."
         )
+    for name in tensors.keys() - held.keys():
+        parameter = parameters.get(name.partition("/")[2].partition("/")[2])
+        if parameter is None or (tensors[name].dim() and tensors[name].shape != parameter.shape):
+            raise CheckpointError(
+                f"The checkpoint '{checkpoint}' has '{name:.80}' {list(tensors[name].shape)}, which no parameter has; "
+                "delete it to resume from the one before."
+            )
     for name, target in taken.items():
         target.copy_(part_like(tensors[name], target))
     for name, tensor in tensors.items():

@@ -2,14 +2,15 @@
 
 import json
 import math
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
+from arl2.files.plain import read_json_value, read_toml
 from arl2.files.records import Word, typed
 
+_LARGEST = 1_000_000  # bytes of a file of settings
 # Settings that change when a run stops, what it keeps or what it shows, but not what it computes.
 _HARMLESS = {
     *("checkpoint_every", "keep_checkpoints", "log_every", "tensorboard"),
@@ -27,13 +28,10 @@ def read_config_values(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the file is missing, of another kind, or cannot be parsed.
     """
-    readers = {".json": json.loads, ".toml": tomllib.loads}
-    if path.suffix not in readers:
+    if path.suffix not in (".json", ".toml"):
         raise ConfigError(f"Settings are read from a .json or .toml file; got '{path}'.")
-    try:
-        values = readers[path.suffix](path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The settings file '{path}' cannot be read: {error}.") from error
+    read: Callable[..., Any] = read_json_value if path.suffix == ".json" else read_toml
+    values = read(path, limit=_LARGEST, error=ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"The settings file '{path}' must hold names and values, but holds {type(values).__name__}.")
     return values

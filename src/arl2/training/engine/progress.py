@@ -13,6 +13,10 @@ from rich.text import Text
 
 from arl2.errors import ConfigError
 from arl2.files.atomic import write_atomically
+from arl2.files.plain import json_lines_of
+from arl2.files.regular import read_text
+
+_LARGEST = 256_000_000  # bytes: a line a step for a million steps
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,20 @@ class Reporter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line truncated by a crash is left out."""
+    """The records of a ``metrics.jsonl``; a last line truncated by a crash is left out.
+
+    Raises:
+        ConfigError: a line that is no JSON object with a ``step``; it is named.
+    """
     if not path.exists():
         return []
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in complete.splitlines()]
+    complete, _, _ = read_text(path, limit=_LARGEST).rpartition("\n")
+    records = []
+    for number, record in json_lines_of(complete, path, finite=False):
+        if type(record.get("step")) is not int:
+            raise ConfigError(f"'{path}', line {number}: this has no step; delete the line.")
+        records.append(record)
+    return records
 
 
 def _drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:

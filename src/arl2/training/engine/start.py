@@ -1,6 +1,7 @@
 """From settings to a run: file and overrides, device, processes, task, loop."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from arl2.errors import ConfigError
 from arl2.files.places import check_place
 from arl2.files.records import record_from_mapping, record_to_mapping
+from arl2.files.regular import naming
 from arl2.training.engine.config import read_config_values, with_overrides, without_retired
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.processes import joined_processes
@@ -41,9 +43,7 @@ def start_run(
         ConfigError: as for ``resolved_settings``, a device that is not there, or a folder that cannot be written.
     """
     check_place(folder, "run files", folder=True, added_to=True)
-    values = _setting_values(folder, settings, overrides)
-    kind, make_task = task_classes(find_task(task, values))
-    config = _resolved(kind, values)
+    config, make_task = _config_and_task(task, folder, settings, overrides)
     return run_task(
         lambda here: make_task(config, device=here),
         config,
@@ -90,20 +90,22 @@ def resolved_settings(
     Raises:
         ConfigError: a file that cannot be read, an unknown name, a value that is not accepted.
     """
-    values = _setting_values(folder, settings, overrides)
-    kind, _ = task_classes(find_task(task, values))
-    return _resolved(kind, values)
+    return _config_and_task(task, folder, settings, overrides)[0]
 
 
-def _setting_values(folder: Path | None, settings: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+def _config_and_task(
+    task: str, folder: Path | None, settings: Path | None, overrides: Sequence[str]
+) -> tuple[Any, Callable[..., Task]]:
     kept = folder / "config.json" if folder is not None else None
     if settings is None and kept is not None and kept.exists():
         settings = kept
-    return {"loop": {}, **with_overrides(read_config_values(settings) if settings else {}, overrides)}
-
-
-def _resolved(kind: type[Any], values: dict[str, Any]) -> Any:
-    return record_from_mapping(kind, without_retired(kind, values))
+    values = {"loop": {}, **with_overrides(read_config_values(settings) if settings else {}, overrides)}
+    # Errors say where a value comes from; with overrides, it may be from either.
+    where = "" if settings is None else f"'{settings}'" + (f" with {' '.join(overrides)}" if overrides else "")
+    with naming(where) if where else nullcontext():
+        kind, make_task = task_classes(find_task(task, values))
+        values = without_retired(kind, values)
+    return record_from_mapping(kind, values, where=where), make_task
 
 
 def _device(asked: torch.device | str | None, local_rank: int) -> torch.device:
