@@ -261,7 +261,7 @@ def test_second_prompt_of_a_resumed_stream(stream, model: str, tmp_path: Path) -
     ("words", "said"),
     [
         (("", *BLOCKS), "The prompt is empty"),
-        (("hello world", *BLOCKS), "names no colour, shape, motion"),
+        (("hello world", *BLOCKS), "which this model cannot draw"),
         (BLOCKS, "Give a prompt, a script with a prompt at 0, or --resume"),
         (("red", *BLOCKS, "-o", "a.webp"), "is kept in memory until it is closed"),
         (("red", *BLOCKS, "-o", "file/a.hls"), "cannot be made"),

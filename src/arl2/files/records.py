@@ -38,6 +38,8 @@ def typed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
 _NAME_SHOWN = 80  # characters
 _LARGEST_SIZE, _LONGEST = 10_000_000, 10_000  # of a model: no width, and no list of widths, comes near
 

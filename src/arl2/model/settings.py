@@ -18,6 +18,7 @@ ChangeMode = Literal["soft", "refresh", "cut"]
 CHANGE_MODES: tuple[str, ...] = get_args(ChangeMode)
 TRAIN_STEPS = 1000  # of the noise schedule of all published models, and the timestep of full noise
 _MAX_SEED = 2**64 - 1
+_OTHER_SIZE = 1.5  # times the pixels of the model's own size, either way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,16 @@ class GenerationSettings:
             return MultiStep(chosen.solver_steps, chosen.guidance_scale, schedule, chosen.solver)
         plan = StepPlan.from_steps(chosen.steps, chosen.first_block_steps, schedule=schedule, warp=chosen.warp_steps)
         return FewStep(plan, schedule, chosen.first_block_fresh_below)
+
+    def told_of_size(self, height: int, width: int) -> str | None:
+        """A warning for people about a size, in pixels, that is far from these settings' own; None for one near it."""
+        ratio = height * width / (self.height * self.width)
+        if 1 / _OTHER_SIZE < ratio < _OTHER_SIZE:
+            return None
+        return (
+            f"This model makes videos of {self.width} x {self.height} pixels; at {width} x {height} they may be wrong, "
+            "such as a lattice. To enlarge a video, use scale (--scale)."
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""

@@ -1,5 +1,6 @@
 """From a :class:`ModelSource` to a pipeline on its device."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from arl2.pipeline.assemble import load_components
 from arl2.pipeline.devices import checked_device
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,6 +40,9 @@ def open_pipeline(
     dtype = _DTYPES[source.dtype or "float32"]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
     settings = loaded.settings
-    sized = replace(settings, height=options.height or settings.height, width=options.width or settings.width)
+    height, width = options.height or settings.height, options.width or settings.width
+    if told := settings.told_of_size(height, width):
+        logger.warning("%s", told)
+    sized = replace(settings, height=height, width=width)
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
     return pipe if device == "cpu" else pipe.to(device)

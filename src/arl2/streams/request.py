@@ -36,7 +36,6 @@ OnStepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
 
 logger = logging.getLogger(__name__)
 
-_OTHER_SIZE = 1.5  # times the pixels of the model's own size, either way
 _LARGEST_SIDE = 16384  # pixels, of what the formats of video take
 
 
@@ -213,7 +212,11 @@ def check_options(
         expected = [batch, config.in_channels, known.shape[2], height, width]
         _check_known(known, expected, plan, components.block_frames, settings.first_block_frames)
     chosen, warning = _best_of(options, settings, components, shape, known is not None)
-    told = tuple(said for said in (_other_size(settings, components), warning) if said is not None)
+    told = tuple(
+        said
+        for said in (components.settings.told_of_size(settings.height, settings.width), warning)
+        if said is not None
+    )
     return CheckedOptions(settings, settings.sampler(), plan, shape, chosen, told)
 
 
@@ -286,18 +289,6 @@ def _latent_side(name: str, pixels: int, axis: int, components: Components) -> i
         nearest = max(step, round(pixels / step) * step)
         raise GeometryError(f"Got {name} {pixels}; give a multiple of {step}, such as {nearest}.")
     return pixels // factor
-
-
-def _other_size(settings: GenerationSettings, components: Components) -> str | None:
-    """A warning about a size that a model has not learnt."""
-    own = components.settings
-    ratio = settings.height * settings.width / (own.height * own.width)
-    if 1 / _OTHER_SIZE < ratio < _OTHER_SIZE:
-        return None
-    return (
-        f"This model makes videos of {own.width} x {own.height} pixels; at {settings.width} x {settings.height} they "
-        "may be wrong, such as a lattice. To enlarge a video, use scale (--scale)."
-    )
 
 
 def _best_of(
