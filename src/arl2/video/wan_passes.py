@@ -1,0 +1,258 @@
+"""One pass of the Wan 2.1 VAE over some latent frames of a stream: our order of operations, diffusers' weights.
+
+Everything is channels last, ``[batch, frames, height, width, channels]``. A layer does not add up what it computed:
+it returns a ``Sum``, and what reads it next adds, normalises, activates and puts the result behind the frames that its
+convolution remembers, in one pass over memory (:func:`arl2.kernels.causal_input.causal_input`). Zeros around a picture
+are left to the convolution. Where a GPU would add a convolution's bias in a pass of its own, the bias waits as well.
+
+Source: ``diffusers.models.autoencoders.autoencoder_kl_wan``, whose numbers these are, up to the order of sums.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arl2.kernels.causal_input import Frames, Interleaved, causal_input, interleaved, pixels
+from arl2.video.wan_streaming import Past, lookback
+
+_TENSOR_CORE = 16  # channels: a result is filled up to a multiple, as matrix units want it
+
+
+@dataclass(frozen=True)
+class Sum:
+    """``value + bias + residual``, not yet added up."""
+
+    value: Interleaved
+    bias: Float[Tensor, " channels"] | None = None
+    residual: Frames | None = None
+
+
+def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) -> Frames:
+    """Video frames of raw latents.
+
+    The last stage, whose numbers are half of all, goes latent frame by latent frame: so its working memory is a third
+    of what a block would take.
+
+    Args:
+        decoder: ``AutoencoderKLWan.decoder``.
+        raw: after ``post_quant_conv``; at the start of a stream its first latent frame alone.
+        past: of this stream; updated.
+        merging: from ``merging_matrix``.
+    """
+    x = _conv3d(decoder.conv_in, _read(Sum(interleaved(raw)), conv=decoder.conv_in, past=past))
+    x = _middle(decoder.mid_block, x, past)
+    *stages, last = decoder.up_blocks
+    upsamplers = [stage.upsamplers[0] for stage in stages]
+    for i, stage in enumerate(stages):
+        if i:
+            x = _doubled_in_space(upsamplers[i - 1], frames, merging)
+        for block in stage.resnets:
+            x = _residual(block, x, past)
+        frames = _doubled_in_time(upsamplers[i], x, past)
+    video = []
+    for part in frames.split(frames.shape[1] // raw.shape[1], dim=1):
+        x = _doubled_in_space(upsamplers[-1], part, merging)
+        for block in last.resnets:
+            x = _residual(block, x, past)
+        video.append(_pixels(decoder, x, past))
+    return torch.cat(video, dim=1)
+
+
+def encode_pass(encoder: nn.Module, pixels: Frames, past: Past, *, latent_frames: int) -> Frames:
+    """Moments, before ``quant_conv``, of video frames.
+
+    The first stage goes latent frame by latent frame, like the last one of ``decode_pass``.
+
+    Args:
+        encoder: ``AutoencoderKLWan.encoder``.
+        pixels: ``[batch, frames, height, width, 3]``; at the start of a stream its first video frame alone.
+        past: of this stream; updated.
+        latent_frames: that they stand for.
+    """
+    layers = list(encoder.down_blocks)
+    end = 1 + next(i for i, layer in enumerate(layers) if isinstance(layer, WanResample))
+    parts = []
+    for part in pixels.split(pixels.shape[1] // latent_frames, dim=1):
+        x = _conv3d(encoder.conv_in, _read(Sum(interleaved(part)), conv=encoder.conv_in, past=past))
+        for layer in layers[:end]:
+            x = _down(layer, x, past)
+        parts.append(x)
+    x = Sum(torch.cat([one.value for one in parts], dim=1), x.bias)
+    for layer in layers[end:]:
+        x = _down(layer, x, past)
+    x = _middle(encoder.mid_block, x, past)
+    x = _conv3d(encoder.conv_out, _read(x, norm=encoder.norm_out, conv=encoder.conv_out, past=past))
+    return _read(x)
+
+
+def merging_matrix() -> Float[Tensor, "16 9"]:
+    """Weights of a 3 x 3 convolution of an enlarged picture to those of four 2 x 2 ones of the picture itself.
+
+    Where every pixel is there twice, two of three taps see the same one: output row ``2 i`` sees rows ``i - 1`` and
+    ``i``, with taps 0 and 1 + 2, and row ``2 i + 1`` sees ``i`` and ``i + 1``, with taps 0 + 1 and 2. The enlarged
+    picture is never made, and 4 of 9 multiplications are left.
+    """
+    one = torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 1]])  # (which row, which tap) x tap of three
+    return torch.kron(one, one)
+
+
+def _read(
+    x: Sum,
+    *,
+    norm: nn.Module | None = None,
+    silu: bool = True,
+    conv: nn.Module | None = None,
+    past: Past | None = None,
+    margin: int = 0,
+) -> Frames:
+    """What a layer reads: the sum, normalised and activated if there is a norm, behind the frames of its past."""
+    return _read_with_sum(x, norm=norm, silu=silu, conv=conv, past=past, margin=margin, want_sum=False)[1]
+
+
+def _read_with_sum(
+    x: Sum,
+    *,
+    norm: nn.Module | None,
+    silu: bool = True,
+    conv: nn.Module | None = None,
+    past: Past | None = None,
+    margin: int = 0,
+    want_sum: bool = True,
+) -> tuple[Frames, Frames]:
+    """The sum as well, for the way around the layer."""
+    total, frames, kept = causal_input(
+        x.value,
+        bias=x.bias,
+        residual=x.residual,
+        gamma=None if norm is None else norm.gamma.flatten(),
+        past=None if past is None else past[conv],
+        lookback=0 if past is None else lookback(conv),
+        margin=margin,
+        silu=silu and norm is not None,
+        want_sum=want_sum,
+    )
+    if past is not None:
+        past[conv] = kept
+    return total, frames
+
+
+def _residual(block: nn.Module, x: Sum, past: Past) -> Sum:
+    skip, frames = _read_with_sum(x, norm=block.norm1, conv=block.conv1, past=past)
+    inner = _conv3d(block.conv1, frames)
+    result = _conv3d(block.conv2, _read(inner, norm=block.norm2, conv=block.conv2, past=past))
+    if isinstance(block.conv_shortcut, nn.Identity):
+        return Sum(result.value, result.bias, skip)
+    around = _conv3d(block.conv_shortcut, skip)
+    bias = None if result.bias is None else result.bias + around.bias
+    return Sum(result.value, bias, pixels(around.value))
+
+
+def _middle(block: nn.Module, x: Sum, past: Past) -> Sum:
+    x = _residual(block.resnets[0], x, past)
+    for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+        x = _residual(resnet, _attention(attention, x), past)
+    return x
+
+
+def _attention(block: nn.Module, x: Sum) -> Sum:
+    """One head over the pixels of each frame."""
+    skip, normed = _read_with_sum(x, norm=block.norm, silu=False)
+    rows = normed.flatten(0, 1).flatten(1, 2).unsqueeze(1)  # [batch * frames, head, pixels, channels]
+    q, k, v = F.linear(rows, block.to_qkv.weight.flatten(1), block.to_qkv.bias).chunk(3, dim=-1)
+    mixed = F.linear(F.scaled_dot_product_attention(q, k, v), block.proj.weight.flatten(1), block.proj.bias)
+    return Sum(interleaved(mixed.view(skip.shape)), residual=skip)
+
+
+def _doubled_in_time(upsampler: WanResample, x: Sum, past: Past) -> Frames:
+    """Two frames for one where the layer doubles time; the stream's first passes alone, and is not remembered."""
+    if upsampler.mode == "upsample2d":
+        return _read(x)
+    conv = upsampler.time_conv
+    if past[conv] is None:
+        frames = _read(x)
+        batch, _, *picture = frames.shape
+        past[conv] = frames.new_zeros(batch, lookback(conv), *picture)
+        return frames
+    both = F.conv3d(_channels_first(_read(x, conv=conv, past=past)), conv.weight, conv.bias)
+    batch, channels, count, height, width = both.shape
+    pairs = both.view(batch, 2, channels // 2, count, height, width).permute(0, 3, 1, 4, 5, 2)
+    return pairs.reshape(batch, 2 * count, height, width, channels // 2)
+
+
+def _doubled_in_space(upsampler: WanResample, frames: Frames, merging: Tensor) -> Sum:
+    """Nearest neighbours and a 3 x 3 convolution, as four 2 x 2 convolutions: see ``merging_matrix``."""
+    conv = upsampler.resample[1]
+    out, channels = conv.weight.shape[:2]
+    taps = conv.weight.flatten(2) @ merging.to(conv.weight).T
+    weight = taps.view(out, channels, 2, 2, 2, 2).permute(2, 4, 0, 1, 3, 5).reshape(4 * out, channels, 2, 2)
+    batch, count, height, width, _ = frames.shape
+    four = F.conv2d(_pictures(frames), weight.contiguous(memory_format=torch.channels_last), padding=1)
+    # Row 2 i + p is row i + p of convolution p, and likewise for columns: a view that steps along both at once.
+    picture, channel, row, column = four.stride()
+    size = (batch, count, height, 2, width, 2, out)
+    steps = (count * picture, picture, row, 2 * out * channel + row, column, out * channel + column, channel)
+    return Sum(four.as_strided(size, steps, four.storage_offset()), conv.bias)
+
+
+def _down(layer: nn.Module, x: Sum, past: Past) -> Sum:
+    if not isinstance(layer, WanResample):
+        return _residual(layer, x, past)
+    conv = layer.resample[1]
+    frames = _read(x, margin=1)
+    waits = frames.is_cuda
+    half = F.conv2d(_pictures(frames), conv.weight, None if waits else conv.bias, stride=2)
+    half = half.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+    x = Sum(interleaved(half), conv.bias if waits else None)
+    if layer.mode == "downsample2d":
+        return x
+    begins = past[layer.time_conv] is None
+    frames = _read(x, conv=layer.time_conv, past=past)
+    # The stream's first frame passes alone, but is remembered.
+    return Sum(interleaved(frames[:, lookback(layer.time_conv) :])) if begins else _conv3d(layer.time_conv, frames)
+
+
+def _pixels(decoder: nn.Module, x: Sum, past: Past) -> Frames:
+    """The last convolution, which has 3 channels to give, one tap in time after another.
+
+    What the last two frames add to the next two is remembered, not these frames of many channels.
+    """
+    conv = decoder.conv_out
+    frames = _read(x, norm=decoder.norm_out)
+    taps, out = conv.kernel_size[0], conv.out_channels
+    weight = conv.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -len(weight) % _TENSOR_CORE))
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    parts = F.conv2d(_pictures(frames), weight, padding=1).permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+    batch, count, *picture = frames.shape[:-1]
+    work = torch.promote_types(parts.dtype, torch.float32)
+    video = parts.new_zeros(batch, count + taps - 1, *picture, out, dtype=work)
+    held = past[conv]
+    if held is not None:
+        video[:, : taps - 1] = held
+    for tap in range(taps):
+        later = taps - 1 - tap
+        video[:, later : later + count] += parts[..., tap * out : (tap + 1) * out]
+    past[conv] = video[:, count:].clone()
+    return (video[:, :count] + conv.bias).to(parts.dtype)
+
+
+def _conv3d(conv: nn.Module, frames: Frames) -> Sum:
+    """Of frames that stand behind their past. On CUDA, where a bias would be a pass of its own, it waits."""
+    waits = frames.is_cuda
+    around = conv.kernel_size[1] // 2
+    stride, padding = conv.stride, (0, around, around)
+    value = F.conv3d(_channels_first(frames), conv.weight, None if waits else conv.bias, stride, padding)
+    return Sum(interleaved(value.permute(0, 2, 3, 4, 1)), conv.bias if waits else None)
+
+
+def _channels_first(frames: Frames) -> Tensor:
+    return frames.permute(0, 4, 1, 2, 3)
+
+
+def _pictures(frames: Frames) -> Tensor:
+    """``[batch * frames, channels, height, width]`` in the same memory."""
+    return frames.flatten(0, 1).permute(0, 3, 1, 2)
