@@ -15,6 +15,8 @@ Side = Literal["encoder", "decoder"]
 # Of Wan's VAE and of every codec that takes its place: pixels a latent pixel along each side, video frames a latent
 # frame. For what is counted before a codec is loaded; a codec at hand says its own.
 SPATIAL_FACTOR, TEMPORAL_FACTOR = 8, 4
+# Latent frames that Wan's VAE takes in one pass: a block; more would only take more memory.
+FRAMES_AT_ONCE = 3
 
 Video = Float[Tensor, "batch 3 frames height width"]
 Latents = Float[Tensor, "batch channels latent_frames latent_height latent_width"]

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from arl2.errors import GeometryError
 from arl2.geometry import latent_frames_of, video_frames_of
-from arl2.video.codec import CodecCache, Latents, Side, Video, wan_factors
+from arl2.video.codec import FRAMES_AT_ONCE, CodecCache, Latents, Side, Video, wan_factors
 from arl2.video.streaming import LatentStatistics, require_channels
 from arl2.video.wan_layout import require_wan21, vae_of_file, vae_of_folder
 from arl2.video.wan_passes import decode_pass, encode_pass, merging_matrix
 from arl2.video.wan_streaming import LAYOUT, convert_layout, forget_gradients, names_of, next_frames
-
-FRAMES_AT_ONCE = 3  # latent frames of a pass: a block; more would only take more memory
 
 
 class WanCodec(nn.Module):

@@ -8,8 +8,6 @@ are left to the convolution. Where a GPU would add a convolution's bias in a pas
 Source: ``diffusers.models.autoencoders.autoencoder_kl_wan``, whose numbers these are, up to the order of sums.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
@@ -19,19 +17,27 @@ from torch import Tensor, nn
 from arl2.kernels.causal_input import Frames, Interleaved, causal_input, interleaved, pixels
 from arl2.video.wan_streaming import Past, lookback
 
+Picture = Float[Tensor, "batch video_frames video_height video_width rgb"]
+Moments = Float[Tensor, "batch latent_frames latent_height latent_width moments"]
+
 _TENSOR_CORE = 16  # channels: a result is filled up to a multiple, as matrix units want it
 
 
-@dataclass(frozen=True)
 class Sum:
-    """``value + bias + residual``, not yet added up."""
+    """``value + bias + residual``, not yet added up. It is read once, and lets go of its parts then.
 
-    value: Interleaved
-    bias: Float[Tensor, " channels"] | None = None
-    residual: Frames | None = None
+    These are the largest tensors there are; callers further up would keep them until their own step is over.
+    """
+
+    def __init__(self, value: Interleaved, bias: Tensor | None = None, residual: Frames | None = None) -> None:
+        self._parts = [(value, bias, residual)]
+
+    def take(self) -> tuple[Interleaved, Float[Tensor, " channels"] | None, Frames | None]:
+        """The three parts, the one time that they are taken."""
+        return self._parts.pop()
 
 
-def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) -> Frames:
+def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) -> Picture:
     """Video frames of raw latents.
 
     The last stage, whose numbers are half of all, goes latent frame by latent frame: so its working memory is a third
@@ -46,23 +52,26 @@ def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) ->
     x = _conv3d(decoder.conv_in, _read(Sum(interleaved(raw)), conv=decoder.conv_in, past=past))
     x = _middle(decoder.mid_block, x, past)
     *stages, last = decoder.up_blocks
-    upsamplers = [stage.upsamplers[0] for stage in stages]
     for i, stage in enumerate(stages):
-        if i:
-            x = _doubled_in_space(upsamplers[i - 1], frames, merging)
         for block in stage.resnets:
             x = _residual(block, x, past)
-        frames = _doubled_in_time(upsamplers[i], x, past)
+        upsampler = stage.upsamplers[0]
+        frames, conv = _doubled_in_time(upsampler, x, past), upsampler.resample[1]
+        weight = _merged(conv.weight, merging)
+        if i < len(stages) - 1:
+            x = _doubled_in_space(frames, conv, weight)
+            del frames
+    taps = _taps(decoder.conv_out.weight)
     video = []
     for part in frames.split(frames.shape[1] // raw.shape[1], dim=1):
-        x = _doubled_in_space(upsamplers[-1], part, merging)
+        x = _doubled_in_space(part, conv, weight)
         for block in last.resnets:
             x = _residual(block, x, past)
-        video.append(_pixels(decoder, x, past))
+        video.append(_pixels(decoder, taps, x, past))
     return torch.cat(video, dim=1)
 
 
-def encode_pass(encoder: nn.Module, pixels: Frames, past: Past, *, latent_frames: int) -> Frames:
+def encode_pass(encoder: nn.Module, pixels: Frames, past: Past, *, latent_frames: int) -> Moments:
     """Moments, before ``quant_conv``, of video frames.
 
     The first stage goes latent frame by latent frame, like the last one of ``decode_pass``.
@@ -81,7 +90,7 @@ def encode_pass(encoder: nn.Module, pixels: Frames, past: Past, *, latent_frames
         for layer in layers[:end]:
             x = _down(layer, x, past)
         parts.append(x)
-    x = Sum(torch.cat([one.value for one in parts], dim=1), x.bias)
+    x = _joined(parts)
     for layer in layers[end:]:
         x = _down(layer, x, past)
     x = _middle(encoder.mid_block, x, past)
@@ -122,12 +131,13 @@ def _read_with_sum(
     past: Past | None = None,
     margin: int = 0,
     want_sum: bool = True,
-) -> tuple[Frames, Frames]:
+) -> tuple[Tensor, Tensor]:
     """The sum as well, for the way around the layer."""
+    value, bias, residual = x.take()
     total, frames, kept = causal_input(
-        x.value,
-        bias=x.bias,
-        residual=x.residual,
+        value,
+        bias=bias,
+        residual=residual,
         gamma=None if norm is None else norm.gamma.flatten(),
         past=None if past is None else past[conv],
         lookback=0 if past is None else lookback(conv),
@@ -143,12 +153,18 @@ def _read_with_sum(
 def _residual(block: nn.Module, x: Sum, past: Past) -> Sum:
     skip, frames = _read_with_sum(x, norm=block.norm1, conv=block.conv1, past=past)
     inner = _conv3d(block.conv1, frames)
-    result = _conv3d(block.conv2, _read(inner, norm=block.norm2, conv=block.conv2, past=past))
+    del frames
+    value, bias, _ = _conv3d(block.conv2, _read(inner, norm=block.norm2, conv=block.conv2, past=past)).take()
     if isinstance(block.conv_shortcut, nn.Identity):
-        return Sum(result.value, result.bias, skip)
-    around = _conv3d(block.conv_shortcut, skip)
-    bias = None if result.bias is None else result.bias + around.bias
-    return Sum(result.value, bias, pixels(around.value))
+        return Sum(value, bias, skip)
+    around, more, _ = _conv3d(block.conv_shortcut, skip).take()
+    return Sum(value, None if bias is None else bias + more, pixels(around))
+
+
+def _joined(parts: list[Sum]) -> Sum:
+    """One after the other in time; they have one bias and no residual."""
+    taken = [one.take() for one in parts]
+    return Sum(torch.cat([value for value, _, _ in taken], dim=1), taken[0][1])
 
 
 def _middle(block: nn.Module, x: Sum, past: Past) -> Sum:
@@ -183,14 +199,18 @@ def _doubled_in_time(upsampler: WanResample, x: Sum, past: Past) -> Frames:
     return pairs.reshape(batch, 2 * count, height, width, channels // 2)
 
 
-def _doubled_in_space(upsampler: WanResample, frames: Frames, merging: Tensor) -> Sum:
-    """Nearest neighbours and a 3 x 3 convolution, as four 2 x 2 convolutions: see ``merging_matrix``."""
-    conv = upsampler.resample[1]
-    out, channels = conv.weight.shape[:2]
-    taps = conv.weight.flatten(2) @ merging.to(conv.weight).T
-    weight = taps.view(out, channels, 2, 2, 2, 2).permute(2, 4, 0, 1, 3, 5).reshape(4 * out, channels, 2, 2)
-    batch, count, height, width, _ = frames.shape
-    four = F.conv2d(_pictures(frames), weight.contiguous(memory_format=torch.channels_last), padding=1)
+def _merged(weight: Tensor, merging: Tensor) -> Tensor:
+    """Weights of the four 2 x 2 convolutions: see ``merging_matrix``."""
+    out, channels = weight.shape[:2]
+    taps = weight.flatten(2) @ merging.to(weight).T
+    four = taps.view(out, channels, 2, 2, 2, 2).permute(2, 4, 0, 1, 3, 5).reshape(4 * out, channels, 2, 2)
+    return four.contiguous(memory_format=torch.channels_last)
+
+
+def _doubled_in_space(frames: Frames, conv: nn.Module, weight: Tensor) -> Sum:
+    """Nearest neighbours and a 3 x 3 convolution, from the picture as it is."""
+    (batch, count, height, width, _), out = frames.shape, conv.out_channels
+    four = F.conv2d(_pictures(frames), weight, padding=1)
     # Row 2 i + p is row i + p of convolution p, and likewise for columns: a view that steps along both at once.
     picture, channel, row, column = four.stride()
     size = (batch, count, height, 2, width, 2, out)
@@ -215,26 +235,30 @@ def _down(layer: nn.Module, x: Sum, past: Past) -> Sum:
     return Sum(interleaved(frames[:, lookback(layer.time_conv) :])) if begins else _conv3d(layer.time_conv, frames)
 
 
-def _pixels(decoder: nn.Module, x: Sum, past: Past) -> Frames:
+def _taps(weight: Tensor) -> Tensor:
+    """The weights of a causal convolution as those of a plain one with a result for each tap in time."""
+    taps = weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
+    taps = F.pad(taps, (0, 0, 0, 0, 0, 0, 0, -len(taps) % _TENSOR_CORE))
+    return taps.contiguous(memory_format=torch.channels_last)
+
+
+def _pixels(decoder: nn.Module, weight: Tensor, x: Sum, past: Past) -> Frames:
     """The last convolution, which has 3 channels to give, one tap in time after another.
 
     What the last two frames add to the next two is remembered, not these frames of many channels.
     """
     conv = decoder.conv_out
+    back, out = lookback(conv), conv.out_channels
     frames = _read(x, norm=decoder.norm_out)
-    taps, out = conv.kernel_size[0], conv.out_channels
-    weight = conv.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
-    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -len(weight) % _TENSOR_CORE))
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    parts = F.conv2d(_pictures(frames), weight, padding=1).permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
-    batch, count, *picture = frames.shape[:-1]
+    batch, count, *picture, _ = frames.shape
+    parts = F.conv2d(_pictures(frames), weight, padding=1).permute(0, 2, 3, 1).unflatten(0, (batch, count))
     work = torch.promote_types(parts.dtype, torch.float32)
-    video = parts.new_zeros(batch, count + taps - 1, *picture, out, dtype=work)
+    video = parts.new_zeros(batch, count + back, *picture, out, dtype=work)
     held = past[conv]
     if held is not None:
-        video[:, : taps - 1] = held
-    for tap in range(taps):
-        later = taps - 1 - tap
+        video[:, :back] = held
+    for tap in range(back + 1):
+        later = back - tap
         video[:, later : later + count] += parts[..., tap * out : (tap + 1) * out]
     past[conv] = video[:, count:].clone()
     return (video[:, :count] + conv.bias).to(parts.dtype)

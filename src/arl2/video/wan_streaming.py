@@ -116,7 +116,7 @@ def convert_layout(cache: CodecCache, names: dict[nn.Module, str], *, summed: nn
     cache.features, cache.layout = features, LAYOUT
 
 
-def _added_later(conv: nn.Module, held: Frames) -> Frames:
+def _added_later(conv: nn.Module, held: Frames) -> Tensor:
     """What the last frames add to the next ones."""
     then = F.pad(held, (0, 0, 0, 0, 0, 0, 0, held.shape[1])).permute(0, 4, 1, 2, 3).to(conv.weight)
     sums = F.conv3d(then, conv.weight, padding=(0, *(size // 2 for size in conv.kernel_size[1:])))

@@ -23,7 +23,7 @@ def causal_input(
     bias: Float[Tensor, " channels"] | None = None,
     residual: Frames | None = None,
     gamma: Float[Tensor, " channels"] | None = None,
-    past: Frames | None = None,
+    past: Float[Tensor, "batch lookback height width channels"] | None = None,
     lookback: int = 0,
     margin: int = 0,
     silu: bool = False,
@@ -54,7 +54,7 @@ def causal_input(
     arguments = (x, bias, residual, gamma, past, lookback, margin, silu, want_sum)
     if torch.is_grad_enabled() and any(isinstance(one, Tensor) and one.requires_grad for one in arguments):
         return causal_input_naive(*arguments)
-    return _op(*arguments) if x.is_cuda else causal_input_eager(*arguments)
+    return _op(*arguments) if x.is_cuda or x.is_meta else causal_input_eager(*arguments)
 
 
 @torch.library.custom_op("arl2::causal_input", mutates_args=())

@@ -13,7 +13,7 @@ def causal_input_naive(
     bias: Float[Tensor, " channels"] | None,
     residual: Frames | None,
     gamma: Float[Tensor, " channels"] | None,
-    past: Frames | None,
+    past: Float[Tensor, "batch lookback height width channels"] | None,
     lookback: int,
     margin: int,
     silu: bool,
