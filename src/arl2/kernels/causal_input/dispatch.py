@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.kernels.backends import announce
+from arl2.errors import ConfigError
+from arl2.kernels.backends import ELEMENTWISE, announce, requested_backend
 from arl2.kernels.causal_input.eager import causal_input_eager
 from arl2.kernels.causal_input.naive import causal_input_naive
 from arl2.kernels.causal_input.shapes import Frames, Interleaved, empty_sum, output_shapes
@@ -90,7 +91,10 @@ def _made_up(
 
 @_op.register_kernel("cuda")
 def _on_cuda(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    refusal = _refusal(x)
+    requested = requested_backend(ELEMENTWISE, "auto")
+    refusal = "requested" if requested == "torch" else _refusal(x)
+    if refusal and requested == "triton":
+        raise ConfigError(f"Backend 'triton' of {ELEMENTWISE} cannot run: {refusal}; use 'auto' or 'torch'.")
     announce(_OPERATION, "eager" if refusal else "triton", refusal or "one kernel")
     if refusal:
         return causal_input_eager(x, *others)

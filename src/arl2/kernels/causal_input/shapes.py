@@ -5,10 +5,13 @@
 ``q`` being 1 or 2. Upsampling gives such a view of memory in another order, which is read without a copy.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
 Frames = Float[Tensor, "batch frames height width channels"]
+Size = tuple[Any, ...]  # whole numbers, symbols while a graph is compiled
 Interleaved = Float[Tensor, "batch frames rows p columns q channels"]
 
 
@@ -28,7 +31,7 @@ def empty_sum(x: Interleaved) -> Tensor:
     return x.new_empty(0)
 
 
-def output_shapes(x: Interleaved, lookback: int, margin: int) -> tuple[tuple[int, ...], ...]:
+def output_shapes(x: Interleaved, lookback: int, margin: int) -> tuple[Size, Size, Size]:
     """Shapes of sum, frames and kept frames."""
     batch, frames, rows, p, columns, q, channels = x.shape
     height, width = rows * p, columns * q

@@ -126,7 +126,9 @@ def causal_input_kernel(
             new = new * tl.sigmoid(new)
     new = tl.where(read, new, 0.0)
     start = tl.program_id(1).to(tl.int64) * (height + MARGIN) * (width + MARGIN) * CHANNELS
-    tl.store(frames + start + pixel[:, None] * CHANNELS + channel[None, :], new.to(frames.dtype.element_ty), mask=written)
+    tl.store(
+        frames + start + pixel[:, None] * CHANNELS + channel[None, :], new.to(frames.dtype.element_ty), mask=written
+    )
     if frame >= count:
         at = kept + (sample * LOOKBACK + frame - count).to(tl.int64) * picture
         tl.store(at + inside, new.to(kept.dtype.element_ty), mask=read)
