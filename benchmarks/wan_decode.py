@@ -78,7 +78,8 @@ def main() -> None:
     print(
         f"{given.codec}, {parameters / 1e6:.1f} M parameters, {given.dtype}, {given.width} x {given.height}, "
         f"{given.threads} threads: {given.frames} latent frames ({video_frames} video frames), median "
-        f"{seconds * 1e3:.0f} ms a latent frame ({statistics.median(busy) * 1e3:.0f} ms of processor time), cache {held / 1e6:.1f} MB, peak of the process {peak / 1e6:.0f} MB"
+        f"{seconds * 1e3:.0f} ms a latent frame ({statistics.median(busy) * 1e3:.0f} ms of processor time), "
+        f"cache {held / 1e6:.1f} MB, peak of the process {peak / 1e6:.0f} MB"
     )
     print(
         json.dumps(

@@ -33,8 +33,8 @@ class WanCodec(nn.Module):
     it returns; the latent statistics are applied in float32.
 
     Args:
-        vae: the network, with its weights, whose memory is reordered (channels last). Its own passes, tiling and slicing
-            are not used.
+        vae: the network, with its weights, whose memory is reordered (channels last). Its own passes, tiling and
+            slicing are not used.
 
     Raises:
         ConfigError: a VAE that is not of the Wan 2.1 kind.

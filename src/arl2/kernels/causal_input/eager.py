@@ -23,7 +23,7 @@ def causal_input_eager(
     want_sum: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`arl2.kernels.causal_input.causal_input`; a few rows at a time on a processor."""
-    whole, framed, remembered = output_shapes(x, lookback, margin)
+    whole, framed, _ = output_shapes(x, lookback, margin)
     batch, count, height, width, channels = whole
     work = torch.promote_types(x.dtype, torch.float32)
     total = x.new_empty(whole) if want_sum else empty_sum(x)
