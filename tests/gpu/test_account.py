@@ -24,7 +24,9 @@ def test_an_elementwise_operation_reads_its_inputs_and_writes_its_output():
         (x + row).view(8, 100).t()
     assert account.by_kernel["add"].kernels == account.kernels == 1
     assert account.elementwise.bytes == 4 * (800 + 8 + 800)
-    assert account.largest(1)[0][0] == "test_account.test_an_elementwise_operation_reads_its_inputs_and_writes_its_output"
+    assert (
+        account.largest(1)[0][0] == "test_account.test_an_elementwise_operation_reads_its_inputs_and_writes_its_output"
+    )
 
 
 def test_what_is_broadcast_is_read_once_and_what_is_overwritten_is_not_read():

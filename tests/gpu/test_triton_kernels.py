@@ -28,7 +28,11 @@ ROWS = {
 IN_FLOAT32 = {"g", "beta", "start", "state", "weight", "cos", "sin", "shift", "scale"}
 WHOLE = {
     *("tokens", "heads", "head", "key", "value", "chunks", "width", "frame_tokens", "eps"),
-    *(f"{x}_{y}" for x in ("v", "x", "intra", "inter", "shift", "scale", "gate") for y in ("batch", "token", "head", "frame")),
+    *(
+        f"{x}_{y}"
+        for x in ("v", "x", "intra", "inter", "shift", "scale", "gate")
+        for y in ("batch", "token", "head", "frame")
+    ),
 }
 
 

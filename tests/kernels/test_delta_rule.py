@@ -213,7 +213,9 @@ def test_gradients_of_the_state_alone_equal_those_of_the_recurrence(backend, dec
 
 @pytest.mark.parametrize("backend", ["triton", "fla"])
 def test_a_kernel_for_gpus_is_refused_elsewhere_with_the_reason(backend):
-    with pytest.raises(ConfigError, match=rf"Backend '{backend}' of the gated delta rule: .*; choose another, or 'auto'"):
+    with pytest.raises(
+        ConfigError, match=rf"Backend '{backend}' of the gated delta rule: .*; choose another, or 'auto'"
+    ):
         gated_delta_state(**without_queries(case(0, 3)), backend=backend)
 
 
@@ -237,6 +239,4 @@ def test_the_choice_is_logged_once(caplog):
     with caplog.at_level("INFO", logger="arl2.kernels"):
         for _ in range(3):
             gated_delta_state(**without_queries(case(0, 3)))
-    assert [record.message for record in caplog.records] == [
-        "gated delta rule: backend chunked (the fastest on cpu)"
-    ]
+    assert [record.message for record in caplog.records] == ["gated delta rule: backend chunked (the fastest on cpu)"]

@@ -25,9 +25,7 @@ _requested: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", defa
 
 
 @contextmanager
-def use_backends(
-    *, delta_rule: str = "auto", attention: str = "auto", elementwise: str = "auto"
-) -> Iterator[None]:
+def use_backends(*, delta_rule: str = "auto", attention: str = "auto", elementwise: str = "auto") -> Iterator[None]:
     """Within the ``with``, kernels called with ``backend="auto"`` use these.
 
     Raises:

@@ -132,7 +132,9 @@ def _use_kernel(x: Tensor) -> bool:
     if torch.is_grad_enabled():
         return False  # training: plain torch knows the gradients
     if requested == "triton" and not x.is_cuda:
-        raise ConfigError(f"Backend 'triton' of {ELEMENTWISE} runs on CUDA devices, not on {x.device.type}; use 'torch'.")
+        raise ConfigError(
+            f"Backend 'triton' of {ELEMENTWISE} runs on CUDA devices, not on {x.device.type}; use 'torch'."
+        )
     announce(ELEMENTWISE, "triton", "requested" if requested == "triton" else "the fastest on this device")
     return True
 
@@ -157,7 +159,9 @@ _turned = _define("turned_to_unit", "Tensor x, Tensor cos, Tensor sin")
 _layer_normed = _define("layer_normed", "Tensor x, Tensor shift, Tensor scale, float eps, bool one_more")
 _gated_sum = _define("gated_sum", "Tensor x, Tensor change, Tensor gate")
 _with_read = _define("with_read", "Tensor intra, Tensor gate, Tensor inter")
-_gates = _define("decay_and_strength", "Tensor decay, Tensor strength, Tensor a_log, Tensor dt_bias", "(Tensor, Tensor)")
+_gates = _define(
+    "decay_and_strength", "Tensor decay, Tensor strength, Tensor a_log, Tensor dt_bias", "(Tensor, Tensor)"
+)
 
 
 def _like_first(x: Tensor, *rest: Any) -> Tensor:

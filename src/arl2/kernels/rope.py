@@ -40,8 +40,7 @@ def rope_angles(
         _whole_numbers(range(columns), device),
     )
     frame, row, column = (
-        torch.outer(p, _frequencies(pairs, device))
-        for p, pairs in zip(positions, split_pairs(head_dim), strict=True)
+        torch.outer(p, _frequencies(pairs, device)) for p, pairs in zip(positions, split_pairs(head_dim), strict=True)
     )
     grid = (len(frames), rows, columns)
     return torch.cat(

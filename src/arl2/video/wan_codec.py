@@ -40,6 +40,8 @@ class WanCodec(nn.Module):
         ConfigError: a VAE that is not of the Wan 2.1 kind.
     """
 
+    _merging: Tensor
+
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         require_wan21(dict(vae.config), where="The config of this VAE")
@@ -176,7 +178,7 @@ class WanCodec(nn.Module):
         forget_gradients(cache)
         return torch.cat(video, dim=2)
 
-    def _encode(self, video: Tensor, latent_frames: int, cache: CodecCache, names: dict[nn.Module, str]) -> Tensor:
+    def _encode(self, video: Tensor, latent_frames: int, cache: CodecCache, names: dict[nn.Conv3d, str]) -> Tensor:
         pixels = _channels_last(video.to(self.dtype))
         with next_frames(cache, names, pixels, latent_frames=latent_frames) as past:
             moments = encode_pass(self.vae.encoder, pixels, past, latent_frames=latent_frames)
@@ -185,14 +187,14 @@ class WanCodec(nn.Module):
         mode = _channels_first(F.linear(moments, weight.flatten(1), bias))
         return self._statistics.normalise(_at_least_float32(mode)).to(self.dtype)
 
-    def _decode(self, latents: Tensor, cache: CodecCache, names: dict[nn.Module, str]) -> Tensor:
+    def _decode(self, latents: Tensor, cache: CodecCache, names: dict[nn.Conv3d, str]) -> Tensor:
         raw = self._statistics.denormalise(_at_least_float32(latents)).to(self.dtype)
         mixing = self.vae.post_quant_conv
         raw = F.linear(_channels_last(raw), mixing.weight.flatten(1), mixing.bias)
         with next_frames(cache, names, raw, latent_frames=latents.shape[2]) as past:
             return _channels_first(decode_pass(self.vae.decoder, raw, past, self._merging))
 
-    def _continue(self, cache: CodecCache, side: Side) -> dict[nn.Module, str]:
+    def _continue(self, cache: CodecCache, side: Side) -> dict[nn.Conv3d, str]:
         """The names of what a cache holds, which has passed all checks that need no frames."""
         cache.require(side, layout=LAYOUT)
         names = names_of(self.vae.encoder if side == "encoder" else self.vae.decoder)
@@ -228,8 +230,19 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def _reorder_weights(vae: nn.Module) -> None:
-    """Once, so that no pass does: the memory of convolutions channels last, their shapes as they were."""
+    """Once, so that no pass does: the memory of convolutions channels last, their shapes as they were.
+
+    What is saved stays in the usual order, which files ask for.
+    """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in vae.parameters():
         if parameter.dim() in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+    vae.register_state_dict_post_hook(_in_usual_order)
+
+
+@torch.no_grad()
+def _in_usual_order(module: nn.Module, tensors: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            tensors[name] = tensor.contiguous()

@@ -10,7 +10,16 @@ Source: ``diffusers.models.autoencoders.autoencoder_kl_wan``, whose numbers thes
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanDecoder3d,
+    WanEncoder3d,
+    WanMidBlock,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+)
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -37,7 +46,7 @@ class Sum:
         return self._parts.pop()
 
 
-def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) -> Picture:
+def decode_pass(decoder: WanDecoder3d, raw: Frames, past: Past, merging: Tensor) -> Picture:
     """Video frames of raw latents.
 
     The last stage, whose numbers are half of all, goes latent frame by latent frame: so its working memory is a third
@@ -71,7 +80,7 @@ def decode_pass(decoder: nn.Module, raw: Frames, past: Past, merging: Tensor) ->
     return torch.cat(video, dim=1)
 
 
-def encode_pass(encoder: nn.Module, pixels: Frames, past: Past, *, latent_frames: int) -> Moments:
+def encode_pass(encoder: WanEncoder3d, pixels: Frames, past: Past, *, latent_frames: int) -> Moments:
     """Moments, before ``quant_conv``, of video frames.
 
     The first stage goes latent frame by latent frame, like the last one of ``decode_pass``.
@@ -112,9 +121,9 @@ def merging_matrix() -> Float[Tensor, "16 9"]:
 def _read(
     x: Sum,
     *,
-    norm: nn.Module | None = None,
+    norm: WanRMS_norm | None = None,
     silu: bool = True,
-    conv: nn.Module | None = None,
+    conv: WanCausalConv3d | None = None,
     past: Past | None = None,
     margin: int = 0,
 ) -> Frames:
@@ -125,32 +134,33 @@ def _read(
 def _read_with_sum(
     x: Sum,
     *,
-    norm: nn.Module | None,
+    norm: WanRMS_norm | None,
     silu: bool = True,
-    conv: nn.Module | None = None,
+    conv: WanCausalConv3d | None = None,
     past: Past | None = None,
     margin: int = 0,
     want_sum: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The sum as well, for the way around the layer."""
     value, bias, residual = x.take()
+    held, back = (None, 0) if past is None or conv is None else (past[conv], lookback(conv))
     total, frames, kept = causal_input(
         value,
         bias=bias,
         residual=residual,
         gamma=None if norm is None else norm.gamma.flatten(),
-        past=None if past is None else past[conv],
-        lookback=0 if past is None else lookback(conv),
+        past=held,
+        lookback=back,
         margin=margin,
         silu=silu and norm is not None,
         want_sum=want_sum,
     )
-    if past is not None:
+    if past is not None and conv is not None:
         past[conv] = kept
     return total, frames
 
 
-def _residual(block: nn.Module, x: Sum, past: Past) -> Sum:
+def _residual(block: WanResidualBlock, x: Sum, past: Past) -> Sum:
     skip, frames = _read_with_sum(x, norm=block.norm1, conv=block.conv1, past=past)
     inner = _conv3d(block.conv1, frames)
     del frames
@@ -158,7 +168,7 @@ def _residual(block: nn.Module, x: Sum, past: Past) -> Sum:
     if isinstance(block.conv_shortcut, nn.Identity):
         return Sum(value, bias, skip)
     around, more, _ = _conv3d(block.conv_shortcut, skip).take()
-    return Sum(value, None if bias is None else bias + more, pixels(around))
+    return Sum(value, None if bias is None or more is None else bias + more, pixels(around))
 
 
 def _joined(parts: list[Sum]) -> Sum:
@@ -167,14 +177,14 @@ def _joined(parts: list[Sum]) -> Sum:
     return Sum(torch.cat([value for value, _, _ in taken], dim=1), taken[0][1])
 
 
-def _middle(block: nn.Module, x: Sum, past: Past) -> Sum:
+def _middle(block: WanMidBlock, x: Sum, past: Past) -> Sum:
     x = _residual(block.resnets[0], x, past)
     for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
         x = _residual(resnet, _attention(attention, x), past)
     return x
 
 
-def _attention(block: nn.Module, x: Sum) -> Sum:
+def _attention(block: WanAttentionBlock, x: Sum) -> Sum:
     """One head over the pixels of each frame."""
     skip, normed = _read_with_sum(x, norm=block.norm, silu=False)
     rows = normed.flatten(0, 1).flatten(1, 2).unsqueeze(1)  # [batch * frames, head, pixels, channels]
@@ -207,7 +217,7 @@ def _merged(weight: Tensor, merging: Tensor) -> Tensor:
     return four.contiguous(memory_format=torch.channels_last)
 
 
-def _doubled_in_space(frames: Frames, conv: nn.Module, weight: Tensor) -> Sum:
+def _doubled_in_space(frames: Frames, conv: nn.Conv2d, weight: Tensor) -> Sum:
     """Nearest neighbours and a 3 x 3 convolution, from the picture as it is."""
     (batch, count, height, width, _), out = frames.shape, conv.out_channels
     four = F.conv2d(_pictures(frames), weight, padding=1)
@@ -218,7 +228,7 @@ def _doubled_in_space(frames: Frames, conv: nn.Module, weight: Tensor) -> Sum:
     return Sum(four.as_strided(size, steps, four.storage_offset()), conv.bias)
 
 
-def _down(layer: nn.Module, x: Sum, past: Past) -> Sum:
+def _down(layer: WanResidualBlock | WanResample, x: Sum, past: Past) -> Sum:
     if not isinstance(layer, WanResample):
         return _residual(layer, x, past)
     conv = layer.resample[1]
@@ -242,7 +252,7 @@ def _taps(weight: Tensor) -> Tensor:
     return taps.contiguous(memory_format=torch.channels_last)
 
 
-def _pixels(decoder: nn.Module, weight: Tensor, x: Sum, past: Past) -> Frames:
+def _pixels(decoder: WanDecoder3d, weight: Tensor, x: Sum, past: Past) -> Frames:
     """The last convolution, which has 3 channels to give, one tap in time after another.
 
     What the last two frames add to the next two is remembered, not these frames of many channels.
@@ -264,7 +274,7 @@ def _pixels(decoder: nn.Module, weight: Tensor, x: Sum, past: Past) -> Frames:
     return (video[:, :count] + conv.bias).to(parts.dtype)
 
 
-def _conv3d(conv: nn.Module, frames: Frames) -> Sum:
+def _conv3d(conv: WanCausalConv3d, frames: Frames) -> Sum:
     """Of frames that stand behind their past. On CUDA, where a bias would be a pass of its own, it waits."""
     waits = frames.is_cuda
     around = conv.kernel_size[1] // 2

@@ -28,22 +28,22 @@ Frames = Float[Tensor, "batch frames height width channels"]
 class Past:
     """What one stream remembers, by convolution; None before its first pass."""
 
-    def __init__(self, features: dict[str, Tensor], names: dict[nn.Module, str]) -> None:
+    def __init__(self, features: dict[str, Tensor], names: dict[nn.Conv3d, str]) -> None:
         self.features, self._names = features, names
 
-    def __getitem__(self, conv: nn.Module) -> Tensor | None:
+    def __getitem__(self, conv: nn.Conv3d) -> Tensor | None:
         return self.features.get(self._names[conv])
 
-    def __setitem__(self, conv: nn.Module, kept: Tensor) -> None:
+    def __setitem__(self, conv: nn.Conv3d, kept: Tensor) -> None:
         self.features[self._names[conv]] = kept
 
 
-def lookback(conv: nn.Module) -> int:
+def lookback(conv: nn.Conv3d) -> int:
     """Frames that a causal convolution sees of those that were there before."""
     return conv.kernel_size[0] - conv.stride[0]
 
 
-def names_of(network: nn.Module) -> dict[nn.Module, str]:
+def names_of(network: nn.Module) -> dict[nn.Conv3d, str]:
     """The convolutions of an encoder or decoder that look back in time, in their order, and the names of their past."""
     causal = [one for one in network.modules() if isinstance(one, nn.Conv3d) and one.kernel_size[0] > 1]
     return {conv: f"slot.{i:02d}" for i, conv in enumerate(causal)}
@@ -51,7 +51,7 @@ def names_of(network: nn.Module) -> dict[nn.Module, str]:
 
 @contextmanager
 def next_frames(
-    cache: CodecCache, names: dict[nn.Module, str], network_input: Frames, *, latent_frames: int
+    cache: CodecCache, names: dict[nn.Conv3d, str], network_input: Frames, *, latent_frames: int
 ) -> Iterator[Past]:
     """The past for some latent frames, which count as passed when the ``with`` block is left without an error.
 
@@ -90,7 +90,7 @@ def forget_gradients(cache: CodecCache) -> None:
 
 
 @torch.no_grad()
-def convert_layout(cache: CodecCache, names: dict[nn.Module, str], *, summed: nn.Module | None) -> None:
+def convert_layout(cache: CodecCache, names: dict[nn.Conv3d, str], *, summed: nn.Conv3d | None) -> None:
     """Bring a cache of layout 1 to this one, in place.
 
     Args:
@@ -116,14 +116,14 @@ def convert_layout(cache: CodecCache, names: dict[nn.Module, str], *, summed: nn
     cache.features, cache.layout = features, LAYOUT
 
 
-def _added_later(conv: nn.Module, held: Frames) -> Tensor:
+def _added_later(conv: nn.Conv3d, held: Frames) -> Tensor:
     """What the last frames add to the next ones."""
     then = F.pad(held, (0, 0, 0, 0, 0, 0, 0, held.shape[1])).permute(0, 4, 1, 2, 3).to(conv.weight)
     sums = F.conv3d(then, conv.weight, padding=(0, *(size // 2 for size in conv.kernel_size[1:])))
     return sums.permute(0, 2, 3, 4, 1).to(torch.promote_types(held.dtype, torch.float32)).contiguous()
 
 
-def _require_whole(cache: CodecCache, names: dict[nn.Module, str]) -> None:
+def _require_whole(cache: CodecCache, names: dict[nn.Conv3d, str]) -> None:
     expected = set(names.values()) if cache.latent_frames else set()
     if set(cache.features) != expected:
         raise MemoryMismatchError(

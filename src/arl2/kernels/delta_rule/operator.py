@@ -48,7 +48,9 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradient(ctx: Any, of_state: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = [x.detach().requires_grad_(wanted) for x, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[:5], strict=True)]
+    inputs = [
+        x.detach().requires_grad_(wanted) for x, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[:5], strict=True)
+    ]
     wanted = [x for x in inputs if x.requires_grad]
     with torch.enable_grad():
         names = ("k", "v", "g", "beta", "initial_state")
