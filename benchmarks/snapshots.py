@@ -65,7 +65,7 @@ def decoder_cache(fill: bool) -> tuple[CodecCache, int]:
             codec.decode(torch.zeros(BATCH, 16, 3, HEIGHT, WIDTH, dtype=torch.bfloat16), cache)
     nbytes = sum(x.nbytes for x in cache.features.values())
     features = {name: torch.randn(x.shape, dtype=x.dtype) for name, x in cache.features.items()} if fill else {}
-    return CodecCache("decoder", cache.latent_frames, features), nbytes
+    return CodecCache("decoder", cache.latent_frames, features, cache.layout), nbytes
 
 
 def fill(memory: Memory, blocks: int, draw: torch.Generator) -> None:

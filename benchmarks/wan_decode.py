@@ -4,8 +4,8 @@
     python benchmarks/wan_decode.py --codec wan --frames 200 --height 64 --width 64
 
 Each run is a process of its own, whose peak is ``ru_maxrss``, weights and libraries included: two lengths are two runs.
-First it checks, on a small picture, that a stream is what decoding at once gives, to the bit. Video frames are dropped
-as they come, as a writer would.
+First it checks, on a small picture, that a stream is what decoding at once gives, up to rounding. Video frames are
+dropped as they come, as a writer would.
 """
 
 import argparse
@@ -35,7 +35,8 @@ def check_streaming(codec: VideoCodec, latents: torch.Tensor) -> None:
     """Stop unless frame by frame equals at once."""
     cache = codec.new_cache()
     streamed = torch.cat([codec.decode(frame, cache) for frame in latents.split(1, dim=2)], dim=2)
-    if not torch.equal(streamed, codec.decode(latents)):
+    at_once = codec.decode(latents)
+    if (streamed - at_once).float().norm() > 2e-2 * at_once.float().norm():
         raise SystemExit("A stream differs from decoding at once; the times of a wrong decoder say nothing.")
 
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codec", default="wan", choices=("wan", "tiny"))
     parser.add_argument("--frames", type=int, default=20, help="latent frames")
+    parser.add_argument("--block", type=int, default=3, help="latent frames of a call")
     parser.add_argument("--height", type=int, default=64, help="pixels")
     parser.add_argument("--width", type=int, default=64, help="pixels")
     parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32"))
@@ -56,14 +58,16 @@ def main() -> None:
     codec = random_codec(given.codec, dtype, given.base_dim)
     draw = torch.Generator().manual_seed(0)
     height, width = given.height // codec.spatial_factor, given.width // codec.spatial_factor
-    times, video_frames, cache = [], 0, codec.new_cache()
+    times, busy, video_frames, cache = [], [], 0, codec.new_cache()
     with torch.no_grad():
         check_streaming(codec, torch.randn(1, codec.latent_channels, 3, 2, 2, generator=draw).to(dtype))
-        for _ in range(given.frames):
-            latent = torch.randn(1, codec.latent_channels, 1, height, width, generator=draw).to(dtype)
-            started = time.perf_counter()
-            video = codec.decode(latent, cache)
-            times.append(time.perf_counter() - started)
+        for start in range(0, given.frames, given.block):
+            count = min(given.block, given.frames - start)
+            latents = torch.randn(1, codec.latent_channels, count, height, width, generator=draw).to(dtype)
+            started = time.perf_counter(), time.process_time()
+            video = codec.decode(latents, cache)
+            times.append((time.perf_counter() - started[0]) / count)
+            busy.append((time.process_time() - started[1]) / count)
             video_frames += video.shape[2]
             if not bool(torch.isfinite(video).all()):
                 raise SystemExit("The video is not finite.")
@@ -74,7 +78,8 @@ def main() -> None:
     print(
         f"{given.codec}, {parameters / 1e6:.1f} M parameters, {given.dtype}, {given.width} x {given.height}, "
         f"{given.threads} threads: {given.frames} latent frames ({video_frames} video frames), median "
-        f"{seconds * 1e3:.0f} ms a latent frame, cache {held / 1e6:.1f} MB, peak of the process {peak / 1e6:.0f} MB"
+        f"{seconds * 1e3:.0f} ms a latent frame ({statistics.median(busy) * 1e3:.0f} ms of processor time), "
+        f"cache {held / 1e6:.1f} MB, peak of the process {peak / 1e6:.0f} MB"
     )
     print(
         json.dumps(
@@ -89,7 +94,9 @@ def main() -> None:
                 "video_frames": video_frames,
                 "threads": given.threads,
                 "torch": torch.__version__,
+                "block": given.block,
                 "median_seconds": seconds,
+                "median_processor_seconds": statistics.median(busy),
                 "total_seconds": sum(times),
                 "cache_bytes": held,
                 "peak_bytes": peak,

@@ -1,8 +1,13 @@
-"""The Wan codec: the numbers of diffusers; the same bits however a stream is cut; constant memory; mistakes named."""
+"""The Wan codec: the numbers of diffusers, however a stream is cut; the same bits for the same cuts; constant memory.
+
+Convolutions of one latent frame and of three are summed in another order, so two splits of a stream agree within
+``ROUNDING`` and not to the bit; the limit is that of ours against diffusers.
+"""
 
 import copy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from torch import Tensor
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.video.codec import CodecCache, Side, VideoCodec
 from arl2.video.wan_codec import WanCodec
+from arl2.video.wan_streaming import names_of
 from support import ROUNDING, relative
 from video.tiny_wan import MEAN, SMALLEST, STD, narrow_vae, tiny_vae
 
@@ -97,15 +103,28 @@ def test_one_shot_is_diffusers_at_published_depth() -> None:
     assert relative(codec.encode(VIDEO[:, :, :9]), (mode - mean) / std) < ROUNDING[torch.float32]
 
 
+@torch.no_grad()
+def test_half_precision_shows_what_float32_shows() -> None:
+    """At least 50 dB for values from -1 to 1, at the published depth."""
+    vae = narrow_vae()
+    half = WanCodec(copy.deepcopy(vae)).to(dtype=torch.bfloat16)
+    latents = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+    error = half.decode(latents).float().clamp(-1, 1) - WanCodec(vae).decode(latents).clamp(-1, 1)
+    assert 10 * torch.log10(4 / error.square().mean()) >= 50
+
+
 @sides
 @torch.no_grad()
 @given(splits())
 @settings(max_examples=8, deadline=None)
 def test_any_split_is_one_shot(side: Side, sizes: list[int]) -> None:
-    cache = CODEC.new_cache(side)
-    parts = [run(side, cache, start, stop) for start, stop in cuts(sizes)]
-    assert torch.equal(torch.cat(parts, dim=2), whole(side))
-    assert cache.latent_frames == FRAMES
+    parts = []
+    for _ in range(2):
+        cache = CODEC.new_cache(side)
+        parts.append(torch.cat([run(side, cache, start, stop) for start, stop in cuts(sizes)], dim=2))
+        assert cache.latent_frames == FRAMES
+    assert torch.equal(*parts)
+    assert relative(parts[0], whole(side)) < ROUNDING[torch.float32]
 
 
 @sides
@@ -121,7 +140,46 @@ def test_a_stream_is_forked_and_saved(side: Side, before: int, tmp_path: Path) -
     restored = CodecCache.from_tensors(side, load_file(tmp_path / "cache.safetensors"))
     assert torch.equal(rest, run(side, fork, before, FRAMES))
     assert torch.equal(rest, run(side, restored, before, FRAMES))
-    assert torch.equal(rest, whole(side)[:, :, -rest.shape[2] :])
+    assert relative(rest, whole(side)[:, :, -rest.shape[2] :]) < ROUNDING[torch.float32]
+
+
+def layout_1(side: Side, before: int) -> CodecCache:
+    """The cache of earlier versions: diffusers' own network, latent frame by latent frame, and its feature list."""
+    network = CODEC.vae.decoder if side == "decoder" else CODEC.vae.encoder
+    mean, std = statistics(MEAN, STD)
+    raw = CODEC.vae.post_quant_conv(LATENTS * std + mean)
+    features: list[Any] = [None] * len(names_of(network))
+    for frame in range(before):
+        if side == "decoder":
+            network(raw[:, :, frame : frame + 1], feat_cache=features, feat_idx=[0], first_chunk=frame == 0)
+        else:
+            first, last = CODEC.frames_of(0, frame), CODEC.frames_of(0, frame + 1)
+            network(VIDEO[:, :, first:last], feat_cache=features, feat_idx=[0])
+    # The mark "Rep" of a layer that doubles time was kept as an empty tensor.
+    named = {f"slot.{i:02d}": x if isinstance(x, Tensor) else torch.empty(0) for i, x in enumerate(features)}
+    return CodecCache(side, before, named)
+
+
+@sides
+@torch.no_grad()
+@pytest.mark.parametrize("before", [1, 2, 4])
+def test_a_cache_of_an_earlier_version_is_converted(side: Side, before: int) -> None:
+    old = layout_1(side, before)
+    assert "layout" not in old.to_tensors()
+    restored = CodecCache.from_tensors(side, old.to_tensors())
+    rest = run(side, restored, before, FRAMES)
+    assert relative(rest, whole(side)[:, :, -rest.shape[2] :]) < ROUNDING[torch.float32]
+    assert CodecCache.from_tensors(side, restored.to_tensors()).layout == CODEC.new_cache(side).layout == 2
+
+
+@sides
+@torch.no_grad()
+def test_a_cache_of_a_later_version_is_refused(side: Side) -> None:
+    cache = CODEC.new_cache(side)
+    run(side, cache, 0, 1)
+    later = CodecCache.from_tensors(side, cache.to_tensors() | {"layout": torch.tensor(3)})
+    with pytest.raises(MemoryMismatchError, match="has layout 3, but this codec reads layouts up to 2"):
+        run(side, later, 1, 2)
 
 
 @sides
@@ -133,8 +191,7 @@ def test_cache_does_not_grow(side: Side) -> None:
         run(side, cache, frame, frame + 1)
         # The storage counts: a view of a long clip would keep the whole clip alive.
         sizes.append({name: x.untyped_storage().nbytes() for name, x in cache.features.items()})
-    assert sizes[1] == sizes[2] == sizes[3] == sizes[4]
-    assert sum(sizes[0].values()) < sum(sizes[1].values())
+    assert sizes[0] == sizes[1] == sizes[2] == sizes[3] == sizes[4]
     at_once = CODEC.new_cache(side)
     run(side, at_once, 0, FRAMES)
     assert {name: x.untyped_storage().nbytes() for name, x in at_once.features.items()} == sizes[-1]
@@ -147,8 +204,9 @@ def test_two_streams_do_not_mix() -> None:
     for frame in range(FRAMES):
         for stream, latents in enumerate((LATENTS, LATENTS.flip(2))):
             parts[stream].append(CODEC.decode(latents[:, :, frame : frame + 1], caches[stream]))
-    assert torch.equal(torch.cat(parts[0], dim=2), DECODED)
-    assert torch.equal(torch.cat(parts[1], dim=2), CODEC.decode(LATENTS.flip(2)))
+    for latents, mixed in zip((LATENTS, LATENTS.flip(2)), parts, strict=True):
+        alone = CODEC.new_cache()
+        assert torch.equal(torch.cat(mixed, dim=2), torch.cat([CODEC.decode(x, alone) for x in latents.split(1, 2)], 2))
 
 
 @torch.no_grad()
@@ -178,11 +236,11 @@ def test_a_cache_after_an_error_is_not_used_again(monkeypatch: pytest.MonkeyPatc
     CODEC.decode(LATENTS, cache)
     saved = cache.clone()
 
-    def fails(x: Tensor) -> Tensor:
+    def fails(*arguments: Any, **options: Any) -> Tensor:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(CODEC.vae.decoder.norm_out, "forward", fails)
+        patch.setattr(torch.nn.functional, "conv2d", fails)  # after the first upsampling: some layers have gone on
         with pytest.raises(RuntimeError, match="out of memory"):
             CODEC.decode(LATENTS, cache)
     with pytest.raises(MemoryMismatchError, match="begin a new stream, or continue from a clone"):

@@ -15,7 +15,7 @@ import torch
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.regular import require_regular
 from arl2.files.tensors import safetensors_shapes
-from arl2.video.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from arl2.video.codec import FRAMES_AT_ONCE, SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
 def text_pass_bytes(config: Mapping[str, Any], *, batch: int, dtype: torch.dtype) -> int:
@@ -25,18 +25,20 @@ def text_pass_bytes(config: Mapping[str, Any], *, batch: int, dtype: torch.dtype
 
 @dataclass(frozen=True)
 class DecoderFootprint:
-    """What decoding takes, latent frame by latent frame.
+    """What decoding takes, block by block.
 
     Attributes:
         parameters: of the codec, encoder included if it is loaded.
         cached: numbers remembered between latent frames, for each pixel of the picture.
         working: numbers alive at the widest moment on top, for each pixel of the picture.
+        sums: of what is remembered, the numbers that are float32 or better.
         spatial_factor, temporal_factor: pixels along a side, and video frames, that a latent one stands for.
     """
 
     parameters: int
     cached: float
     working: float
+    sums: float = 0.0
     spatial_factor: int = SPATIAL_FACTOR
     temporal_factor: int = TEMPORAL_FACTOR
 
@@ -46,10 +48,11 @@ class DecoderFootprint:
 
     def cache_bytes(self, *, batch: int, pixels: int, dtype: torch.dtype) -> int:
         """Remembered between latent frames."""
-        return math.ceil(self.cached * batch * pixels) * dtype.itemsize
+        sums = math.ceil(self.sums * batch * pixels) * max(4, dtype.itemsize)
+        return math.ceil(self.cached * batch * pixels) * dtype.itemsize + sums
 
     def work_bytes(self, *, batch: int, pixels: int, dtype: torch.dtype) -> int:
-        """Alive at the widest moment of a latent frame on top."""
+        """Alive at the widest moment of a call on top."""
         return math.ceil(self.working * batch * pixels) * dtype.itemsize
 
 
@@ -58,11 +61,12 @@ TINY_DECODER = DecoderFootprint(parameters=11_315_539, cached=84.0, working=594.
 
 
 def wan_decoder(config: Mapping[str, Any], parameters: int) -> DecoderFootprint:
-    """The decoder of ``AutoencoderKLWan``: an estimate from its widths.
+    """The decoder of ``AutoencoderKLWan`` as ``arl2.video.wan_passes`` runs it: an estimate from its widths.
 
-    Every causal convolution remembers the last two frames of its input: that is counted. At work, a residual block
-    holds about seven tensors of its width for the frames that one latent frame has become: the skip, the normed input,
-    its copy behind the two remembered frames, the padded copy, the result.
+    Every causal convolution remembers the last two frames of its input, the last one what they add to the next two
+    frames: that is counted. At work, a residual block holds four tensors of its width, the skip, what is added to it,
+    the sum and the next convolution's input, and four frames more of what is remembered. The last stage goes latent
+    frame by latent frame, beside the whole block as it left the stage before.
 
     Args:
         config: the codec's ``config.json``, or its ``config``.
@@ -87,15 +91,17 @@ def wan_decoder(config: Mapping[str, Any], parameters: int) -> DecoderFootprint:
         area = coarse / 4**stage
         before, after = widths[stage] // (2 if stage else 1), widths[stage + 1]
         remembered += (before + (2 * residual - 1) * after) / area
-        working = max(working, 7 * frames * max(before, after) / area)
-        if stage < stages - 1 and doubles_time[stage]:
+        at_once, is_last = FRAMES_AT_ONCE * frames, stage == stages - 1
+        held = 4 * ((frames if is_last else at_once) + 1) * max(before, after) / area
+        working = max(working, held + (at_once * widths[stage] / (4 * area) if is_last else 0))
+        if not is_last and doubles_time[stage]:
             remembered += after / area
             frames *= 2
-    remembered += widths[-1]
     return DecoderFootprint(
         parameters,
         2 * remembered,
-        working + 3 * frames,
+        working + 2 * 3 * FRAMES_AT_ONCE * frames,
+        sums=2 * 3,
         spatial_factor=2 ** (stages - 1),
         temporal_factor=2 ** sum(doubles_time),
     )

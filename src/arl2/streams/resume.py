@@ -262,6 +262,7 @@ def _require_latents(metadata: "_Metadata", latents: Tensor, expected: list[int]
 
 def _decoder(tensors: dict[str, Tensor], components: Components) -> CodecCache:
     cache = CodecCache.from_tensors("decoder", tensors)
+    cache.require("decoder", layout=components.codec.new_cache("decoder").layout)
     device = codec_device(components.codec)
     if device is not None:
         cache.features = {name: x.to(device) for name, x in cache.features.items()}

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,6 @@ from arl2.streams.request import Request, prompt_list, seeds_of
 from arl2.streams.snapshot import stage_stream
 from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
-from arl2.video.codec import CodecCache
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             kept = {index: cache for index, cache in state.decoders.items() if index > oldest}
             state.decoders = {**kept, block.index: state.decoder.clone()}
         # Codecs replace what they remember, and never write into it: this copy is enough should decoding fail.
-        decoder = CodecCache(state.decoder.side, state.decoder.latent_frames, dict(state.decoder.features))
+        decoder = replace(state.decoder, features=dict(state.decoder.features))
         with torch.no_grad():
             video = codec.decode(for_codec(codec, block.latents), decoder)
         state.decoder = decoder

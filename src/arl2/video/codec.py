@@ -1,7 +1,7 @@
 """What every video codec of arl2 offers: pixels to latents and back, whole clips or block by block."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,8 @@ Side = Literal["encoder", "decoder"]
 # Of Wan's VAE and of every codec that takes its place: pixels a latent pixel along each side, video frames a latent
 # frame. For what is counted before a codec is loaded; a codec at hand says its own.
 SPATIAL_FACTOR, TEMPORAL_FACTOR = 8, 4
+# Latent frames that Wan's VAE takes in one pass: a block; more would only take more memory.
+FRAMES_AT_ONCE = 3
 
 Video = Float[Tensor, "batch 3 frames height width"]
 Latents = Float[Tensor, "batch channels latent_frames latent_height latent_width"]
@@ -26,19 +28,29 @@ class CodecCache:
 
     Its size does not depend on how much of the stream has passed. ``clone`` forks a stream; ``to_tensors`` and
     ``from_tensors`` save one.
+
+    Attributes:
+        side: the direction.
+        latent_frames: that have passed.
+        features: by name, in the codec's own layout.
+        layout: version of that layout.
     """
 
     side: Side
     latent_frames: int = 0
     features: dict[str, Tensor] = field(default_factory=dict)
+    layout: int = 1
 
     def clone(self) -> "CodecCache":
         """An independent copy: continuing one does not change the other."""
-        return CodecCache(self.side, self.latent_frames, {name: x.clone() for name, x in self.features.items()})
+        return replace(self, features={name: x.clone() for name, x in self.features.items()})
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, ready for safetensors."""
-        return {"latent_frames": torch.tensor(self.latent_frames), **self.features}
+        counters = {"latent_frames": torch.tensor(self.latent_frames)}
+        if self.layout > 1:  # files from before there were layouts are of layout 1
+            counters["layout"] = torch.tensor(self.layout)
+        return counters | self.features
 
     @classmethod
     def from_tensors(cls, side: Side, tensors: dict[str, Tensor]) -> "CodecCache":
@@ -48,14 +60,20 @@ class CodecCache:
                 f"A saved codec cache needs the tensor 'latent_frames'; got only {sorted(tensors)}; "
                 "pass what CodecCache.to_tensors returned."
             )
-        features = {name: x for name, x in tensors.items() if name != "latent_frames"}
-        return cls(side, int(tensors["latent_frames"]), features)
+        features = {name: x for name, x in tensors.items() if name not in ("latent_frames", "layout")}
+        layout = int(tensors["layout"]) if "layout" in tensors else 1
+        return cls(side, int(tensors["latent_frames"]), features, layout)
 
-    def require(self, side: Side) -> None:
-        """Raise ``MemoryMismatchError`` when this cache belongs to the other direction."""
+    def require(self, side: Side, *, layout: int = 1) -> None:
+        """Raise ``MemoryMismatchError`` for a cache of the other direction, or of a later layout than ``layout``."""
         if self.side != side:
             raise MemoryMismatchError(
                 f"This cache belongs to the {self.side}, but the {side} was called; make one with new_cache('{side}')."
+            )
+        if not 1 <= self.layout <= layout:
+            raise MemoryMismatchError(
+                f"This cache has layout {self.layout}, but this codec reads layouts up to {layout}; continue the "
+                "stream with the codec, or the version of arl2, that it was saved with."
             )
 
 

@@ -53,6 +53,8 @@ class LatentStatistics:
                 raise ConfigError(f"{name} has {len(values)} values for {channels} latent channels; give one each.")
         self._mean = list(mean) if mean is not None else [0.0] * channels
         self._std = list(std) if std is not None else [1.0] * channels
+        # By device and dtype: made once, as copying from the host would hold up a GPU in every block.
+        self._made: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def normalise(self, raw: Latents) -> Latents:
         """Raw latents to those that a codec returns."""
@@ -65,4 +67,9 @@ class LatentStatistics:
         return latents * std + mean
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (self._mean, self._std))  # type: ignore[return-value]
+        key = (like.device, like.dtype)
+        if key not in self._made:
+            with torch.inference_mode(False):
+                mean, std = (like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (self._mean, self._std))
+            self._made[key] = mean, std
+        return self._made[key]

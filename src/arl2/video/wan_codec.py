@@ -1,27 +1,30 @@
-"""The Wan 2.1 VAE as a codec with streaming in both directions; the network itself is diffusers'."""
+"""The Wan 2.1 VAE as a codec with streaming in both directions; the weights are diffusers', the passes our own."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from arl2.errors import GeometryError
 from arl2.geometry import latent_frames_of, video_frames_of
-from arl2.video.codec import CodecCache, Latents, Side, Video, wan_factors
+from arl2.video.codec import FRAMES_AT_ONCE, CodecCache, Latents, Side, Video, wan_factors
 from arl2.video.streaming import LatentStatistics, require_channels
 from arl2.video.wan_layout import require_wan21, vae_of_file, vae_of_folder
-from arl2.video.wan_streaming import forget_gradients, next_latent_frame, slot_count
+from arl2.video.wan_passes import decode_pass, encode_pass, merging_matrix
+from arl2.video.wan_streaming import LAYOUT, convert_layout, forget_gradients, names_of, next_frames
 
 
 class WanCodec(nn.Module):
     """The codec; implements ``arl2.video.codec.VideoCodec``.
 
-    It works latent frame by latent frame, so any split of a stream into the same frames gives the same bits. The
-    numbers are those of ``AutoencoderKLWan`` up to the order of sums (4e-7 in float32): of its ``decode`` of the raw
-    latents (which clamps to [-1, 1]; this one does not) and of the mode of its ``encode``. The 1 x 1 x 1 convolutions
-    beside the network are computed for all frames at once.
+    It works on up to three latent frames at once; the first of a stream, which stands for one video frame, has a pass
+    of its own. The same split of a stream gives the same bits. Another split of the same frames differs by rounding,
+    as libraries sum convolutions of other sizes in another order (4e-7 of the norm in float32, 5e-3 in bfloat16), and
+    by no more. The numbers are those of ``AutoencoderKLWan`` up to rounding: of its ``decode`` of the raw latents
+    (which clamps to [-1, 1]; this one does not) and of the mode of its ``encode``.
 
     Beyond what is returned, memory depends on batch and frame size alone. Gradients, where they are on, reach all
     frames of one call and none of an earlier one.
@@ -30,18 +33,22 @@ class WanCodec(nn.Module):
     it returns; the latent statistics are applied in float32.
 
     Args:
-        vae: the network, with its weights. Its own tiling and slicing are not used.
+        vae: the network, with its weights, whose memory is reordered (channels last). Its own passes, tiling and
+            slicing are not used.
 
     Raises:
         ConfigError: a VAE that is not of the Wan 2.1 kind.
     """
+
+    _merging: Tensor
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         require_wan21(dict(vae.config), where="The config of this VAE")
         self.vae = vae
         self._statistics = LatentStatistics(self.latent_channels, vae.config.latents_mean, vae.config.latents_std)
-        self._slots: dict[Side, int] = {"encoder": slot_count(vae.encoder), "decoder": slot_count(vae.decoder)}
+        self.register_buffer("_merging", merging_matrix(), persistent=False)
+        _reorder_weights(vae)
 
     @classmethod
     def from_pretrained(
@@ -118,7 +125,7 @@ class WanCodec(nn.Module):
 
     def new_cache(self, side: Side = "decoder") -> CodecCache:
         """An empty cache: the start of a stream."""
-        return CodecCache(side)
+        return CodecCache(side, layout=LAYOUT)
 
     def frames_of(self, first_frame: int, latent_frames: int) -> int:
         """Video frames of ``latent_frames`` latent frames, the first of which has index ``first_frame``."""
@@ -137,14 +144,15 @@ class WanCodec(nn.Module):
             MemoryMismatchError: a cache of another stream, side or codec.
         """
         cache = self.new_cache("encoder") if cache is None else cache
-        cache.require("encoder")
+        names = self._continue(cache, "encoder")
         self._require_whole_latent_pixels(video)
-        latent_frames = latent_frames_of(cache.latent_frames, video.shape[2], self.temporal_factor)
-        first = self.frames_of(cache.latent_frames, 1)
-        pieces = video.split([first, *[self.temporal_factor] * (latent_frames - 1)], dim=2)
-        latents = torch.cat([self._encode_frame(piece, cache) for piece in pieces], dim=2)
+        count = latent_frames_of(cache.latent_frames, video.shape[2], self.temporal_factor)
+        passes = _passes(cache.latent_frames, count)
+        starts = [cache.latent_frames + sum(passes[:i]) for i in range(len(passes))]
+        pieces = video.split([self.frames_of(*one) for one in zip(starts, passes, strict=True)], dim=2)
+        latents = [self._encode(*piece, cache, names) for piece in zip(pieces, passes, strict=True)]
         forget_gradients(cache)
-        return latents
+        return torch.cat(latents, dim=2)
 
     def decode(self, latents: Latents, cache: CodecCache | None = None) -> Video:
         """Video of normalised latents.
@@ -161,28 +169,37 @@ class WanCodec(nn.Module):
             MemoryMismatchError: a cache of another stream, side or codec.
         """
         cache = self.new_cache() if cache is None else cache
-        cache.require("decoder")
+        names = self._continue(cache, "decoder")
         require_channels(latents, self.latent_channels)
         if not latents.numel():
             raise GeometryError(f"Got latents of {list(latents.shape)}; give one latent frame or more.")
-        video = torch.cat([self._decode_frame(frame, cache) for frame in latents.split(1, dim=2)], dim=2)
+        pieces = latents.split(_passes(cache.latent_frames, latents.shape[2]), dim=2)
+        video = [self._decode(piece, cache, names) for piece in pieces]
         forget_gradients(cache)
-        return video
+        return torch.cat(video, dim=2)
 
-    def _encode_frame(self, video: Tensor, cache: CodecCache) -> Tensor:
-        """One latent frame of the video frames that it stands for."""
-        pixels = video.to(self.dtype).contiguous()
-        with next_latent_frame(cache, self._slots["encoder"], pixels) as slots:
-            moments = self.vae.quant_conv(self.vae.encoder(pixels, feat_cache=slots, feat_idx=[0]))
-        mode = moments[:, : self.latent_channels]
+    def _encode(self, video: Tensor, latent_frames: int, cache: CodecCache, names: dict[nn.Conv3d, str]) -> Tensor:
+        pixels = _channels_last(video.to(self.dtype))
+        with next_frames(cache, names, pixels, latent_frames=latent_frames) as past:
+            moments = encode_pass(self.vae.encoder, pixels, past, latent_frames=latent_frames)
+        # What follows the mode are log variances.
+        weight, bias = (x[: self.latent_channels] for x in (self.vae.quant_conv.weight, self.vae.quant_conv.bias))
+        mode = _channels_first(F.linear(moments, weight.flatten(1), bias))
         return self._statistics.normalise(_at_least_float32(mode)).to(self.dtype)
 
-    def _decode_frame(self, latent: Tensor, cache: CodecCache) -> Tensor:
-        """The video frames that one latent frame stands for."""
-        raw = self._statistics.denormalise(_at_least_float32(latent)).to(self.dtype).contiguous()
-        first = cache.latent_frames == 0
-        with next_latent_frame(cache, self._slots["decoder"], raw) as slots:
-            return self.vae.decoder(self.vae.post_quant_conv(raw), feat_cache=slots, feat_idx=[0], first_chunk=first)
+    def _decode(self, latents: Tensor, cache: CodecCache, names: dict[nn.Conv3d, str]) -> Tensor:
+        raw = self._statistics.denormalise(_at_least_float32(latents)).to(self.dtype)
+        mixing = self.vae.post_quant_conv
+        raw = F.linear(_channels_last(raw), mixing.weight.flatten(1), mixing.bias)
+        with next_frames(cache, names, raw, latent_frames=latents.shape[2]) as past:
+            return _channels_first(decode_pass(self.vae.decoder, raw, past, self._merging))
+
+    def _continue(self, cache: CodecCache, side: Side) -> dict[nn.Conv3d, str]:
+        """The names of what a cache holds, which has passed all checks that need no frames."""
+        cache.require(side, layout=LAYOUT)
+        names = names_of(self.vae.encoder if side == "encoder" else self.vae.decoder)
+        convert_layout(cache, names, summed=self.vae.decoder.conv_out)
+        return names
 
     def _require_whole_latent_pixels(self, video: Tensor) -> None:
         height, width = video.shape[-2:]
@@ -195,3 +212,37 @@ class WanCodec(nn.Module):
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _passes(before: int, latent_frames: int) -> list[int]:
+    """Latent frames of each pass: the first of a stream is alone."""
+    first = [1] if not before and latent_frames else []
+    left = latent_frames - len(first)
+    return [*first, *(min(FRAMES_AT_ONCE, left - i) for i in range(0, left, FRAMES_AT_ONCE))]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 4, 1, 2, 3).contiguous()
+
+
+def _reorder_weights(vae: nn.Module) -> None:
+    """Once, so that no pass does: the memory of convolutions channels last, their shapes as they were.
+
+    What is saved stays in the usual order, which files ask for.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in vae.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+    vae.register_state_dict_post_hook(_in_usual_order)
+
+
+@torch.no_grad()
+def _in_usual_order(module: nn.Module, tensors: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            tensors[name] = tensor.contiguous()

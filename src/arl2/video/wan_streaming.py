@@ -1,14 +1,18 @@
-"""What the causal convolutions of the Wan VAE remember between latent frames, kept in a ``CodecCache``.
+"""What the causal convolutions of the Wan VAE remember between passes, kept in a ``CodecCache``.
 
-The network, taken from diffusers, reads and replaces its memory through a list with one slot for each convolution that
-looks back in time. Here that list is a view of the cache's named tensors: nothing is copied, and each slot holds the
-last one or two frames that its convolution saw.
+A convolution that sees three frames needs the last two that it read, after norm and activation. They are kept channels
+last, ``[batch, 2, height, width, channels]`` (one frame where the convolution halves time). The decoder's last
+convolution, from many channels to three, keeps what those frames add to the next two instead, in float32 or better.
+
+This is layout 2. Layout 1 (diffusers' order, channels first, one frame after the first latent frame, the last
+convolution like the others) is converted when a stream goes on.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,71 +20,68 @@ from arl2.errors import MemoryMismatchError
 from arl2.video.codec import CodecCache
 from arl2.video.streaming import require_same_picture
 
-# Diffusers' mark in the slot of a layer that doubles time: it let the stream's first latent frame through undoubled
-# and remembers nothing of it.
-_FIRST_FRAME_PASSED = "Rep"
+LAYOUT = 2
 
-Frames = Float[Tensor, "batch channels frames height width"]
+Frames = Float[Tensor, "batch frames height width channels"]
 
 
-class FeatureSlots:
-    """Named tensors behind the list interface of diffusers' ``feat_cache``.
+class Past:
+    """What one stream remembers, by convolution; None before its first pass."""
 
-    A slot never written is no tensor at all; the mark of a passed first frame is a tensor without numbers, so that a
-    cache can be saved like any other.
-    """
+    def __init__(self, features: dict[str, Tensor], names: dict[nn.Conv3d, str]) -> None:
+        self.features, self._names = features, names
 
-    def __init__(self, features: dict[str, Tensor]) -> None:
-        self.features = features
+    def __getitem__(self, conv: nn.Conv3d) -> Tensor | None:
+        return self.features.get(self._names[conv])
 
-    def __getitem__(self, slot: int) -> Tensor | str | None:
-        held = self.features.get(_name(slot))
-        return _FIRST_FRAME_PASSED if held is not None and held.dim() == 1 else held
-
-    def __setitem__(self, slot: int, value: Tensor | str) -> None:
-        if isinstance(value, Tensor):
-            # Files hold contiguous tensors: a stream that was saved must compute as one that was not.
-            self.features[_name(slot)] = value.contiguous()
-        else:
-            assert value == _FIRST_FRAME_PASSED
-            self.features[_name(slot)] = torch.empty(0)
+    def __setitem__(self, conv: nn.Conv3d, kept: Tensor) -> None:
+        self.features[self._names[conv]] = kept
 
 
-def slot_count(network: nn.Module) -> int:
-    """Convolutions of an encoder or decoder that look back in time: the slots which its stream fills."""
-    return sum(isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1 for module in network.modules())
+def lookback(conv: nn.Conv3d) -> int:
+    """Frames that a causal convolution sees of those that were there before."""
+    return conv.kernel_size[0] - conv.stride[0]
+
+
+def names_of(network: nn.Module) -> dict[nn.Conv3d, str]:
+    """The convolutions of an encoder or decoder that look back in time, in their order, and the names of their past."""
+    causal = [one for one in network.modules() if isinstance(one, nn.Conv3d) and one.kernel_size[0] > 1]
+    return {conv: f"slot.{i:02d}" for i, conv in enumerate(causal)}
 
 
 @contextmanager
-def next_latent_frame(cache: CodecCache, slots: int, network_input: Frames) -> Iterator[FeatureSlots]:
-    """The memory for one latent frame, which counts as passed when the ``with`` block is left without an error.
+def next_frames(
+    cache: CodecCache, names: dict[nn.Conv3d, str], network_input: Frames, *, latent_frames: int
+) -> Iterator[Past]:
+    """The past for some latent frames, which count as passed when the ``with`` block is left without an error.
 
     After an error the cache is empty: what the layers remember may be of two different times, and is not used again.
     That way a stream holds its memory once, not an old and a new one.
 
     Args:
         cache: of the right side; updated.
-        slots: ``slot_count`` of the network.
+        names: from ``names_of`` the network.
         network_input: what its first convolution gets.
+        latent_frames: in this pass.
 
     Raises:
         MemoryMismatchError: the cache is of another codec, dtype, batch or frame size, or was lost in an error.
     """
-    _require_whole(cache, slots)
+    _require_whole(cache, names)
     if cache.latent_frames:
-        first = cache.features[_name(0)]
-        require_same_picture(first[:, :, -1], network_input[:, :, -1])
+        first = cache.features[next(iter(names.values()))]
+        require_same_picture(first[:, -1], network_input[:, -1])
         if first.dtype != network_input.dtype:
             raise MemoryMismatchError(
                 f"This cache holds {first.dtype}, but the codec computes in {network_input.dtype}; continue in the "
                 "dtype that the stream began in."
             )
     # A stream that was saved comes back on the CPU.
-    view = FeatureSlots({name: x.to(network_input.device) for name, x in cache.features.items()})
+    past = Past({name: x.to(network_input.device) for name, x in cache.features.items()}, names)
     cache.features = {}
-    yield view
-    cache.features = view.features
-    cache.latent_frames += 1
+    yield past
+    cache.features = past.features
+    cache.latent_frames += latent_frames
 
 
 def forget_gradients(cache: CodecCache) -> None:
@@ -88,15 +89,45 @@ def forget_gradients(cache: CodecCache) -> None:
     cache.features = {name: x.detach() for name, x in cache.features.items()}
 
 
-def _require_whole(cache: CodecCache, slots: int) -> None:
-    expected = {_name(slot) for slot in range(slots)} if cache.latent_frames else set()
+@torch.no_grad()
+def convert_layout(cache: CodecCache, names: dict[nn.Conv3d, str], *, summed: nn.Conv3d | None) -> None:
+    """Bring a cache of layout 1 to this one, in place.
+
+    Args:
+        cache: of the right side.
+        names: from ``names_of`` the network.
+        summed: the convolution that remembers sums, if there is one.
+
+    Raises:
+        MemoryMismatchError: a cache of another codec.
+    """
+    if cache.layout == LAYOUT:
+        return
+    _require_whole(cache, names)
+    features: dict[str, Tensor] = {}
+    before = torch.empty(0)
+    for conv, name in names.items() if cache.latent_frames else ():
+        held = cache.features[name]
+        # An empty mark: the layer that doubles time let the first frame through and remembers nothing of it.
+        held = torch.zeros_like(before) if held.dim() == 1 else held.permute(0, 2, 3, 4, 1)
+        missing = lookback(conv) - held.shape[1]
+        before = held = F.pad(held, (0, 0, 0, 0, 0, 0, missing, 0)).contiguous()
+        features[name] = _added_later(conv, held) if conv is summed else held
+    cache.features, cache.layout = features, LAYOUT
+
+
+def _added_later(conv: nn.Conv3d, held: Frames) -> Tensor:
+    """What the last frames add to the next ones."""
+    then = F.pad(held, (0, 0, 0, 0, 0, 0, 0, held.shape[1])).permute(0, 4, 1, 2, 3).to(conv.weight)
+    sums = F.conv3d(then, conv.weight, padding=(0, *(size // 2 for size in conv.kernel_size[1:])))
+    return sums.permute(0, 2, 3, 4, 1).to(torch.promote_types(held.dtype, torch.float32)).contiguous()
+
+
+def _require_whole(cache: CodecCache, names: dict[nn.Conv3d, str]) -> None:
+    expected = set(names.values()) if cache.latent_frames else set()
     if set(cache.features) != expected:
         raise MemoryMismatchError(
             f"After {cache.latent_frames} latent frames this codec's cache holds {len(expected)} features; got "
             f"{len(cache.features)}, or others. It is of another codec, or its last call ended in an error: begin a "
             "new stream, or continue from a clone."
         )
-
-
-def _name(slot: int) -> str:
-    return f"slot.{slot:02d}"
