@@ -80,7 +80,7 @@ def records_intact(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 def _size_and_crc(tensor: Tensor) -> tuple[int, int]:
     """Of all bytes of a tensor's storage."""
     storage = tensor.untyped_storage()
-    raw = memoryview(torch.tensor([], dtype=torch.uint8).set_(storage).numpy())  # type: ignore[call-overload]
+    raw = torch.tensor([], dtype=torch.uint8).set_(storage).numpy().data
     crc = 0
     for start in range(0, len(raw), _AT_ONCE):
         crc = zlib.crc32(raw[start : start + _AT_ONCE], crc)

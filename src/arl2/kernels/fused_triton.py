@@ -3,6 +3,8 @@
 A row is read whole and contiguous, so loads are 16 bytes wide, and pairs for the rotation are split in registers.
 """
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
@@ -99,6 +101,7 @@ def by_numbers(x: Tensor) -> Tensor:
 
 
 @triton.jit
+@no_type_check  # a type checker of tests would wrap it, and Triton compiles the function as it stands
 def turned(values, cos, sin, token, head, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A tile ``[heads, head size]`` whose adjacent pairs are turned by the token's angles."""
     even, odd = tl.split(tl.reshape(values, (ROWS, COLUMNS // 2, 2)))
@@ -110,6 +113,7 @@ def turned(values, cos, sin, token, head, ROWS: tl.constexpr, COLUMNS: tl.conste
 
 
 @triton.jit
+@no_type_check
 def norm_rows(
     x, weight, cos, sin, out, tokens, width, head, eps, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TURN: tl.constexpr
 ):
@@ -127,6 +131,7 @@ def norm_rows(
 
 
 @triton.jit
+@no_type_check
 def unit_rows(
     x, cos, sin, out, tokens, heads, head, x_batch, x_token, x_head, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -144,6 +149,7 @@ def unit_rows(
 
 
 @triton.jit
+@no_type_check
 def modulate_rows(
     x, shift, scale, out, tokens, frame_tokens, width, shift_batch, shift_frame, scale_batch, scale_frame, eps,
     COLUMNS: tl.constexpr, ONE_MORE: tl.constexpr,
@@ -164,6 +170,7 @@ def modulate_rows(
 
 
 @triton.jit
+@no_type_check
 def gate_rows(x, change, gate, out, tokens, frame_tokens, width, gate_batch, gate_frame, COLUMNS: tl.constexpr):
     """One token and its change, by its frame's gate."""
     token = tl.program_id(0)
@@ -177,6 +184,7 @@ def gate_rows(x, change, gate, out, tokens, frame_tokens, width, gate_batch, gat
 
 
 @triton.jit
+@no_type_check
 def read_rows(
     intra, gate, inter, out, tokens, heads, head, intra_batch, intra_token, intra_head, inter_batch, inter_token,
     inter_head, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -196,6 +204,7 @@ def read_rows(
 
 
 @triton.jit
+@no_type_check
 def gate_numbers(decay, strength, a_log, dt_bias, g, beta, total, heads, BLOCK: tl.constexpr):
     """Log decay and strength of some tokens and heads."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

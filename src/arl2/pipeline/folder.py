@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from arl2.errors import CheckpointError, suggestion
 from arl2.extensions import named
@@ -18,7 +19,7 @@ from arl2.files.atomic import atomic_files, write_atomically
 from arl2.files.modes import open_to_readers
 from arl2.files.parts import load_part
 from arl2.files.plain import read_json
-from arl2.files.regular import naming, parsed_by_others
+from arl2.files.regular import first_line, naming, parsed_by_others
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, settings_from_mapping
 from arl2.pipeline.registry import CODECS, EMBEDDED, TEXT_PARTS

@@ -6,6 +6,8 @@ three bits more than bfloat16. Keys and values in float32 would want exact produ
 thousand spilled bytes and more on every GPU compiled for), so they take the blockwise form on a GPU.
 """
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
@@ -60,6 +62,7 @@ def gated_delta_state(
 
 
 @triton.jit
+@no_type_check  # a type checker of tests would wrap it, and Triton compiles the function as it stands
 def solve_chunks(
     k, v, g, beta, written, erased, v_batch, v_token, v_head, tokens, heads, key, value,
     CHUNK: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, PRECISION: tl.constexpr,
@@ -101,6 +104,7 @@ def solve_chunks(
 
 
 @triton.jit
+@no_type_check
 def walk_chunks(
     k, g, written, erased, start, state, tokens, heads, key, value, chunks,
     CHUNK: tl.constexpr, KEY: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,

@@ -7,7 +7,7 @@ from torch import Tensor
 from arl2.errors import CheckpointError
 from arl2.files.parts import load_part
 from arl2.model.passes import DiffusionForcing, TeacherForcing
-from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.model.transformer import FOR_OTHER_READERS, CausalWanTransformer3DModel
 from arl2.pipeline.folder import TRANSFORMER, pipeline_folder
 from arl2.shapes.prompts.text import ShapesText
 
