@@ -1,4 +1,4 @@
-"""kill -9 of everything that writes, in a few seconds; the table of 200 kills is in docs/robustness-kills.md."""
+"""kill -9 of everything that writes, in a few seconds; the table of 200 kills is in docs/robustness.md#kills."""
 
 import json
 import os
