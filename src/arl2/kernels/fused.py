@@ -117,9 +117,10 @@ def decay_and_strength(
 def gelu_of_linear(x: Float[Tensor, "*rows inputs"], linear: nn.Linear) -> Float[Tensor, "*rows outputs"]:
     """``gelu(linear(x))``, tanh form; on CUDA without gradients the GELU is in the product's own kernel.
 
-    Not on a CPU: there torch's joint operation computes the erf form.
+    Not on a CPU: there torch's joint operation computes the erf form. Nor where something hooks into the layer.
     """
-    if x.is_cuda and not torch.is_grad_enabled():
+    is_hooked = bool(linear._forward_hooks or linear._forward_pre_hooks)
+    if x.is_cuda and not torch.is_grad_enabled() and type(linear) is nn.Linear and not is_hooked:
         joint = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
         return joint.unflatten(0, x.shape[:-1])
     return F.gelu(linear(x), approximate="tanh")
