@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from arl2.cli import app
-from arl2.cli.environment import environment
+from arl2.cli.environment import Env, environment
 from arl2.cli.main import main
 from arl2.cli.train import Train
 from arl2.errors import ConfigError
@@ -113,3 +114,10 @@ def test_a_folder_that_settings_name_and_that_is_missing_is_one_sentence(
     said = capsys.readouterr().err
     assert "There is no folder 'runs/codec-stage1/export'" in said
     assert said.count("\n") == 1
+
+
+def test_too_little_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError()):
+        monkeypatch.setattr(Env, "run", lambda self, error=error: (_ for _ in ()).throw(error))
+        assert main(["env"]) == 2
+        assert capsys.readouterr().err.startswith("arl2 env: this took more memory than there is")

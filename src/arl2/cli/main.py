@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 
 _BUG = "this is a bug in arl2. Please report it with the lines below and with what 'arl2 env' prints."
+_NO_MEMORY = (
+    "this took more memory than there is. Take fewer or smaller videos at once, fewer candidates, or half precision "
+    "(--dtype bf16)."
+)
 
 _MOST_TOLD = 1000  # messages that are remembered
 
@@ -42,12 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException:  # a panic of a library in Rust is no Exception
+            except BaseException as error:  # a panic of a library in Rust is no Exception
+                if _is_out_of_memory(error):
+                    say_error(f"{name}: {_NO_MEMORY}")
+                    return 2
                 say_error(f"{name}: {_BUG}")
                 raise
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # By name, as torch is perhaps not imported; on a CPU it raises a plain RuntimeError.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def _without_verbose(words: list[str]) -> tuple[list[str], bool]:
