@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"version"},
     {"errors"},
-    {"geometry", "files", "interrupt", "extensions"},
+    {"geometry", "files", "float64", "interrupt", "extensions"},
     {"kernels", "diffusion"},
     {"attention", "text", "video"},
     {"model"},

@@ -1,24 +1,28 @@
-"""The straight path between data and noise: ``x_t = (1 - sigma) x0 + sigma eps``, velocity ``v = eps - x0``."""
+"""The straight path between data and noise: ``x_t = (1 - sigma) x0 + sigma eps``, velocity ``v = eps - x0``.
 
-import torch
+Computed in float64. Without it, float32 is a few roundings away: latents are of the size of 1, and nothing is summed.
+"""
+
 from jaxtyping import Float
 from torch import Tensor
+
+from arl2.float64 import widest_dtype
 
 
 def add_noise(
     clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: float | Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
     """The noisy sample at ``sigma`` (a number, or a tensor that broadcasts over ``clean``)."""
-    sigma = _like(sigma, clean)
-    return ((1 - sigma) * clean.double() + sigma * noise.double()).to(clean.dtype)
+    sigma, wide = _like(sigma, clean), widest_dtype(clean.device)
+    return ((1 - sigma) * clean.to(wide) + sigma * noise.to(wide)).to(clean.dtype)
 
 
 def velocity_to_clean(
     noisy: Float[Tensor, "*shape"], velocity: Float[Tensor, "*shape"], sigma: float | Float[Tensor, "..."]
 ) -> Float[Tensor, "*shape"]:
     """``x0 = x_t - sigma v``, in float64: near sigma 1 it subtracts two large numbers."""
-    sigma = _like(sigma, noisy)
-    return (noisy.double() - sigma * velocity.double()).to(noisy.dtype)
+    sigma, wide = _like(sigma, noisy), widest_dtype(noisy.device)
+    return (noisy.to(wide) - sigma * velocity.to(wide)).to(noisy.dtype)
 
 
 def clean_to_velocity(clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -27,4 +31,4 @@ def clean_to_velocity(clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*sha
 
 
 def _like(sigma: float | Tensor, x: Tensor) -> float | Tensor:
-    return sigma.to(x.device, torch.float64) if isinstance(sigma, Tensor) else sigma
+    return sigma.to(widest_dtype(x.device)).to(x.device) if isinstance(sigma, Tensor) else sigma

@@ -18,6 +18,7 @@ from torch import Tensor
 from arl2.diffusion.flow import add_noise, velocity_to_clean
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan, shift_sigma
 from arl2.errors import ConfigError
+from arl2.float64 import widest_dtype
 
 if TYPE_CHECKING:
     from diffusers import UniPCMultistepScheduler
@@ -157,7 +158,8 @@ def sample_euler(
     x = noise(0)
     for sigma, following in itertools.pairwise(sigmas):
         velocity = predict(x, train_steps * sigma)
-        x = (x.double() + (following - sigma) * velocity.double()).to(x.dtype)
+        wide = widest_dtype(x.device)
+        x = (x.to(wide) + (following - sigma) * velocity.to(wide)).to(x.dtype)
     return x
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.float64 import float64_device, widest_dtype
 
 
 def shift_sigma(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
@@ -49,10 +50,12 @@ class NoiseSchedule:
         return float(self.sigmas_at(torch.tensor([timestep], dtype=torch.float64))[0])
 
     def sigmas_at(self, timesteps: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Of the schedule's timestep nearest to each, float64, on the device of ``timesteps``."""
-        scheduled = self.timesteps().to(timesteps.device)
-        nearest = (scheduled - timesteps.double()[..., None]).abs().argmin(-1)
-        return scheduled[nearest] / self.train_steps
+        """Of the schedule's timestep nearest to each, on the device of ``timesteps``; float64 where that has it."""
+        where = float64_device(timesteps.device)
+        scheduled = self.timesteps().to(where)
+        nearest = (scheduled - timesteps.to(where).double()[..., None]).abs().argmin(-1)
+        found = scheduled[nearest] / self.train_steps
+        return found.to(widest_dtype(timesteps.device)).to(timesteps.device)
 
     def warp(self, steps: Sequence[float]) -> tuple[float, ...]:
         """A published step list (``1000 750 500 250``) as timesteps of this schedule.

@@ -14,6 +14,7 @@ from arl2.diffusion.samplers import published_unipc_grid
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, SampledGolden, read_goldens, relative_error
+from arl2.float64 import float64_device
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
 from arl2.model.passes import DiffusionForcing, TeacherForcing
@@ -202,7 +203,9 @@ def _check_rollout(golden: RolloutGolden, model: CausalWanTransformer3DModel) ->
 
     def first_pass(block: int) -> Tensor:
         x = noise[:, :, block * size : (block + 1) * size].to(model.device)
-        timestep = torch.full((x.shape[0], size), plan.timesteps[0], dtype=torch.float64, device=x.device)
+        timestep = torch.full(
+            (x.shape[0], size), plan.timesteps[0], dtype=torch.float64, device=float64_device(x.device)
+        )
         flow = model.predict(x, timestep, text, memory)
         return flow.transpose(1, 2)
 

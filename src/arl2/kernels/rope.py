@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.float64 import float64_device
+
 THETA = 10000.0
 
 
@@ -32,6 +34,7 @@ def rope_angles(
         frames: absolute latent-frame index of each frame.
         rows, columns: token grid of a frame.
         head_dim: head size ``D``, even.
+        device: where they are computed; one without float64 cannot.
     """
     # Positions are counted out where they are needed: a copy from the host would stall a GPU, and no graph holds one.
     positions = (
@@ -56,10 +59,17 @@ def rope_angles(
 class Rotation:
     """Cosine and sine of every pair of every token, made once per pass and shared by all layers."""
 
-    def __init__(self, angles: Float[Tensor, "tokens pairs"]) -> None:
+    def __init__(self, angles: Float[Tensor, "tokens pairs"], device: torch.device | str | None = None) -> None:
         # float32 holds a cosine to 6e-8; only the angle itself needed more.
-        self.cos: Float[Tensor, "tokens 1 pairs"] = angles.cos().float()[:, None]
-        self.sin: Float[Tensor, "tokens 1 pairs"] = angles.sin().float()[:, None]
+        self.cos: Float[Tensor, "tokens 1 pairs"] = angles.cos().float()[:, None].to(device)
+        self.sin: Float[Tensor, "tokens 1 pairs"] = angles.sin().float()[:, None].to(device)
+
+    @staticmethod
+    def of_grid(
+        frames: Sequence[int], rows: int, columns: int, head_dim: int, device: torch.device | str
+    ) -> "Rotation":
+        """That of whole frames, on ``device``; its angles are computed where float64 is. Args as ``rope_angles``."""
+        return Rotation(rope_angles(frames, rows, columns, head_dim, float64_device(device)), device)
 
     def __call__(self, x: Float[Tensor, "batch tokens heads head"]) -> Float[Tensor, "batch tokens heads head"]:
         """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
@@ -84,12 +94,14 @@ def turn_frames(
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     head_dim = x.shape[-1]
-    angles = x.new_zeros(len(frames), head_dim // 2, dtype=torch.float64)
+    where = float64_device(x.device)
+    angles = torch.zeros(len(frames), head_dim // 2, dtype=torch.float64, device=where)
     pairs, _, _ = split_pairs(head_dim)
-    moves = torch.tensor(frames, dtype=torch.float64, device=x.device)
-    angles[:, :pairs] = torch.outer(moves, _frequencies(pairs, x.device))
+    moves = torch.tensor(frames, dtype=torch.float64, device=where)
+    angles[:, :pairs] = torch.outer(moves, _frequencies(pairs, where))
     stretched = angles.repeat_interleave(x.shape[1] // len(frames), dim=0) if len(frames) > 1 else angles
-    return _turned(x, stretched.cos().to(dtype)[:, None], stretched.sin().to(dtype)[:, None])
+    cos, sin = (wave.to(dtype).to(x.device)[:, None] for wave in (stretched.cos(), stretched.sin()))
+    return _turned(x, cos, sin)
 
 
 def turn_state(state: Float[Tensor, "batch heads key value"], frames: int) -> Float[Tensor, "batch heads key value"]:

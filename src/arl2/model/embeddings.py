@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.float64 import float64_device
+
 
 class TimeEmbedding(NamedTuple):
     """What a timestep per frame becomes: ``head [B, F, d]`` and ``layers [B, F, 6, d]``, float32."""
@@ -26,7 +28,8 @@ class TimeEmbedder(nn.Module):
         self.freq_dim = freq_dim
 
     def forward(self, timestep: Float[Tensor, "batch frames"]) -> TimeEmbedding:
-        waves = timestep_sinusoids(timestep, self.freq_dim).to(self.linear_1.weight.dtype)
+        weight = self.linear_1.weight
+        waves = timestep_sinusoids(timestep, self.freq_dim).to(weight.device, weight.dtype)
         embedded = self.linear_2(F.silu(self.linear_1(waves)))
         layers = self.projection(F.silu(embedded)).unflatten(-1, (6, -1))
         return TimeEmbedding(embedded, layers)
@@ -45,8 +48,12 @@ class TextEmbedder(nn.Module):
 
 
 def timestep_sinusoids(timestep: Float[Tensor, "*rows"], freq_dim: int) -> Float[Tensor, "*rows freq"]:
-    """``cat(cos, sin)`` of ``t * 10000**(-i / half)``, ``i = 0 .. half - 1``, in float64."""
+    """``cat(cos, sin)`` of ``t * 10000**(-i / half)``, ``i = 0 .. half - 1``, in float64.
+
+    They are on the device of the timesteps, or on the CPU where that has no float64.
+    """
     half = freq_dim // 2
-    i = torch.arange(half, dtype=torch.float64, device=timestep.device)
-    angle = timestep.double()[..., None] * 10000.0 ** (-i / half)
+    where = float64_device(timestep.device)
+    i = torch.arange(half, dtype=torch.float64, device=where)
+    angle = timestep.to(where).double()[..., None] * 10000.0 ** (-i / half)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

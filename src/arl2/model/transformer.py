@@ -25,7 +25,7 @@ from arl2.attention.plan import all_kinds
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
-from arl2.kernels.rope import Rotation, rope_angles
+from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
 from arl2.model.layer import FlowHead, TransformerLayer
@@ -183,7 +183,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
         Args:
             latents: noisy latents ``[B, C, F, h, w]``.
-            timestep: one per sample and frame ``[B, F]``, in [0, 1000]; equal within a block.
+            timestep: one per sample and frame ``[B, F]``, in [0, 1000]; equal within a block. It may stay on the CPU.
             text: embeddings ``[B, words, text_dim]`` (rows past the prompt zero), or what ``prompt_context`` made.
             run: what a block remembers of earlier ones, see :mod:`arl2.model.passes`.
 
@@ -375,7 +375,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2)
 
     def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
-        return Rotation(rope_angles(frames, rows, columns, self.config.attention_head_dim, device))
+        return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)
 
     def _unpatchify(self, values: Tensor, rows: int, columns: int) -> Tensor:
         patch_rows, patch_columns = self.config.patch_size[1:]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arl2.attention.memory import Memory
 from arl2.errors import MemoryMismatchError
+from arl2.float64 import float64_device
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.rollout.best_of import SideBySide
@@ -188,4 +189,4 @@ class Rollout:
 
 
 def _timesteps(x: Tensor, timestep: float) -> Float[Tensor, "batch frames"]:
-    return torch.full((x.shape[0], x.shape[2]), timestep, dtype=torch.float64, device=x.device)
+    return torch.full((x.shape[0], x.shape[2]), timestep, dtype=torch.float64, device=float64_device(x.device))

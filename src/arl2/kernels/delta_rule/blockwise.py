@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.kernels.delta_rule.chunked import CHUNK, work_dtype
+from arl2.kernels.delta_rule.decay import cumulative, difference
 
 _JOINED = 4  # times that pairs are joined: 16 chunks become one map
 
@@ -41,19 +42,20 @@ def gated_delta_state(
     padding = -tokens % (CHUNK << joined)
     # Tokens of zeros at the end: no decay, nothing written.
     k_c, v_c = (_chunks(x, padding).to(work) for x in (k, v))  # [B H n C D]
-    c = _chunks(g[..., None], padding).double().cumsum(-2)  # [B H n C 1]
+    c = cumulative(_chunks(g[..., None], padding), -2)  # [B H n C 1]
+    from_start = c[0].to(work).exp()
     strength = _chunks(beta[..., None], padding).to(work)
     # Above the diagonal stands growth, and exp of it may be infinite: cut it before exp, not after.
     later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=k.device).triu()
-    decay = (c - c.mT).masked_fill_(later, -torch.inf).to(work).exp()
+    decay = difference(c, tuple(part.mT for part in c)).masked_fill_(later, -torch.inf).to(work).exp()
     overlaps = (k_c @ k_c.mT) * (strength * decay)
-    due = torch.cat([strength * v_c, strength * c.to(work).exp() * k_c], dim=-1)
+    due = torch.cat([strength * v_c, strength * from_start * k_c], dim=-1)
     solved = torch.linalg.solve_triangular(overlaps, due, upper=False, unitriangular=True)
-    total = c[..., -1:, :]
-    kept = (k_c * (total - c).to(work).exp()).mT @ solved  # [B H n K V+K]
+    total = tuple(part[..., -1:, :] for part in c)
+    kept = (k_c * difference(total, c).to(work).exp()).mT @ solved  # [B H n K V+K]
     value = v.shape[-1]
     shift, lost = kept[..., :value], kept[..., value:]
-    move = torch.eye(key, dtype=work, device=k.device) * total.to(work).exp() - lost
+    move = torch.eye(key, dtype=work, device=k.device) * from_start[..., -1:, :] - lost
     for _ in range(joined):
         first, second = move[:, :, ::2], move[:, :, 1::2]
         shift = torch.matmul(second, shift[:, :, ::2]) + shift[:, :, 1::2]

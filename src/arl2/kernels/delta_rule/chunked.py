@@ -9,7 +9,8 @@ and then S' = exp(c_C) S + (diag(exp(c_C - c)) K)^T E. This is the WY form of ar
 directly for the errors: the state is known when a chunk begins, so the two factors U and W are never formed.
 
 Every exponent is a difference c_t - c_s with s <= t, hence <= 0: no decay, however strong, overflows. The sums are kept
-in float64 because a difference of large float32 sums would lose the small decays that follow a strong one.
+in float64, or as two float32 numbers (see :mod:`arl2.kernels.delta_rule.decay`), because a difference of large float32
+sums would lose the small decays that follow a strong one.
 """
 
 from typing import NamedTuple
@@ -18,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from arl2.kernels.delta_rule.decay import cumulative, difference
 
 CHUNK = 64  # tokens; on a CPU 32 to 80 measure alike, and GPU kernels want a power of two
 
@@ -83,23 +86,24 @@ class _Gates:
 
     def __init__(self, g: Tensor, beta: Tensor, work: torch.dtype) -> None:
         spare = -g.shape[1] % CHUNK
-        by_chunk = F.pad(g.double(), (0, 0, 0, spare)).unflatten(1, (-1, CHUNK))  # [B n C H]
-        self.log_decay = by_chunk.cumsum(2).permute(0, 3, 1, 2).flatten(0, 1)  # [N n C]
-        self.from_start = self.log_decay.to(work).exp()
+        by_chunk = F.pad(g, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK))  # [B n C H]
+        self.log_decay = tuple(part.permute(0, 3, 1, 2).flatten(0, 1) for part in cumulative(by_chunk, 2))  # [N n C]
+        self.from_start = self.log_decay[0].to(work).exp()
         # Padding adds no decay, so the last entry is the sum over the chunk's own tokens.
-        self.to_end = (self.log_decay[..., -1:] - self.log_decay).to(work).exp()
+        last = tuple(part[..., -1:] for part in self.log_decay)
+        self.to_end = difference(last, self.log_decay).to(work).exp()
         self.beta = F.pad(beta, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK)).permute(0, 3, 1, 2).flatten(0, 1).to(work)
         self.not_earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=g.device).triu()
 
     def chunk(self, index: int, length: int) -> _Chunk:
         """Gates of chunk ``index``, which has ``length`` tokens."""
-        log_decay = self.log_decay[:, index, :length]
-        difference = log_decay[:, :, None] - log_decay[:, None, :]
+        sums = [part[:, index, :length] for part in self.log_decay]
+        passed = difference(tuple(part[:, :, None] for part in sums), tuple(part[:, None, :] for part in sums))
         # Above the diagonal stands growth, and exp of it may be infinite: cut it before exp, not after.
-        difference = difference.masked_fill(self.not_earlier[:length, :length], -torch.inf)
+        passed = passed.masked_fill(self.not_earlier[:length, :length], -torch.inf)
         return _Chunk(
             beta=self.beta[:, index, :length, None],
-            decay=difference.to(self.beta.dtype).exp(),
+            decay=passed.to(self.beta.dtype).exp(),
             from_start=self.from_start[:, index, :length, None],
             to_end=self.to_end[:, index, :length, None],
             total=self.from_start[:, index, length - 1, None, None],

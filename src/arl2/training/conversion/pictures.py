@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.float64 import float64_device
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.folder import load_codec
 from arl2.rollout.generator import generate_blocks
@@ -62,8 +63,9 @@ def latent_distance(
     theirs: Float[Tensor, "batch channels frames height width"],
 ) -> float:
     """How far apart rollouts are: the norm of the difference over the norm of ``theirs``, the mean over samples."""
-    difference = (ours - theirs).double().flatten(1).norm(dim=1)
-    return float((difference / theirs.double().flatten(1).norm(dim=1)).mean())
+    where = float64_device(theirs.device)
+    difference, whole = (x.to(where).double().flatten(1).norm(dim=1) for x in (ours - theirs, theirs))
+    return float((difference / whole).mean())
 
 
 def comparison_sheet(
