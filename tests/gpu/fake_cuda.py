@@ -27,21 +27,26 @@ needs_triton = pytest.mark.skipif(
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """Within the ``with``, tensors are fake; those made on ``"cuda"`` behave as if they were there."""
-    _allow()
+    allow_device("CUDA")
     with FakeTensorMode():
         yield
 
 
 @functools.cache
-def _allow() -> None:
-    """Compile and load the guard, once a process."""
+def allow_device(kind: str) -> None:
+    """Compile and load the guard of a kind of device, once a process."""
     torch_folder = Path(torch.__file__).parent
     library = Path(tempfile.mkdtemp(prefix="arl2-guard-")) / "guard.so"
     try:
         subprocess.run(
             [
                 *("g++", "-std=c++20", "-O0", "-shared", "-fPIC", str(Path(__file__).with_name("guard.cpp"))),
-                *(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", "-o", str(library)),
+                *(
+                    f"-DDEVICE={kind}",
+                    f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+                    "-o",
+                    str(library),
+                ),
                 *(f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}", "-lc10"),
             ],
             check=True,

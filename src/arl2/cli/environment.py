@@ -41,7 +41,11 @@ def environment() -> dict[str, Any]:
     """Names and values, plain enough for JSON."""
     import torch
 
-    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    from arl2.pipeline.devices import best_device, devices, large_model_dtype
+
+    of_gpu = {f"cuda:{i}": f" {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())}
+    default = best_device()
+    dtype = str(large_model_dtype(default)).removeprefix("torch.")
     packages = {name: _version_of(name) for name in _PACKAGES}
     return {
         "arl2": __version__,
@@ -55,7 +59,8 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
         "CUDA of torch": torch.version.cuda or "none",
-        "devices": ["cpu", *devices],
+        "devices": [name + of_gpu.get(name, "") for name in devices()],
+        "device by default": f"{default}, {dtype} for large models",
         "FFmpeg": _ffmpeg(),
         "memory": _memory(),
     }

@@ -146,10 +146,10 @@ def _as_published(source: ModelSource) -> tuple[ModelSource, list[str]]:
         source = replace(source, weights_branch="plain")
     if source.base is None and source.model is None and None in (source.vae, source.text_encoder):
         source = replace(source, base=BASE) if BASE.is_dir() else replace(source, model=CARD)
-    if source.device is None:
-        import torch
+    from arl2.pipeline.devices import AUTO, best_device
 
-        source = replace(source, device="cuda" if torch.cuda.is_available() else "cpu")
+    if source.device == AUTO:
+        source = replace(source, device=best_device())
     if source.dtype is None:
         source = replace(source, dtype="bfloat16")
         notes.append(f"Computing in bfloat16 on {source.device}, as the published code does; see --dtype and --device.")

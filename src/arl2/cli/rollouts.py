@@ -129,7 +129,7 @@ def _run(asked: Rollouts, prompts: "list[Prompt] | None") -> int:
             "block_frames": pipe.block_frames,
             "first_block_frames": settings.first_block_frames,
             "fps": settings.fps,
-            "dtype": asked.source.dtype or "float32",
+            "dtype": str(pipe.transformer.compute_dtype).removeprefix("torch."),
         },
         about=f"{facts['source']} of {asked.source.name}",
     )
@@ -208,7 +208,7 @@ def _for_loading(asked: Rollouts, processes: int) -> tuple[ModelSource, Sampling
     source, sampling = asked.source, asked.sampling
     if asked.latent_frames is not None:
         sampling = replace(sampling, num_frames=video_frames_of(0, asked.latent_frames, _WAN_TEMPORAL_FACTOR))
-    if processes > 1 and torch.cuda.is_available() and source.device in (None, "cuda"):
+    if processes > 1 and torch.cuda.is_available() and source.device in ("auto", "cuda"):
         source = replace(source, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return source, sampling
 

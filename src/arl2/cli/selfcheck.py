@@ -24,7 +24,7 @@ class Selfcheck(Command):
 
     Attributes:
         goldens: Folder of reference outputs (default: the packaged set).
-        device: Where to run: cpu, cuda, cuda:1.
+        device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
         dtype: Precision to compute in.
         backend: Delta-rule kernel.
         round_trip: Save each model with save_pretrained and load it back first.
@@ -35,7 +35,7 @@ class Selfcheck(Command):
 
     examples: ClassVar = ("arl2 selfcheck", "arl2 selfcheck --device cuda --dtype bf16 --json")
     goldens: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
     dtype: Dtype = "float32"
     backend: Backend = "auto"
     round_trip: bool = False

@@ -41,7 +41,7 @@ class Sensitivity(Command):
         latent_frames: Length of a rollout in latent frames (default: two blocks).
         batch: Prompts sampled at once.
         seed: Random seed of the noise.
-        device: Where to run: cpu, cuda, cuda:1 (default: cpu).
+        device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
         threads: CPU threads (default: all cores).
         as_json: Print the ranking as JSON.
     """
@@ -64,7 +64,7 @@ class Sensitivity(Command):
     latent_frames: int | None = None
     batch: int = 4
     seed: int = 0
-    device: str | None = None
+    device: str = "auto"
     threads: int | None = None
     as_json: bool = False
 
@@ -87,7 +87,7 @@ class Sensitivity(Command):
 
         use_threads(self.threads)
         console = Console(stderr=True, highlight=False)
-        teacher = load_teacher(self.model, device=checked_device(self.device or "cpu"))
+        teacher = load_teacher(self.model, device=checked_device(self.device))
         depth = len(teacher.model.config.layer_plan)
         keep = [] if self.keep is None else parse_layers(self.keep, depth)
         text = self._text(teacher)

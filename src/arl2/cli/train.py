@@ -70,7 +70,7 @@ class Train(Command):
         overrides: Settings as name=value, such as loop.seed=1; of a list, values with commas: clips=runs/a,runs/b.
         settings: Settings file, .json or .toml.
         max_minutes: Minutes of training, the same as loop.max_minutes=M; encoding clips before it is not counted.
-        device: Where to run: cpu, cuda, cuda:1 (default: cuda if there is one).
+        device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
         threads: CPU threads (default: all cores).
         accept_changes: Resume although settings differ from the run's.
         dry_run: Print every setting (of a conversion also what trains, memory and operations), and do nothing.
@@ -87,7 +87,7 @@ class Train(Command):
     overrides: tuple[str, ...] = ()
     settings: Path | None = None
     max_minutes: float | None = None
-    device: str | None = None
+    device: str = "auto"
     threads: int | None = None
     accept_changes: bool = False
     dry_run: bool = False
@@ -121,7 +121,7 @@ class Train(Command):
             settings=self.settings,
             overrides=overrides,
             accept_changes=self.accept_changes,
-            device=None if self.device is None else checked_device(self.device),
+            device=checked_device(self.device),
             console=Console(stderr=True),
         )
         if self.as_json:

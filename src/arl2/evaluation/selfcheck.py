@@ -20,6 +20,7 @@ from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.pipeline.devices import checked_device
 from arl2.rollout.generator import generate_blocks
 from arl2.rollout.noise import GivenNoise
 from arl2.rollout.samplers import FewStep, MultiStep, Sampler
@@ -67,7 +68,7 @@ def selfcheck(
 
     Args:
         folder: layout of docs/goldens.md.
-        device, dtype: to compute on and in.
+        device, dtype: to compute on and in; ``"auto"`` takes the best device of this machine.
         backend: of the delta rule, in the kernel cases and inside the models.
         round_trip: save each model with ``save_pretrained`` and load it back first.
 
@@ -81,6 +82,7 @@ def selfcheck(
     if dtype not in LIMITS:
         raise ConfigError(f"There are no limits for {dtype}; choose {', '.join(str(d) for d in LIMITS)}.")
     check_backend(DELTA_RULE, backend)
+    device = checked_device(device)
     goldens = read_goldens(folder)
     if goldens.rollouts:
         yield from _check_schedule(goldens)

@@ -13,6 +13,7 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline import folder as saved
 from arl2.pipeline.budget import available_bytes, check_fits
+from arl2.pipeline.devices import automatic_dtype
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
 from arl2.pipeline.planning import plan_source
@@ -30,7 +31,7 @@ def load_components(
     source: ModelSource,
     options: SamplingOptions | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str = "cpu",
     batch: int = 1,
     say: Callable[[str], None] | None = None,
@@ -40,7 +41,8 @@ def load_components(
     Args:
         source: which model.
         options: what will be sampled, as far as memory depends on it.
-        dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
+        dtype: of transformer and codec; a few parameters of the transformer are float32 in any case. None: as fits the
+            device and the model's size.
         device: where the model will run.
         batch: videos at once.
         say: gets one sentence about the memory that published parts will take.
@@ -51,6 +53,8 @@ def load_components(
         MemoryBudgetError: published parts that will not fit.
     """
     resolved = resolve_source(source)
+    if dtype is None:
+        dtype = automatic_dtype(device, resolved.config)
     if resolved.is_published:
         plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
         if say is not None:

@@ -37,8 +37,8 @@ class ModelSource:
         hybrid_layers: Make these softmax layers hybrid, untrained.
         weights_branch: Which weights of a file that holds both EMA and plain ones.
         lora_alpha: LoRA alpha of a published hybrid checkpoint, which no file says (default: 32).
-        dtype: Precision to compute in.
-        device: Where to run: cpu, cuda, cuda:1.
+        dtype: Precision to compute in (default: bfloat16 for large models on a GPU that has it, else float32).
+        device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
     """
 
     model: str | None = None
@@ -52,7 +52,7 @@ class ModelSource:
     weights_branch: WeightsBranch | None = None
     lora_alpha: float | None = None
     dtype: Dtype | None = None
-    device: str | None = None
+    device: str | None = "auto"
 
     def __post_init__(self) -> None:
         for name in ("weights", "base", "vae", "text_encoder", "config"):

@@ -37,9 +37,11 @@ def open_pipeline(
     """
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
-    dtype = _DTYPES[source.dtype or "float32"]
+    dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
     settings = loaded.settings
+    computing = str(loaded.transformer.compute_dtype).removeprefix("torch.")
+    logger.info("computing on %s in %s", device, computing)
     height, width = options.height or settings.height, options.width or settings.width
     if told := settings.told_of_size(height, width):
         logger.warning("%s", told)

@@ -95,7 +95,7 @@ class Prompts:
     """
 
     given: str | tuple[str, ...] | None
-    texts: tuple[Float[Tensor, "batch words width"], ...]
+    texts: tuple[Float[Tensor, "batch _ width"], ...]
 
     def changed(self, given: str | Sequence[str], text: Float[Tensor, "batch words width"]) -> "Prompts":
         """Another prompt with the same negative one."""

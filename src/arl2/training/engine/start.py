@@ -12,6 +12,7 @@ from arl2.errors import ConfigError
 from arl2.files.places import check_place
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.files.regular import naming
+from arl2.pipeline.devices import AUTO, best_device
 from arl2.training.engine.config import read_config_values, with_overrides, without_retired
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.processes import joined_processes
@@ -35,8 +36,8 @@ def start_run(
         task: name of a registered training task.
         folder, settings, overrides: as for ``resolved_settings``.
         accept_changes: resume although settings differ from those that the run began with.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None: CUDA where there is one. Of several processes each takes the GPU
-            of its local rank, unless the device has a number.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` and others; None: CUDA where there is one. Of several processes
+            each takes the GPU of its local rank, unless the device has a number.
         console: where progress goes.
 
     Raises:
@@ -109,6 +110,8 @@ def _config_and_task(
 
 
 def _device(asked: torch.device | str | None, local_rank: int) -> torch.device:
+    if asked == AUTO:
+        asked = best_device()
     device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cuda":
         return device
