@@ -2,9 +2,10 @@
 
 A float32 sum would lose the small decays that follow a strong one: beside -1e4 nothing below 1e-3 counts. In float64 it
 is one ``cumsum``. A device without float64 holds each sum as two float32 numbers, ``high + low`` with ``high`` the sum
-rounded, and adds such pairs with the rounding error of every addition kept (Knuth's TwoSum). That is about 48 bits. The difference of two sums is ``(high - high') + (low - low')``: ``high - high'``
-is exact where the two are within a factor of two of each other (Sterbenz), elsewhere rounded once, so the error is at
-most two roundings of the difference itself, and 2**-44 of the sum.
+rounded, and adds such pairs with the rounding error of every addition kept (Knuth's TwoSum): about 48 bits. The
+difference of two sums is ``(high - high') + (low - low')``. Its first part is exact where the two are within a factor
+of two of each other (Sterbenz) and rounded once elsewhere, so the error is at most two roundings of the difference
+itself, and 2**-44 of the sum.
 """
 
 import torch.nn.functional as F
