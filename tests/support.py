@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from arl2.attention.lora import LoRA
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 # The full golden folders lie beside a developer's checkout; a clone has the packaged set alone.
@@ -70,6 +71,23 @@ def tiny_model(plan: str = "HS", seed: int = 0, **changes: Any) -> CausalWanTran
             else:
                 parameter.normal_(0, 1.2 * parameter[0].numel() ** -0.5, generator=draw)
     return model.eval()
+
+
+def effective_weights(model: CausalWanTransformer3DModel) -> dict[str, Tensor]:
+    """The state dict with every LoRA as it acts: ``B`` times ``alpha / rank``. Files carry a LoRA at other alphas."""
+    weights = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, LoRA):
+            weights[f"{name}.B"] = module.scale * module.B.detach()
+    return weights
+
+
+def same_effect(one: CausalWanTransformer3DModel, other: CausalWanTransformer3DModel) -> bool:
+    """Whether all weights are equal, those of LoRAs up to the rounding of their scale."""
+    first, second = effective_weights(one), effective_weights(other)
+    return first.keys() == second.keys() and all(
+        torch.allclose(first[name], second[name], rtol=1e-6, atol=0) for name in first
+    )
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

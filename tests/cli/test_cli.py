@@ -329,10 +329,10 @@ def test_small_models_take_one_thread_unless_told(model: str, tmp_path: Path, mo
 def test_selfcheck_passes_and_says_so(capsys):
     assert main(["selfcheck"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 36 + 1
+    assert len(lines) == 42 + 1
     assert lines[0].startswith("ok   schedule/sigmas")
     assert "limit" in lines[0]
-    assert lines[-1].startswith("36 of 36 tensors within their limit on cpu in float32")
+    assert lines[-1].startswith("42 of 42 tensors within their limit on cpu in float32")
 
 
 def test_selfcheck_fails_loudly(capsys, monkeypatch):
@@ -344,7 +344,7 @@ def test_selfcheck_fails_loudly(capsys, monkeypatch):
     assert main(["selfcheck", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["failed"] == sum(not check["passed"] for check in found["checks"]) > 0
-    assert len(found["checks"]) == 36
+    assert len(found["checks"]) == 42
 
 
 def test_selfcheck_of_a_folder_that_is_none(capsys, tmp_path):

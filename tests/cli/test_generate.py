@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_a_whole_file(generate, tmp_path: Path, monkeypatch, capsy
     ("words", "said"),
     [
         (("",), "The prompt is empty"),
-        (("hello world",), "names no colour, shape, motion"),
+        (("hello world",), "which this model cannot draw"),
         (("red", "--output", "a.avi"), "accepted are .mp4, .gif, .webp"),
         (("red", "--output", "file/a.mp4"), "cannot be made"),
         (("red", "--output", "folder.mp4"), "is a folder"),

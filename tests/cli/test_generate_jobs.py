@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_sentence(model: str, prompts: Path, tmp_path: Path, 
         (("--output", "file"), "'file' is a file"),
         (("--output", "file/out"), "cannot be made"),
         (("--prompts-file", "missing.txt"), "'missing.txt' cannot be read"),
-        (("--prompts-file", "bad.txt"), "'bad.txt', line 2: The prompt 'hello world' names no colour"),
+        (("--prompts-file", "bad.txt"), "'bad.txt', line 2: The prompt 'hello world' asks for 'hello' and 'world'"),
         (("--prompts-file", "folder"), "holds no images with prompts"),
     ],
 )

@@ -93,7 +93,7 @@ def test_an_image_is_the_start(tmp_path: Path, monkeypatch, capsys) -> None:
         (("--extend", "missing.mp4"), "There is no 'missing.mp4'"),
         (("--extend", "text.mp4"), "cannot be read as a video"),
         (("--extend", "short"), "its first block takes 9; give a longer video"),
-        (("--extend", "own.gif", "--output", "own.gif"), "'own.gif' is what the video starts with"),
+        (("--extend", "own.gif", "--output", "own.gif", "--overwrite"), "'own.gif' is what the video starts with"),
         (("--only-new",), "--only-new goes with --image or --extend"),
     ],
 )

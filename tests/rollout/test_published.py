@@ -199,7 +199,7 @@ def test_bidirectional_configs_are_refused_with_the_reason(tmp_path, text):
     assert str(path) in str(refused.value)
     # Before anything of the model is looked at: there is none.
     with pytest.raises(ConfigError, match="so this is a bidirectional model"):
-        resolve_source(ModelSource(base=tmp_path, weights=tmp_path / "none.pt", config=path))
+        resolve_source(ModelSource(base=tmp_path, config=path))
 
 
 def test_causal_configs_are_not(tmp_path):

@@ -72,7 +72,7 @@ def test_each_prompt_is_encoded_once(pipe: ARL2Pipeline, text: Counting) -> None
     first.zero_()  # what is handed out is the caller's
     assert prompts.of(PROMPTS).abs().sum() > 0
     assert text.encoded == PROMPTS[:2]
-    with pytest.raises(Arl2Error, match="names no colour"):
+    with pytest.raises(Arl2Error, match="which this model cannot draw"):
         prompts.of([PROMPTS[0], "hello world"])
     assert text.encoded == [*PROMPTS[:2], "hello world"]
 

@@ -77,7 +77,7 @@ def test_a_folder_lists_its_videos_and_reports_its_blocks(pipe: ARL2Pipeline, tm
 def test_a_damaged_listing_is_met_before_the_work_and_stays(pipe: ARL2Pipeline, tmp_path: Path) -> None:
     written = json.dumps({"file": "a.mp4", "prompt": "red"}) + "\n" + '{"file": "b.m'
     (tmp_path / LISTING).write_text(written)
-    with pytest.raises(VideoFileError, match=r"manifest\.jsonl', line 2: this is no manifest entry"):
+    with pytest.raises(VideoFileError, match=r"manifest\.jsonl', line 2: this is not JSON"):
         generation(pipe, tmp_path).check()
     with pytest.raises(VideoFileError, match="line 2"):
         write_listing(tmp_path, [{"file": "c.mp4"}])

@@ -129,7 +129,7 @@ def test_a_cut_leaves_a_video_to_look_at_and_no_manifest(pipe: ARL2Pipeline, tmp
 
 def test_what_cannot_be_made_is_refused_before_the_work(pipe: ARL2Pipeline, tmp_path: Path) -> None:
     bad = VideoRequest(prompt="hello world", where="line 3")
-    with pytest.raises(Arl2Error, match=r"^line 3: .*names no colour"):
+    with pytest.raises(Arl2Error, match=r"^line 3: .*which this model cannot draw"):
         JobList(pipe, plan_jobs([*REQUESTS, bad], tmp_path), SETTINGS).check()
     start = VideoRequest(prompt="red", image=tmp_path / "a.png", where="line 4")
     with pytest.raises(Arl2Error, match=r"^line 4: An image is one latent frame, but this model's first block has 3"):

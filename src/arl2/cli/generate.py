@@ -87,6 +87,8 @@ class Generate(Command):
             _checked_folder(self)
         elif not self.prompts:
             raise ConfigError("Give a prompt, or several, or --prompts-file FILE.")
+        elif not all(prompt.strip() for prompt in self.prompts):
+            raise ConfigError('The prompt is empty; give words, such as "a red circle moves right on navy".')
         elif self.only_new and self.image is None and self.extend is None:
             raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
 

@@ -1,6 +1,6 @@
 """Where a model runs, and in which precision where none was given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +33,11 @@ def checked_device(name: str) -> str:
 
 def best_device() -> str:
     """``cuda``, else ``xpu``, else ``mps``, else ``cpu``: the first that is there."""
-    there = {"cuda": torch.cuda.is_available, "xpu": torch.xpu.is_available, "mps": torch.backends.mps.is_available}
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "xpu": torch.xpu.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     return next((name for name, is_there in there.items() if is_there()), "cpu")
 
 

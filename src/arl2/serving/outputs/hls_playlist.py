@@ -208,7 +208,11 @@ def remove_unlisted_start(folder: Path) -> None:
 
     A folder that is being written, or that holds anything else, is left as it is.
     """
-    if not folder.is_dir() or is_locked(folder) or (folder / PLAYLIST).exists():
+    try:
+        is_ours = folder.is_dir() and not is_locked(folder) and not (folder / PLAYLIST).exists()
+    except OSError:  # a name that no system takes: the check of the place says so
+        return
+    if not is_ours:
         return
     remove_all_stale(folder)
     first = Playlist(folder, longest=1).next_name
