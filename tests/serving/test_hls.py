@@ -14,6 +14,7 @@ from arl2.errors import ConfigError, GeometryError
 from arl2.files.atomic import write_atomically
 from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.outputs.hls_playlist import PLAYLIST, Playlist, Segment, read_playlist
+from arl2.serving.outputs.opening import check_output
 from arl2.video.formats import VideoFileError
 
 FPS = 8
@@ -217,6 +218,7 @@ def test_a_flush_lists_everything_and_is_no_cut(tmp_path: Path) -> None:
 def test_playlists_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = Playlist(tmp_path, 2, keep=4.0)
     for number in range(9):
+        (tmp_path / written.next_name).write_bytes(b"G")
         written.add(Segment(written.next_name, 1.5, cut=number % 3 == 1))
     read = read_playlist(tmp_path, longest=1, keep=4.0)
     assert (read.listed, read.first, read.cuts_before, read.longest) == (written.listed, written.first, 2, 2)
@@ -279,3 +281,51 @@ def test_an_encoder_that_fails_is_one_sentence(tmp_path: Path, monkeypatch, fail
         monkeypatch.setattr("arl2.serving.outputs.hls._Muxer.mux", fail)
         with pytest.raises(VideoFileError, match="broken"):
             output.write(pictures(4))
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (0, "lists 0 segments, but .* holds 3"),
+        (1, "lists 0 segments, but .* holds 3"),
+        (7, "lists 0 segments, but .* holds 3"),
+        (8, "ends in the middle of an entry"),
+        (9, "ends in the middle of an entry"),
+        (10, "lists 1 segments, but .* holds 3"),
+        (-1, "ends in the middle of an entry"),
+    ],
+)
+def test_a_damaged_playlist_removes_no_video(tmp_path: Path, lines: int, says: str) -> None:
+    folder, killed = three_segments(tmp_path)
+    text = (folder / PLAYLIST).read_text().splitlines(keepends=True)
+    kept = "".join(text[:lines]) if lines >= 0 else "".join(text)[:-1]
+    (folder / PLAYLIST).write_text(kept)
+    for attempt in (lambda: HlsOutput(folder, fps=FPS, append=True), lambda: check_output(folder, going_on=True)):
+        with pytest.raises(VideoFileError, match=says):
+            attempt()
+    assert {file.name: file.read_bytes() for file in folder.glob("*.ts")} == killed
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_listed_segment_that_is_lost_is_refused(tmp_path: Path, number: int, empty: bool) -> None:
+    folder, _ = three_segments(tmp_path)
+    lost = folder / f"segment-{number:08d}.ts"
+    if empty:
+        lost.write_bytes(b"")
+    else:
+        lost.unlink()
+    for attempt in (lambda: HlsOutput(folder, fps=FPS, append=True), lambda: check_output(folder, going_on=True)):
+        with pytest.raises(VideoFileError, match=f"lists {lost.name}, which is {'empty' if empty else 'missing'}"):
+            attempt()
+    assert len(list(folder.glob("*.ts"))) == 2 + empty
+
+
+def three_segments(place: Path) -> tuple[Path, dict[str, bytes]]:
+    folder = place / "k.hls"
+    with HlsOutput(folder, fps=FPS, segment_seconds=1) as output:
+        output.place(0, "aa")
+        output.write(pictures(*range(24)))
+    files = {file.name: file.read_bytes() for file in folder.glob("*.ts")}
+    assert len(files) == 3
+    return folder, files

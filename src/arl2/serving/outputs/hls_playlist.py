@@ -162,17 +162,57 @@ class Playlist:
 def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> Playlist:
     """The playlist that an earlier run left in a folder, to be continued.
 
-    Segments that it does not list, and what a killed process left, are removed.
+    Segments that it does not list, and what a killed process left, are removed; errors as for ``check_playlist``.
+    """
+    playlist = check_playlist(folder, longest=longest, keep=keep)
+    listed = {segment.name for segment in playlist.listed}
+    remove_all_stale(folder)
+    for file in folder.iterdir():
+        if _SEGMENT.fullmatch(file.name) and file.name not in listed:
+            file.unlink()
+    return playlist
+
+
+def check_playlist(folder: Path, *, longest: int = 1, keep: float | None = None) -> Playlist:
+    """The playlist of a folder whose files are those that a run, ended or killed at any moment, leaves; nothing is
+    changed.
+
+    A segment's file is there before the playlist names it, and a playlist is written only when there is a segment to
+    name. So a killed run leaves one file at most that is not listed yet, the one after the last listed; older files
+    than the first listed are there for players that still load them. A list that names nothing beside files, or that
+    ends two files or more before the last one, was damaged: to continue it would remove video.
 
     Raises:
-        VideoFileError: no playlist, or one that this program did not write.
+        VideoFileError: no playlist, one that this program did not write, one that was cut, or one whose files are
+            missing, empty, or more than it says.
     """
+    playlist = _parsed(folder, longest=longest, keep=keep)
     path = folder / PLAYLIST
-    lines = read_text(path, limit=_LARGEST, error=VideoFileError).splitlines()
+    for segment in playlist.listed:
+        file = folder / segment.name
+        if not file.is_file() or not file.stat().st_size:
+            state = "is empty" if file.is_file() else "is missing"
+            raise VideoFileError(
+                f"'{path}' lists {segment.name}, which {state}; put the file back, or give a new folder to continue in."
+            )
+    there = sorted(int(file.stem.split("-")[1]) for file in folder.iterdir() if _SEGMENT.fullmatch(file.name))
+    end = playlist.first + len(playlist.listed)
+    if there and (not playlist.listed or there[-1] > end):
+        raise VideoFileError(
+            f"'{path}' lists {len(playlist.listed)} segments, but '{folder}' holds {len(there)}, which continuing would "
+            "remove; put the whole playlist back, or give a new folder to continue in."
+        )
+    return playlist
+
+
+def _parsed(folder: Path, *, longest: int, keep: float | None) -> Playlist:
+    path = folder / PLAYLIST
+    text = read_text(path, limit=_LARGEST, error=VideoFileError)
     playlist = Playlist(folder, longest, keep)
     seconds, cut, first, stream = 0.0, False, None, ""
+    begun = bool(text) and not text.endswith("\n")
     try:
-        for line in lines:
+        for line in text.splitlines():
             tag, _, value = line.partition(":")
             if tag == "#EXT-X-TARGETDURATION":
                 playlist.longest = max(longest, int(value))
@@ -190,16 +230,16 @@ def read_playlist(folder: Path, *, longest: int, keep: float | None = None) -> P
                 if line != playlist.next_name:
                     raise ValueError(line)
                 playlist.listed.append(Segment(line, seconds, cut, first, stream))
-                cut, first, stream = False, None, ""
+                seconds, cut, first, stream = 0.0, False, None, ""
     except ValueError as error:
         raise VideoFileError(
             f"'{path}' was not written by this program ({first_line(error)}); choose a new folder."
         ) from error
-    listed = {segment.name for segment in playlist.listed}
-    remove_all_stale(folder)
-    for file in folder.iterdir():
-        if _SEGMENT.fullmatch(file.name) and file.name not in listed:
-            file.unlink()
+    if begun or seconds or cut or first is not None:
+        raise VideoFileError(
+            f"'{path}' ends in the middle of an entry, so it was cut; put the whole one back, or give a new folder to "
+            "continue in."
+        )
     return playlist
 
 

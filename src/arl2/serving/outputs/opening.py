@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from arl2.errors import ConfigError
 from arl2.serving.outputs.hls import HlsOutput
-from arl2.serving.outputs.hls_playlist import PLAYLIST, is_hls_video, remove_unlisted_start
+from arl2.serving.outputs.hls_playlist import PLAYLIST, check_playlist, is_hls_video, remove_unlisted_start
 from arl2.serving.outputs.raw import RawOutput, is_pipe
 from arl2.serving.pace import never
 from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_place, check_writable
@@ -30,7 +30,7 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
 
     Raises:
         VideoFileError: another extension, a place that cannot be written to, a folder that holds other things, or a
-            file that is there already and may not be replaced.
+            file that is there already and may not be replaced; a playlist to be continued that does not fit its files.
     """
     if path == STANDARD_OUTPUT:
         if sys.stdout.isatty():
@@ -42,6 +42,8 @@ def check_output(path: Path, *, going_on: bool = False, overwrite: bool = True) 
         remove_unlisted_start(path)
         added_to = going_on and (path / PLAYLIST).exists()
         check_place(path, "segments", folder=True, added_to=added_to, overwrite=overwrite, replaceable=is_hls_video)
+        if added_to:
+            check_playlist(path)
         return "hls"
     if path.suffix.lower() == ".webp":
         raise VideoFileError(
