@@ -1,5 +1,6 @@
 """Small files are written whole: every reader finds one of those written, and what fails leaves no trace."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -7,9 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from arl2.errors import ConfigError
 from arl2.files.atomic import atomic_folder, write_atomically
+from arl2.files.locks import is_locked, locked_folder
+from arl2.files.places import check_place
+from arl2.serving.outputs.hls import HlsOutput
+from arl2.video.writers import open_video
 
 
 def mode(path: Path) -> int:
@@ -110,3 +117,70 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     write_atomically(tmp_path / "link", b"new")
     assert (tmp_path / "far").read_text() == "far"
     assert not (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path, linked):
+    pipe = tmp_path / "a.arl2"
+    os.mkfifo(pipe)
+    place = tmp_path / "link.arl2" if linked else pipe
+    if linked:
+        place.symlink_to(pipe)
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="a device or a pipe is there"):
+        write_atomically(place, b"new")
+    with pytest.raises(ConfigError, match=r"cannot be written: a device or a pipe is there, .* choose another place"):
+        check_place(place, ".arl2")
+    check_place(place, "y4m", in_order=True)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == there
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has these locks")
+@pytest.mark.parametrize("code", ["EOPNOTSUPP", "ENOLCK", "ENOSYS", "EBADF"])
+def test_file_systems_without_locks_are_written_to(tmp_path, monkeypatch, code):
+    def refuse(handle, how):
+        number = getattr(errno, code)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    living = tmp_path / ".sheet.png.0123abcd.part"  # perhaps: nobody can tell
+    living.write_bytes(b"half")
+    for name in ("sheet.png", "s.arl2"):
+        for content in (b"old", b"new"):
+            write_atomically(tmp_path / name, content)
+            assert (tmp_path / name).read_bytes() == content
+    frames = np.zeros((9, 32, 32, 3), dtype=np.uint8)
+    with HlsOutput(tmp_path / "k.hls", fps=8, segment_seconds=1) as output:
+        output.write(frames)
+    with open_video(tmp_path / "pngs", fps=8) as video:
+        video.write(frames)
+    with open_video(tmp_path / "a.y4m", fps=8) as video:
+        video.write(frames)
+    with atomic_folder(tmp_path / "model") as part:
+        (part / "b").write_text("b")
+    with locked_folder(tmp_path / "model"):
+        assert not is_locked(tmp_path / "model")
+    assert living.read_bytes() == b"half"
+    living.unlink()
+    names = ["a.y4m", "k.hls", "model", "pngs", "s.arl2", "sheet.png"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
+    assert list(tmp_path.rglob(".*")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has these locks")
+def test_files_are_locked_by_handles_that_may_write(tmp_path, monkeypatch):
+    import fcntl
+
+    modes = []
+
+    def noted(handle, how, real=fcntl.flock):
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE)
+        real(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", noted)
+    write_atomically(tmp_path / "a", b"a")
+    assert not is_locked(tmp_path / "a")
+    assert modes == [os.O_RDWR] * 2

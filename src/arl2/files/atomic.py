@@ -6,6 +6,7 @@ writer of the same file can tell what a killed process left from what another on
 
 One rule for links, and for files of several names: an output's name gets the new file, and what the name stood for
 before stays as it is. A link to a device or a pipe is followed, and so is one to a folder that files are added to.
+What is written whole takes the place of files alone: a device, a pipe or a folder there is refused.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from arl2.files.locks import is_locked, take_lock, writer_of
+from arl2.files.locks import is_locked, open_to_lock, take_lock, writer_of
 
 _WEIGHTS = re.compile(r".+\.safetensors(\.index\.json)?")
 _ENDINGS = r"\.[0-9a-f]{8}\.(?P<kind>part|old)"
@@ -33,10 +34,11 @@ class StagedFile:
         private: readable by the owner only; otherwise as the system's mask says.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system refuses, or something is there that is neither a file nor a link to one.
     """
 
     def __init__(self, path: Path, *, private: bool = False) -> None:
+        refuse_other_kinds(path)
         remove_stale(path)
         self.path, self._held = path, contextlib.ExitStack()
         mode = 0o600 if private else 0o666
@@ -176,6 +178,19 @@ def _outdated(old: Path, new: Path) -> list[Path]:
     places = {file.parent for file in written if _WEIGHTS.fullmatch(file.name)}
     there = [file for file in _files_in(old) if file.parent in places and _WEIGHTS.fullmatch(file.name)]
     return [file for file in there if file not in written]
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Raise ``OSError`` for a place that a whole file may not take: a folder, a device, a pipe, or a link to one.
+
+    The superuser could rename a file over ``/dev/full``, and the device would be gone.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "a device or a pipe is there, which a file would replace", str(path))
 
 
 def remove_stale(path: Path) -> None:
@@ -323,7 +338,7 @@ def _lock(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold a file's or folder's lock, which the system takes back when this process ends, however it ends.
 
     Raises:
-        OSError: another process holds it, where this one does not wait.
+        OSError: another process holds it, or may hold it on a file system without locks, and this one does not wait.
     """
     if path.is_symlink():  # nobody writes through one that gave way
         yield
@@ -333,11 +348,10 @@ def _lock(path: Path, *, wait: bool) -> Iterator[None]:
             raise BlockingIOError(f"no locks here for {path}")
         yield
         return
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = open_to_lock(path, follow=False)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take_lock(handle, wait=wait, tries=1) and not wait:
+            raise BlockingIOError(f"no locks here for {path}")
         yield
     finally:
         os.close(handle)

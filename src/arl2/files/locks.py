@@ -1,7 +1,8 @@
 """Locks of files and folders that are written for long: one process at a time, and the second learns who writes.
 
 The system keeps a lock with the open file and takes it back when the process ends, however it ends: nothing is left
-that would have to be judged by its age.
+that would have to be judged by its age. On a file system without locks all is written as well, but nobody learns of
+another writer, and what a killed process left stays: a living one could be writing it.
 """
 
 import contextlib
@@ -13,38 +14,54 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# What file systems without locks answer; EBADF is NFS's word for a handle that is not writable, as a folder's.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 _TRIES, _BETWEEN = 4, 0.02  # of taking a lock; seconds between them
 _LOCKS = Path("/proc/locks")
 _HELD = re.compile(r"\d+: FLOCK\s+\S+\s+\S+\s+(?P<process>\d+) \S+:(?P<inode>\d+) ")
 
 
-def take_lock(handle: int, *, wait: bool = False) -> None:
-    """Lock an open file or folder until ``handle`` is closed.
+def take_lock(handle: int, *, wait: bool = False, tries: int = _TRIES) -> bool:
+    """Lock an open file or folder until ``handle`` is closed; False where the file system has no locks.
 
     Raises:
         BlockingIOError: another handle has it, in this process or another, and this one does not ``wait``.
     """
     if os.name != "posix":
-        return
+        return False
     import fcntl
 
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(tries)):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             if not left:
                 raise
             time.sleep(_BETWEEN)  # ``is_locked`` holds it for an instant
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            if error.errno not in _WITHOUT_LOCKS:
                 raise
-            return  # a file system without locks
+            return False
+    return False
+
+
+def open_to_lock(path: Path, *, follow: bool = True) -> int:
+    """A handle to lock a file or folder by: writable where the system lets, since NFS locks files by no other.
+
+    Raises:
+        OSError: the system refuses; a link, without ``follow``.
+    """
+    flags = os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)  # a pipe without a reader is not waited for
+    try:
+        return os.open(path, flags | os.O_RDWR)
+    except (IsADirectoryError, PermissionError):
+        return os.open(path, flags | os.O_RDONLY)
 
 
 def lock_folder(path: Path, *, wait: bool = False) -> int:
     """A handle that holds a folder's lock until it is closed; raises ``BlockingIOError`` as ``take_lock``."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = open_to_lock(path)
     try:
         take_lock(handle, wait=wait)
     except BaseException:

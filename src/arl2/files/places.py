@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.files.atomic import being_written, who_writes
+from arl2.files.atomic import being_written, refuse_other_kinds, who_writes
 
 # As a Path: "rtmp://host" has become "rtmp:/host". One letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -27,6 +27,7 @@ def check_place(
     folder: bool = False,
     overwrite: bool = True,
     added_to: bool = False,
+    in_order: bool = False,
     replaceable: Callable[[Path], bool] | None = None,
     error: type[Arl2Error] = ConfigError,
 ) -> None:
@@ -38,13 +39,15 @@ def check_place(
         folder: the output is a folder.
         overwrite: whether what is there may be replaced.
         added_to: whether a folder that holds something may be added to.
+        in_order: the file is written from its start to its end, so that a device or a pipe may take it.
         replaceable: whether a folder holds nothing but an earlier output, which ``overwrite`` may remove. None: a
             folder that holds something is never replaced.
         error: the class to raise.
 
     Raises:
         Arl2Error: an address, a folder where a file should be or the other way round, a folder that is not empty, a
-            file that exists or is being written, a place without permission or room.
+            file that exists or is being written, a device where a whole file is written, a place without permission or
+            room.
     """
     refuse_address(path, error)
     try:
@@ -54,6 +57,8 @@ def check_place(
             raise error(f"'{path}' is a folder, but a {what} file is to be written; choose another name.")
         elif (path.is_file() or (path.is_symlink() and not path.exists())) and not overwrite:
             raise _there(path, error)
+        elif not in_order and path.exists() and not path.is_file():
+            refuse_other_kinds(path)
         parent = path if path.is_dir() else path.absolute().parent
         _check_parent(path, parent, error)
         if being_written(path):

@@ -61,7 +61,7 @@ def check_writable(path: Path, *, overwrite: bool = True) -> Format:
     if kind == "png folder":
         check_place(path, "PNGs", folder=True, overwrite=overwrite, replaceable=is_png_video)
     else:
-        check_place(path, kind, overwrite=overwrite)
+        check_place(path, kind, overwrite=overwrite, in_order=True)
     return kind
 
 

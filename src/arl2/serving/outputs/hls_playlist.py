@@ -199,8 +199,8 @@ def check_playlist(folder: Path, *, longest: int = 1, keep: float | None = None)
     end = playlist.first + len(playlist.listed)
     if there and (not playlist.listed or there[-1] > end):
         raise VideoFileError(
-            f"'{path}' lists {len(playlist.listed)} segments, but '{folder}' holds {len(there)}, which continuing would "
-            "remove; put the whole playlist back, or give a new folder to continue in."
+            f"'{path}' lists {len(playlist.listed)} segments, but '{folder}' holds {len(there)}, which continuing "
+            "would remove; put the whole playlist back, or give a new folder to continue in."
         )
     return playlist
 
