@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from arl2.cli.main import main
+from arl2.errors import ConfigError
+from arl2.files.places import check_apart
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 TEACHER = ("sensitivity", "shapes-teacher", "--aligned", "nowhere")
@@ -132,3 +134,32 @@ def test_a_place_without_room_or_right(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert f"cannot be written: {reason}" in said(words, "a", capsys)
+
+
+INSIDE = {
+    "a sheet among PNGs": ("generate", "red", "-o", "q", "--sheet", "q/00003.png"),
+    "latents among PNGs": ("generate", "red", "-o", "q", "--latents", "q/sub/a.safetensors"),
+    "by another way": ("generate", "red", "-o", "q", "--sheet", "x/../q/sheet.png"),
+    "of a folder among several": ("generate", "red", "blue", "-o", "q.gif", "--latents", "q.gif/a.safetensors"),
+    "a snapshot among PNGs": ("stream", "red", "--frames", "9", "-o", "q", "--snapshot", "q/s.arl2"),
+    "a snapshot among segments": ("stream", "red", "--frames", "9", "-o", "q.hls", "--snapshot", "q.hls/k.arl2"),
+    "a video in a sheet": ("generate", "red", "-o", "q.png/a.mp4", "--sheet", "q.png"),
+    "a video in a snapshot": ("stream", "red", "-o", "q.arl2/a.hls", "--snapshot", "q.arl2", "--frames", "9"),
+}
+
+
+@pytest.mark.parametrize("words", INSIDE.values(), ids=list(INSIDE))
+def test_no_output_lies_in_another_one(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x").mkdir()
+    assert main([*words]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "would lie in 'q" in err
+    assert err.count("\n") == 1
+    assert [one.name for one in Path().rglob("*") if one.is_file()] == ["prompts.txt"]
+
+
+def test_no_output_is_another_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--plot and --output are both 'x/../a.png'; give one of them another name"):
+        check_apart({"--plot": Path("x/../a.png"), "--output": Path("a.png"), "--sheet": None})
+    check_apart({"--plot": Path("a.png"), "--output": Path("a")})

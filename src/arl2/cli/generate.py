@@ -13,6 +13,7 @@ from arl2.cli.published import Published, translated
 from arl2.cli.standard_streams import say_error
 from arl2.cli.usage import memory_words
 from arl2.errors import ConfigError
+from arl2.files.places import check_apart
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def _run_prompts(asked: Generate) -> int:
 
     seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
     plan = plan_outputs(asked.prompts, asked.output, seed=seed, overwrite=asked.overwrite)
+    for output in plan.outputs:
+        check_apart({"--sheet": asked.sheet, "--latents": asked.latents, "--output": output.path})
     for path, suffix in ((asked.sheet, ".png"), (asked.latents, ".safetensors")):
         if path is not None:
             check_file(path, suffix, overwrite=asked.overwrite)

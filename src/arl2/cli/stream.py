@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from arl2.cli.options import options_of
 from arl2.cli.stream_options import Output, StreamOptions
 from arl2.errors import ConfigError
+from arl2.files.places import check_apart
 from arl2.pipeline.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Stream(StreamOptions):
         asked = replace(self, prompt=_first_prompt(self, script))
         _check_resume(asked)
         saving = asked.saving
+        check_apart({"--snapshot": saving.file, "--output": asked.out.output})
         if saving.file is not None:
             check_file(saving.file, ".arl2", overwrite=asked.out.overwrite or saving.file == saving.resume)
         elif saving.save_every is not None or saving.snapshot_kind is not None:

@@ -7,7 +7,7 @@ a file that is there already, another process that writes it.
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,6 +68,31 @@ def check_place(
             raise
         reason = refused.strerror if isinstance(refused, OSError) else str(refused)
         raise error(f"'{path}' cannot be written: {reason}; choose another place.") from refused
+
+
+def check_apart(outputs: Mapping[str, Path | None], error: type[Arl2Error] = ConfigError) -> None:
+    """Check that no output of a command lies in another one, or is another one: a folder holds its own files alone.
+
+    Args:
+        outputs: option or name of each, for messages, and its place; None for one that is not written.
+        error: the class to raise.
+
+    Raises:
+        Arl2Error: two that are not apart.
+    """
+    there = [(name, path) for name, path in outputs.items() if path is not None]
+    for name, path in there:
+        place = path.absolute().parent.resolve() / path.name
+        for other_name, other in there:
+            if other_name == name:
+                continue
+            if place == other.absolute().parent.resolve() / other.name:
+                raise error(f"{name} and {other_name} are both '{path}'; give one of them another name.")
+            if other.resolve() in place.parents:
+                raise error(
+                    f"{name} '{path}' would lie in '{other}', the folder of {other_name}, which holds its own files "
+                    "alone; choose a place outside it."
+                )
 
 
 def refuse_address(path: Path, error: type[Arl2Error] = ConfigError) -> None:

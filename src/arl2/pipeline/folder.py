@@ -86,6 +86,14 @@ def holds_only_a_pipeline(folder: Path) -> bool:
     names = {one.name for one in folder.iterdir()}
     if GENERATION in names:
         return names <= {TRANSFORMER, CODEC, TEXT, VERIFIER, GENERATION, "model_index.json"}
+    if names == {TRANSFORMER}:  # an export in the layout of diffusers
+        inside = folder / TRANSFORMER
+        return inside.is_dir() and not inside.is_symlink() and _holds_only_a_transformer(inside)
+    return _holds_only_a_transformer(folder)
+
+
+def _holds_only_a_transformer(folder: Path) -> bool:
+    names = {one.name for one in folder.iterdir()}
     stored = r"config\.json|diffusion_pytorch_model.*\.safetensors(\.index\.json)?"
     return "config.json" in names and all(re.fullmatch(stored, name) for name in names)
 

@@ -71,6 +71,12 @@ def is_png_video(folder: Path) -> bool:
     return SETTINGS in names and all(_PICTURES.fullmatch(name) for name in names - {SETTINGS})
 
 
+def numbered_pictures(folder: Path) -> list[Path]:
+    """The frames of a video of PNGs that was written here, in order; other pictures beside them are none of it."""
+    found = [one for one in folder.iterdir() if _PICTURES.fullmatch(one.name)]
+    return sorted(found, key=lambda one: int(one.stem))
+
+
 def check_file(path: Path, suffix: str, *, overwrite: bool = True) -> None:
     """Check an output that is no video (a contact sheet, latents, a snapshot) before work begins.
 

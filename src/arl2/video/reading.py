@@ -14,7 +14,7 @@ from arl2.errors import CheckpointError
 from arl2.files.plain import parse_json, read_json
 from arl2.files.regular import first_line
 from arl2.video.decoding import FALLBACK_RATE, ShownFrame, decoded_frames, opened_video, rate_of
-from arl2.video.formats import VideoFileError
+from arl2.video.formats import VideoFileError, numbered_pictures
 from arl2.video.images import frame_of, opened_image, read_image
 from arl2.video.pixels import Frame, Frames
 
@@ -181,7 +181,8 @@ def _at_rate(source: Iterator[ShownFrame], path: Path, fps: int) -> Iterator[Sho
 
 
 def _pngs(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.png"))
+    ours = _folder_metadata(folder)[0] is not None
+    found = numbered_pictures(folder) if ours else sorted(folder.glob("*.png"))
     if not found:
         raise VideoFileError(f"The folder '{folder}' holds no .png files.")
     return found

@@ -14,7 +14,7 @@ from arl2.files.atomic import write_new
 from arl2.files.locks import lock_folder
 from arl2.files.plain import read_json
 from arl2.files.regular import read_bytes
-from arl2.video.formats import SETTINGS, VideoFileError, check_writable, format_of
+from arl2.video.formats import SETTINGS, VideoFileError, check_writable, format_of, numbered_pictures
 from arl2.video.images import opened_image
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter, VideoWriter
@@ -89,7 +89,7 @@ class _PngFolder(FrameWriter):
 
     def begin_with(self, video: Path, *, frames: int, height: int, width: int) -> bool:
         """The files of another such folder are copied."""
-        files = sorted(video.glob("*.png")) if video.is_dir() else []
+        files = numbered_pictures(video) if video.is_dir() else []
         if self._count or len(files) != frames or _fps_of(video) != self._fps:
             return False
         with opened_image(files[0]) as first:
