@@ -16,7 +16,8 @@ from arl2.checkpoints import export_checkpoint, load_transformer
 from arl2.checkpoints.describe import describe
 from arl2.checkpoints.layouts import Layout
 from arl2.cli.main import main
-from arl2.errors import Arl2Error, CheckpointError
+from arl2.cli.stored import check_model_place
+from arl2.errors import Arl2Error, CheckpointError, ConfigError
 from arl2.model.passes import DiffusionForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -87,6 +88,16 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "diffusers' layout holds softmax models only" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "student.pt"), "--layout", "diffusers", "-o", f"{out}.pt"]) == 2
     assert "--layout diffusers goes with a folder" in capsys.readouterr().err
+
+
+def test_only_an_export_in_the_layout_of_diffusers_gives_way(tmp_path: Path) -> None:
+    export_checkpoint(tiny_model("SS"), tmp_path / "out", layout="diffusers")
+    check_model_place(tmp_path / "out", overwrite=True)
+    for mine in (tmp_path / "out" / "transformer" / "mine.txt", tmp_path / "out" / "mine.txt"):
+        mine.write_text("mine")
+        with pytest.raises(ConfigError, match="holds other things"):
+            check_model_place(tmp_path / "out", overwrite=True)
+        mine.unlink()
 
 
 @pytest.mark.parametrize("plan", ["HS", "SS"])

@@ -321,6 +321,24 @@ def test_a_listed_segment_that_is_lost_is_refused(tmp_path: Path, number: int, e
     assert len(list(folder.glob("*.ts"))) == 2 + empty
 
 
+def test_frames_of_another_size_do_not_continue_a_folder(tmp_path: Path) -> None:
+    folder, before = three_segments(tmp_path)
+    with HlsOutput(folder, fps=FPS, scale=2, append=True) as output:
+        output.place(24, "aa")
+        with pytest.raises(VideoFileError, match=r"is 32 x 32, but frames of 64 x 64 would follow; give the --scale"):
+            output.write(pictures(*range(24, 32)))
+    assert {file.name: file.read_bytes() for file in folder.glob("*.ts")} == before
+    assert numbers_of(folder / PLAYLIST) == list(range(24))
+
+
+def test_another_stream_that_begins_where_the_list_ends_is_noted(tmp_path: Path) -> None:
+    folder, _ = three_segments(tmp_path)
+    for stream, said in (("bb", "ends with another prompt, or is another stream's"), ("aa", None)):
+        with HlsOutput(folder, fps=FPS, append=True) as output:
+            output.place(24, stream)
+        assert output.note is None if said is None else said in output.note
+
+
 def three_segments(place: Path) -> tuple[Path, dict[str, bytes]]:
     folder = place / "k.hls"
     with HlsOutput(folder, fps=FPS, segment_seconds=1) as output:

@@ -193,3 +193,16 @@ def test_what_writes_a_file_is_loaded_ahead_and_only_where_it_is_needed():
     subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(VideoFileError, match=r"'a\.mov' ends in"):
         load_writer(Path("a.mov"))
+
+
+def test_a_folder_of_ours_is_read_by_its_numbers(tmp_path: Path) -> None:
+    frames = np.stack([np.full((8, 8, 3), value, dtype=np.uint8) for value in (10, 20, 30)])
+    with open_video(tmp_path / "a", fps=8) as video:
+        video.write(frames)
+    (tmp_path / "a" / "00002.png").rename(tmp_path / "a" / "100000.png")
+    Image.fromarray(np.full((4, 4, 3), 99, dtype=np.uint8)).save(tmp_path / "a" / "sheet.png")
+    np.testing.assert_array_equal(read_video(tmp_path / "a"), frames)
+    assert video_info(tmp_path / "a").width == 8
+    with open_video(tmp_path / "b", fps=8) as video:
+        assert video.begin_with(tmp_path / "a", frames=3, height=8, width=8)
+    np.testing.assert_array_equal(read_video(tmp_path / "b"), frames)

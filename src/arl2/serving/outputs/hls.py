@@ -29,7 +29,7 @@ from arl2.serving.outputs.hls_playlist import (
     read_playlist,
     remove_unlisted_start,
 )
-from arl2.video.formats import check_place, writing_failed
+from arl2.video.formats import VideoFileError, check_place, writing_failed
 from arl2.video.pixels import Frame, Frames
 from arl2.video.writing import FrameWriter
 
@@ -61,7 +61,8 @@ class HlsOutput(FrameWriter):
         overwrite: replace an earlier video of the folder.
 
     Raises:
-        VideoFileError: a folder that holds other things, is being written, or cannot be written to.
+        VideoFileError: a folder that holds other things, is being written, or cannot be written to; of one that is
+            continued, a playlist that does not fit its files or, when the first frame comes, another size.
         ConfigError: segments without length, or nothing to keep.
     """
 
@@ -123,9 +124,16 @@ class HlsOutput(FrameWriter):
     def _continued(self, frame: int, stream: str) -> tuple[int, str | None]:
         """The first frame to write, and what to say."""
         found = self._playlist.listed_until(frame, stream, fps=self._fps)
-        if found is None or found[0] == frame:
+        if found is None:
             return frame, None
         end, same = found
+        if end == frame:
+            if self._playlist.listed[-1].stream == stream:
+                return frame, None
+            return frame, (
+                f"'{self._path}' ends with another prompt, or is another stream's; video frames from {frame} on follow "
+                "after a cut"
+            )
         if end < frame:
             return (
                 frame,
@@ -153,6 +161,7 @@ class HlsOutput(FrameWriter):
 
     def _put(self, frame: Frame, *, cut: bool) -> None:
         if self._muxer is None:
+            self._refuse_other_size(frame)
             self._muxer = _Muxer(frame.shape[1], frame.shape[0], self._fps)
             # Times run on from an earlier run to this one.
             self._begun = self._next_frame or 0
@@ -166,6 +175,22 @@ class HlsOutput(FrameWriter):
         self._in_segment += 1
         if self._next_frame is not None:
             self._next_frame += 1
+
+    def _refuse_other_size(self, frame: Frame) -> None:
+        """Of a folder that is continued; players show a video of one size."""
+        import av
+
+        if not self._playlist.listed:
+            return
+        last = self._path / self._playlist.listed[-1].name
+        with self._telling(), av.open(str(last)) as container:
+            there = container.streams.video[0].width, container.streams.video[0].height
+        height, width = frame.shape[:2]
+        if there != (width, height):
+            raise VideoFileError(
+                f"The video in '{self._path}' is {there[0]} x {there[1]}, but frames of {width} x {height} would "
+                "follow; give the --scale it was begun with, or a new folder."
+            )
 
     def flush(self) -> None:
         """End the segment here and list it; raises ``VideoFileError`` as ``write``."""
