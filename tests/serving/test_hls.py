@@ -339,6 +339,23 @@ def test_another_stream_that_begins_where_the_list_ends_is_noted(tmp_path: Path)
         assert output.note is None if said is None else said in output.note
 
 
+def test_another_streams_folder_is_not_continued(tmp_path: Path) -> None:
+    folder, ours = tmp_path / "k.hls", "0" * 8 + "a" * 16
+    with HlsOutput(folder, fps=FPS) as output:
+        output.place(0, ours)
+        output.write(pictures(*range(16)))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for frame in (0, 8, 16, 24):
+        output = HlsOutput(folder, fps=FPS, append=True)
+        with pytest.raises(VideoFileError, match=r"holds a stream of another model or seed, .* give a new folder"):
+            output.place(frame, "1" * 8 + "a" * 16)
+        output.close()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    with HlsOutput(folder, fps=FPS, append=True) as output:
+        output.place(16, "0" * 8 + "b" * 16)
+    assert "ends with another prompt" in output.note
+
+
 def three_segments(place: Path) -> tuple[Path, dict[str, bytes]]:
     folder = place / "k.hls"
     with HlsOutput(folder, fps=FPS, segment_seconds=1) as output:

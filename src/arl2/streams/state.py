@@ -48,7 +48,9 @@ class StreamConfig:
 
     def name_with(self, seeds: Sequence[int], prompt: str | Sequence[str] | None) -> str:
         """See :meth:`arl2.streams.stream.Stream.name_with`."""
-        return hashlib.sha256(json.dumps([self.model["hash"], list(seeds), prompt]).encode()).hexdigest()[:16]
+        said = [self.model["hash"], list(seeds), prompt]
+        origin, whole = (hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (said[:2], said))
+        return origin[:8] + whole[:16]
 
 
 @dataclass

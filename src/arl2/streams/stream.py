@@ -179,7 +179,10 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         return block
 
     def name_with(self, prompt: str | Sequence[str] | None) -> str:
-        """Of model, seeds and a prompt, 16 hexadecimal digits; what has another name shows something else."""
+        """Of model, seeds and a prompt, 24 hexadecimal digits; what has another name shows something else.
+
+        The first eight are of model and seeds alone, and stay the same in a stream whose prompt changes.
+        """
         return self._config.name_with(self._state.seeds, prompt)
 
     @property

@@ -114,7 +114,18 @@ class HlsOutput(FrameWriter):
         """What is written next begins at this frame; before the first one, compare with what is listed.
 
         ``note`` then says, in a sentence, what of the stream is there already, and what is not.
+
+        Raises:
+            VideoFileError: the folder is of a stream of another model or seed.
         """
+        if self._stream == "" and self._playlist.is_of_another(stream):
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+            raise VideoFileError(
+                f"'{self._path}' holds a stream of another model or seed, which this one does not continue; give a new "
+                "folder."
+            )
         if self._stream == "" and self._playlist.listed:
             self._unlisted, self.note = self._continued(video_frame, stream)
         if self._next_frame is not None and video_frame != self._next_frame:

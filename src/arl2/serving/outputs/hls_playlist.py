@@ -21,6 +21,8 @@ _OURS = re.compile(r"segment-\d{8,}\.ts|\.(segment-\d{8,}\.ts|index\.m3u8)\.[0-9
 _SEGMENT = re.compile(r"segment-\d{8,}\.ts")
 # A comment, which players pass over: which frames of which stream the next segment shows.
 _PLACE = re.compile(r"# arl2 first_frame=(\d{1,15}) stream=([0-9a-f]{1,64})")
+# Digits of a stream's whole name, and of the part that is the same for all its prompts.
+_NAME, _ORIGIN = 24, 8
 _LARGEST = 64_000_000  # bytes; a year of segments is smaller
 
 
@@ -154,6 +156,14 @@ class Playlist:
             return None
         repeated = [other for frames, other in last if frames.stop > frame]
         return last[0][0].stop, not repeated or repeated[-1] == stream
+
+    def is_of_another(self, stream: str) -> bool:
+        """Whether the list ends with a stream of another model or seed; False where its name does not say.
+
+        Names of earlier versions are shorter, and tell nothing but that the prompt, model or seed is another.
+        """
+        last = self.listed[-1].stream if self.listed else ""
+        return len(last) == len(stream) == _NAME and last[:_ORIGIN] != stream[:_ORIGIN]
 
     def _write(self, *, ended: bool) -> None:
         write_atomically(self.folder / PLAYLIST, self.text(ended=ended).encode())
