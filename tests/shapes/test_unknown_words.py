@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from arl2.model.registry import find_card
 from arl2.shapes.prompts.captions import PARAPHRASES, caption
-from arl2.shapes.prompts.parser import EXAMPLES, MEANINGS, PromptError
+from arl2.shapes.prompts.parser import EXAMPLES, MEANINGS, PromptError, canonical
 from arl2.shapes.prompts.request import SceneRequest
 from arl2.shapes.prompts.text import ShapesText
 from arl2.shapes.prompts.unknown import REAL_MODEL, UnknownWordsWarning, check_words
@@ -69,6 +69,69 @@ def test_an_unknown_subject_is_refused(text: ShapesText, prompt: str, word: str)
 def test_a_shape_that_is_misspelt_is_refused_with_the_right_one() -> None:
     with pytest.raises(PromptError, match=r"'squar', which this model cannot draw\. Did you mean 'square'"):
         check_words("a red squar moves up")
+
+
+SPELT_ALIKE = "doll train rose leaf dove bee cup coin cone wallet hand ring fly lemon bell boy"
+
+
+@pytest.mark.parametrize("word", SPELT_ALIKE.split())
+def test_a_subject_is_refused_though_it_is_spelt_like_a_known_word(word: str) -> None:
+    for prompt in (f"a {word} moves right on navy", f"a red {word} moves behind a ball"):
+        with pytest.raises(PromptError) as caught:
+            check_words(prompt)
+        assert f"'{word}'" in str(caught.value)
+        assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["big", "tall", "light", "does", "some", "doll", "leaf", "people"])
+def test_another_word_is_no_misspelling(word: str) -> None:
+    told = check_words(f"a red ball near a {word}")
+    assert told is not None
+    assert f"'{word}'" in told
+    assert "did you mean" not in told
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("A photo of a red circle", None),
+        ("footage of a red ball", None),
+        ("Draw a red circle", None),
+        ("create a red circle", None),
+        ("I want a red circle", None),
+        ("Please generate a red circle", None),
+        ("can you draw a blue ball?", None),
+        ("a close-up of a red circle moving right", "'close-up'"),
+        ("camera pans over a red circle", "'camera', 'pans'"),
+        ("an upside-down triangle moves left", "'upside-down'"),
+    ],
+)
+def test_words_around_a_picture_are_no_subject(text: ShapesText, prompt: str, said: str | None) -> None:
+    told = check_words(prompt)
+    assert told is None if said is None else told is not None and said in told
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        assert text.encode([prompt]).any()
+
+
+@pytest.mark.parametrize("prompt", ["Draw an elephant", "the camera zooms in on an elephant with a ball"])
+def test_a_picture_of_another_subject_is_refused(prompt: str) -> None:
+    with pytest.raises(PromptError, match="asks for 'elephant'"):
+        check_words(prompt)
+
+
+def test_a_long_word_is_shown_cut(text: ShapesText) -> None:
+    told = check_words("a red ball " + "x" * 100_000)
+    assert told is not None
+    assert len(told) < 600
+    with pytest.raises(PromptError) as caught:
+        text.encode(["a " + "x" * 100_000])
+    assert len(str(caught.value)) < 700
+
+
+def test_a_negation_is_named() -> None:
+    with pytest.raises(PromptError, match=r"more than one colour .* Negations \('not'\) are not understood"):
+        canonical("a red circle, not blue")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ PHRASES = (
     (r"\b(top|up) to (the )?(bottom|down)\b", "downwards"),
     (r"\b(bottom|down) to (the )?(top|up)\b", "upwards"),
     (r"\bnavy blue\b|\bdark blue\b", "navy"),
+    (r"\bclose up\b", "close-up"),
+    (r"\bupside down\b", "upside-down"),
 )
 
 SYNONYMS = {
@@ -64,6 +66,8 @@ MEANINGS = {
     for word in words.split()
 }
 
+_NEGATION = re.compile(r"\b(?:not|no|never|without|except|(?:is|are|does|do)n['\u2019]t)\b")
+
 # What an open attribute becomes in a prompt for a model whose captions always name it. The colour stays open.
 PLAIN_SHAPE, PLAIN_MOTION, PLAIN_BACKGROUND = "circle", "right", "black"
 
@@ -87,11 +91,18 @@ def parse_prompt(prompt: str) -> SceneRequest:
         if len(values) > 1:
             raise PromptError(
                 f"The prompt {shortened(prompt)} names more than one {attribute} ({', '.join(values)}); "
-                f"keep one of them, as in {EXAMPLES[0]!r}."
+                f"keep one of them, as in {EXAMPLES[0]!r}.{_negated(prompt)}"
             )
     chosen = {attribute: values[0] if values else None for attribute, values in found.items()}
     wall = chosen.pop("wall")
     return SceneRequest(**chosen, wall=None if wall is None else wall == "with")
+
+
+def _negated(prompt: str) -> str:
+    """What an error adds about a prompt that says what it does not want."""
+    if found := _NEGATION.search(prompt.lower()):
+        return f" Negations ('{found[0]}') are not understood; say only what the video shows."
+    return ""
 
 
 def _named(prompt: str) -> dict[str, list[str]]:
