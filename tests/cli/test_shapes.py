@@ -12,6 +12,7 @@ from arl2.shapes.evaluation.occlusion import moving_occlusions, standing_occlusi
 from arl2.shapes.evaluation.score import score_codec, score_truth
 from arl2.shapes.prompts.captions import captions_of
 from arl2.shapes.prompts.parser import scenes_of_prompts
+from arl2.shapes.prompts.unknown import UnknownWordsWarning
 from arl2.shapes.world.renderer import visible_share
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info
@@ -75,6 +76,12 @@ def test_captions_are_drawn_as_they_say(tmp_path: Path) -> None:
         assert video_info(path).fps == pytest.approx(16, rel=0.02)
 
 
+def test_a_word_that_is_not_understood_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--output", str(tmp_path / "out"), "--frames", "2", "--format", "gif", "--scale", "1"]
+    with pytest.warns(UnknownWordsWarning, match=r"'purpl' \(did you mean 'purple'\?\)"):
+        assert main(["shapes", "render", "a purpl circle", *words]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -85,7 +92,13 @@ def test_captions_are_drawn_as_they_say(tmp_path: Path) -> None:
         (("score", "--model", "nothing"), "There is no model"),
         (("render", "-o", "out"), "Give either captions"),
         (("render", "red", "--count", "1", "-o", "out"), "Give either captions"),
-        (("render", "hello", "-o", "out"), "names no colour"),
+        (("render", "hello", "-o", "out"), "asks for 'hello'"),
+        (("render", "a purple elephant plays tennis", "-o", "out"), "asks for 'elephant'"),
+        (("render", "a red cirlce", "-o", "out"), "Did you mean 'circle'?"),
+        (("render", "a red blue ball", "-o", "out"), "more than one colour"),
+        (("sample", "--count", "100000000000000000000"), "give a whole number from 1 to 1000000000"),
+        (("sample", "--seed", "18446744073709551616"), "give a whole number from 0 to 18446744073709551615"),
+        (("score", "--model", "shapes", "--window", "100000000000000000000000"), "1 to 1000000000, or 'full'"),
     ],
 )
 def test_bad_input(words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -94,6 +94,7 @@ class Render(Command):
         from arl2.serving.manifest import write_listing
         from arl2.shapes.prompts.captions import captions_of
         from arl2.shapes.prompts.parser import scenes_of_prompts
+        from arl2.shapes.prompts.unknown import check_words, warn
         from arl2.shapes.world.renderer import render
         from arl2.shapes.world.scene import sample_scenes
         from arl2.video.formats import check_writable
@@ -104,7 +105,11 @@ class Render(Command):
             raise ConfigError("Give either captions to render or --count N for random scenes.")
         use_threads(self.threads)
         if self.count is None:
+            # What a model refuses to draw is not drawn here as something else.
+            told = [check_words(caption) for caption in self.captions]
             captions, scenes = list(self.captions), scenes_of_prompts(self.captions, seed=self.seed)
+            for sentence in dict.fromkeys(filter(None, told)):
+                warn(sentence)
         else:
             scenes = sample_scenes(self.count, seed=self.seed)
             captions = captions_of(scenes)
