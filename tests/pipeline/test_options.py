@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arl2.errors import Arl2Error, ConfigError, GeometryError, MemoryMismatchError
-from arl2.model.settings import GenerationSettings
+from arl2.model.settings import GenerationSettings, settings_from_mapping
 from arl2.pipeline.options import SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline, StreamKeywords
 from arl2.rollout.noise import SeededNoise
@@ -30,6 +30,25 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pipe() -> ARL2Pipeline:
     return stand_in_pipeline()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"window": 10**30}, "give a whole number from 1 to 1000000000"),
+        ({"window": 10**5000}, "Got window of 16,610 bits"),
+        ({"num_frames": 10**20}, "give a whole number from 1 to 1000000000"),
+        ({"first_block_candidates": 20_000}, "give a whole number from 1 to 256"),
+        ({"fps": 10_000_000_000}, "give a whole number from 1 to 1000"),
+        ({"num_frames": 0}, r"give a whole number from 1\.$"),
+    ],
+)
+def test_numbers_that_no_computer_holds_are_refused(given: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings_from_mapping(given, where="generation.json")
+    if "fps" not in given:
+        with pytest.raises(ConfigError, match=said):
+            SamplingOptions(**given)
 
 
 def test_every_option_is_a_keyword_of_the_same_type() -> None:

@@ -12,6 +12,7 @@ import pytest
 from arl2.errors import ConfigError
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.training.engine.config import config_differences, read_config_values, with_overrides
+from arl2.training.engine.loop import LoopConfig
 from arl2.training.engine.start import resolved_settings
 
 
@@ -29,6 +30,19 @@ class Outer:
     folder: str | None = None
     fast: bool = False
     pair: tuple[float, float] = (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": 2**64}, r"Got loop\.seed 18446744073709551616; give a whole number from 0 to 18446744073709551615"),
+        ({"seed": -1}, r"Got loop\.seed -1"),
+        ({"log_every": 10**30}, r"Got loop\.log_every 1000000000000000000000000000000; .* to 1000000000"),
+    ],
+)
+def test_numbers_of_the_loop_have_bounds(given: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        LoopConfig(**{"steps": 1, **given})
 
 
 def test_values_become_a_config_and_back() -> None:

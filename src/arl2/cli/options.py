@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from cyclopts import Group, Parameter
 
 from arl2.errors import suggestion
+from arl2.model.settings import MAX_SEED, MAX_WHOLE
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 
@@ -117,8 +118,8 @@ class Option:
 # -- reading values --------------------------------------------------------------------------------------------------
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Reader of whole numbers from ``least``."""
+def whole(least: int, most: int = MAX_WHOLE) -> Callable[[str], int]:
+    """Reader of whole numbers from ``least`` to ``most``."""
 
     def read(word: str) -> int:
         try:
@@ -127,6 +128,8 @@ def whole(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise ValueError(f"got '{word}'; give a whole number from {least}")
+        if value > most:
+            raise ValueError(f"got '{word}'; give a whole number from {least} to {most}")
         return value
 
     return read
@@ -169,7 +172,9 @@ def window(word: str) -> int | Literal["settings"] | None:
     try:
         return whole(1)(word)
     except ValueError:
-        raise ValueError(f"got '{word}'; give a number of latent frames, or 'full' for the whole past") from None
+        raise ValueError(
+            f"got '{word}'; give a number of latent frames, 1 to {MAX_WHOLE}, or 'full' for the whole past"
+        ) from None
 
 
 def threads(word: str) -> int:
@@ -208,7 +213,7 @@ SPELLINGS: dict[str, Spelling] = {
     "num_frames": Spelling(("--frames", "--num-frames"), metavar="N"),
     "first_block_candidates": Spelling(("--candidates", "--first-block-candidates"), metavar="N"),
     "output": Spelling(("--output", "-o")),
-    "seed": Spelling(read=whole(0), metavar="N"),
+    "seed": Spelling(read=whole(0, MAX_SEED), metavar="N"),
     "steps": Spelling(read=steps, metavar="N|LIST"),
     "window": Spelling(
         read=window,

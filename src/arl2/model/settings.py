@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 ChangeMode = Literal["soft", "refresh", "cut"]
 CHANGE_MODES: tuple[str, ...] = get_args(ChangeMode)
 TRAIN_STEPS = 1000  # of the noise schedule of all published models, and the timestep of full noise
-_MAX_SEED = 2**64 - 1
+MAX_SEED = 2**64 - 1
+MAX_WHOLE = 10**9  # of any other whole number: more frames, pixels or steps than a computer can hold
+_MAX_CANDIDATES = 256  # they are sampled side by side, so the memory grows with their number
+_MAX_FPS = 1000
 _OTHER_SIZE = 1.5  # times the pixels of the model's own size, either way
 
 
@@ -75,18 +78,18 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         for name in (
-            "first_block_candidates",
             "solver_steps",
             "first_block_frames",
             "window",
             "height",
             "width",
             "num_frames",
-            "fps",
         ):
             value = getattr(self, name)
             if value is not None:
                 whole(name, value, least=1)
+        whole("fps", self.fps, least=1, most=_MAX_FPS)
+        candidate_count(self.first_block_candidates)
         for name in ("first_block_fresh_below", "refresh_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"Got {name} {getattr(self, name)}; give a number from 0 to 1.")
@@ -154,7 +157,7 @@ def settings_from_mapping(values: Mapping[str, Any], *, where: str) -> Generatio
     return record_from_mapping(GenerationSettings, values, where=where)
 
 
-def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+def whole(name: str, value: Any, *, least: int | None = None, most: int = MAX_WHOLE) -> int:
     """A whole number as Python's own int, whichever library it came from: a snapshot can store no other.
 
     Raises:
@@ -164,11 +167,15 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
         number = operator.index(value)
     except TypeError:
         number = None
-    accepted = "a whole number" + ("" if least is None else f" from {least}") + ("" if most is None else f" to {most}")
+    accepted = "a whole number" + ("" if least is None else f" from {least}")
+    # The general limit is told only to those who meet it.
+    accepted += "" if most == MAX_WHOLE and (number is None or number <= most) else f" to {most}"
     if number is None or isinstance(value, bool):
         raise ConfigError(f"Got {name} {value!r:.80}; give {accepted}.")
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise ConfigError(f"Got {name} {number}; give {accepted}.")
+    if (least is not None and number < least) or number > most:
+        # Python refuses to write out a number of thousands of digits.
+        shown = number if abs(number) < 10**40 else f"of {number.bit_length():,} bits"
+        raise ConfigError(f"Got {name} {shown}; give {accepted}.")
     return number
 
 
@@ -194,9 +201,14 @@ def context_timestep(value: Any) -> float:
     return float(value)
 
 
-def seed_number(value: Any) -> int:
+def seed_number(value: Any, *, name: str = "seed") -> int:
     """One seed; ``ConfigError`` for anything but a whole number from 0 to 2**64 - 1."""
-    return whole("seed", value, least=0, most=_MAX_SEED)
+    return whole(name, value, least=0, most=MAX_SEED)
+
+
+def candidate_count(value: Any) -> int:
+    """A number of first blocks to choose from; ``ConfigError`` for anything but a whole number from 1 to 256."""
+    return whole("first_block_candidates", value, least=1, most=_MAX_CANDIDATES)
 
 
 def step_list(name: str, steps: Any) -> tuple[int, ...]:

@@ -10,7 +10,15 @@ from typing import Any, Literal, TypedDict
 
 from arl2.attention.plan import SINK_POSITIONS, SinkPositions
 from arl2.errors import ConfigError
-from arl2.model.settings import GenerationSettings, context_timestep, finite, seed_number, step_list, whole
+from arl2.model.settings import (
+    GenerationSettings,
+    candidate_count,
+    context_timestep,
+    finite,
+    seed_number,
+    step_list,
+    whole,
+)
 
 Window = int | Literal["settings"] | None
 Seeds = int | Sequence[int] | None
@@ -99,8 +107,10 @@ class SamplingOptions:
 
 def _checked(name: str, value: Any) -> Any:
     """The value, validated and converted to built-in types."""
-    if name in ("num_frames", "height", "width", "first_block_candidates"):
+    if name in ("num_frames", "height", "width"):
         return whole(name, value, least=1)
+    if name == "first_block_candidates":
+        return candidate_count(value)
     if name == "sink":
         return whole(name, value, least=0)
     if name == "window":

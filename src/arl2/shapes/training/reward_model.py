@@ -14,6 +14,7 @@ from arl2.checkpoints.load import transformer_config
 from arl2.errors import ConfigError
 from arl2.files.atomic import atomic_folder
 from arl2.model.reward_model import RewardModel
+from arl2.model.settings import seed_number
 from arl2.pipeline.folder import load_codec, load_text, pipeline_folder
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.prompts.captions import captions_of
@@ -81,6 +82,7 @@ class RewardModelConfig:
     evaluation_openings: int = 1024
 
     def __post_init__(self) -> None:
+        seed_number(self.data_seed, name="data_seed")
         check_share("shows", self.shows)
         least = {"openings": 1, "batch": 1, "evaluation_openings": 1, "hidden_batch": 0, "drawn_batch": 0}
         for name, smallest in least.items():

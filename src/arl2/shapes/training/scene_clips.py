@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.model.settings import seed_number
 from arl2.shapes.codec import GroupCodec
 from arl2.shapes.prompts.captions import PARAPHRASES, captions_of
 from arl2.shapes.training.latents import SceneSource, encoded_clips
@@ -50,6 +51,7 @@ class SceneClipsConfig:
     data_seed: int = 1
 
     def __post_init__(self) -> None:
+        seed_number(self.data_seed, name="data_seed")
         if self.hiding_clips % RUN:
             raise ConfigError(f"hiding_clips is {self.hiding_clips}; give a multiple of {RUN}.")
         check_share("hiding_share", self.hiding_share)

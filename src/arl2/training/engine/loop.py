@@ -15,6 +15,7 @@ from torch import nn
 from arl2.errors import ConfigError, NonFiniteError
 from arl2.files.atomic import remove_all_stale, write_atomically
 from arl2.interrupt import StopSignal
+from arl2.model.settings import seed_number, whole
 from arl2.training.engine.checkpoint import (
     RunState,
     checkpoint_name,
@@ -95,11 +96,14 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.steps is None and self.max_minutes is None:
             raise ConfigError("A run needs a length: give steps or max_minutes.")
+        seed_number(self.seed, name="loop.seed")
         counts = ("batches_per_step", "checkpoint_every", "keep_checkpoints", "evaluate_every", "log_every")
         for name in (*counts, "steps", "pictures_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"loop.{name} is {value}; give 1 or more.")
+            if value is not None:
+                whole(f"loop.{name}", value)
         for name in ("max_minutes", "warmup_steps", "final_learning_rate"):
             if (value := getattr(self, name)) is not None:
                 check_number(f"loop.{name}", value, least=0)
