@@ -26,6 +26,13 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     return f"Did you mean '{near[0]}'?" if near else f"Accepted: {', '.join(names)}."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or its GPU, had too little memory; that is no fault of what was given."""
+    # By name, as torch is perhaps not imported; on a CPU it raises a plain RuntimeError.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
+
+
 class Arl2Error(ValueError):
     """A mistake in what was given to arl2: a file, a size, a setting. Never an internal fault.
 

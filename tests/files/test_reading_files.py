@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.exact import Misfits, fill, require_exact, shapes_of
 from arl2.files.plain import read_json, safetensors_of, shard_names
-from arl2.files.regular import first_line, read_text
+from arl2.files.regular import first_line, parsed_by_others, read_text
 from arl2.files.tensors import read_safetensors, require_weights, unpickle
 from support import randn
 
@@ -305,3 +305,14 @@ def test_pipes_and_huge_files_are_refused_and_not_waited_for(tmp_path: Path) -> 
     (tmp_path / "d.json").write_text('{"a": 1, "a": 2}')
     with pytest.raises(CheckpointError, match="the key 'a' stands twice"):
         read_json(tmp_path / "d.json")
+
+
+@pytest.mark.parametrize(
+    "lack", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError()]
+)
+def test_too_little_memory_is_no_fault_of_the_file(lack: BaseException) -> None:
+    with pytest.raises(type(lack)) as caught, parsed_by_others(Path("x.safetensors"), "a whole file"):
+        raise lack
+    assert caught.value is lack
+    with pytest.raises(CheckpointError, match="is not a whole file"), parsed_by_others(Path("x"), "a whole file"):
+        raise RuntimeError("broken")

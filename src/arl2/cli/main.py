@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with lasting_streams():
             from arl2.cli import miniature
             from arl2.cli.app import command_of, parse
-            from arl2.errors import Arl2Error
+            from arl2.errors import Arl2Error, is_out_of_memory
 
             words, verbose = _without_verbose(words)
             name = f"arl2 {command_of(words)}".rstrip()
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:  # a panic of a library in Rust is no Exception
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     say_error(f"{name}: {_NO_MEMORY}")
                     return 2
                 say_error(f"{name}: {_BUG}")
@@ -55,12 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # By name, as torch is perhaps not imported; on a CPU it raises a plain RuntimeError.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def _without_verbose(words: list[str]) -> tuple[list[str], bool]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from arl2.errors import Arl2Error, CheckpointError, ConfigError
+from arl2.errors import Arl2Error, CheckpointError, ConfigError, is_out_of_memory
 
 _SHOWN = 200  # characters of another program's error
 
@@ -96,13 +96,15 @@ def parsed_by_others(path: Path, what: str, *, error: type[Arl2Error] = Checkpoi
         error: what is raised.
 
     Raises:
-        error: for whatever the library raises, panics of libraries in Rust and lack of memory included.
+        error: for whatever the library raises, panics of libraries in Rust included; a lack of memory passes as it is.
     """
     try:
         yield
     except (Arl2Error, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as unexpected:
+        if is_out_of_memory(unexpected):
+            raise  # the file may be whole
         said = first_line(unexpected) or type(unexpected).__name__
         raise error(f"{path} is not {what} ({said}); download or copy it again.") from unexpected
 
