@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import arl2
-from arl2.errors import GeometryError
+from arl2.errors import ConfigError, GeometryError
 from arl2.pipeline.pipeline import ARL2PipelineOutput
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info
@@ -69,3 +70,49 @@ def test_what_is_no_video_is_refused(frames: object, message: str, tmp_path: Pat
 def test_unknown_extension_is_refused(pixels: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(VideoFileError, match="accepted are"):
         arl2.save_video(pixels, tmp_path / "clip.avi")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"scale": 1.5}, "Got scale 1.5; give a whole number from 1"),
+        ({"scale": True}, "Got scale True"),
+        ({"scale": None}, "Got scale None"),
+        ({"path": 5}, "Got path 5; give the name of a file"),
+        ({"path": None}, "Got path None"),
+        ({"path": ""}, "Got path ''"),
+        ({"fps": 29.97}, "Got fps 29.97; give a whole number from 1 to 1000"),
+        ({"fps": float("nan")}, "Got fps nan"),
+        ({"fps": "a"}, "Got fps 'a'"),
+        ({"frames": None}, "Got frames of type NoneType"),
+        ({"frames": "text"}, "Got frames of type str"),
+        ({"overwrite": "yes"}, "Got overwrite 'yes'"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(
+    given: dict[str, object], said: str, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in use, where nothing checks annotations
+    with pytest.raises(ConfigError, match=said):
+        arl2.save_video(**{"frames": pixels, "path": tmp_path / "clip.mp4", **given})
+    if "frames" not in given and "fps" not in given:
+        with pytest.raises(ConfigError, match=said):
+            ARL2PipelineOutput(frames=pixels[None]).save(**{"path": tmp_path / "clip.mp4", **given})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("index", [5, -1, 0.5])
+def test_a_prompt_that_is_not_there_is_named(index: object, pixels: np.ndarray, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ConfigError, match=f"Got index {index}; give a whole number from 0 to 0"):
+        ARL2PipelineOutput(frames=pixels[None]).save(tmp_path / "clip.mp4", index=index)
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "frames"])
+def test_a_video_is_replaced_only_when_asked(name: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    arl2.save_video(pixels, tmp_path / name)
+    with pytest.raises(VideoFileError, match=r"\(Python: overwrite=True\)"):
+        arl2.save_video(pixels[:2], tmp_path / name)
+    assert len(read_video(tmp_path / name)) == 5
+    ARL2PipelineOutput(frames=pixels[None, :2]).save(tmp_path / name, overwrite=True)
+    assert len(read_video(tmp_path / name)) == 2

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from arl2.errors import ConfigError
+from arl2.files.numbers import MAX_WHOLE as MAX_WHOLE
+from arl2.files.numbers import whole as whole
 from arl2.files.records import record_from_mapping
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ ChangeMode = Literal["soft", "refresh", "cut"]
 CHANGE_MODES: tuple[str, ...] = get_args(ChangeMode)
 TRAIN_STEPS = 1000  # of the noise schedule of all published models, and the timestep of full noise
 MAX_SEED = 2**64 - 1
-MAX_WHOLE = 10**9  # of any other whole number: more frames, pixels or steps than a computer can hold
 _MAX_CANDIDATES = 256  # they are sampled side by side, so the memory grows with their number
 _MAX_FPS = 1000
 _OTHER_SIZE = 1.5  # times the pixels of the model's own size, either way
@@ -155,28 +156,6 @@ def settings_from_mapping(values: Mapping[str, Any], *, where: str) -> Generatio
         ConfigError: an unknown name, a value of another type, or one out of range.
     """
     return record_from_mapping(GenerationSettings, values, where=where)
-
-
-def whole(name: str, value: Any, *, least: int | None = None, most: int = MAX_WHOLE) -> int:
-    """A whole number as Python's own int, whichever library it came from: a snapshot can store no other.
-
-    Raises:
-        ConfigError: something else, or a number out of range.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    accepted = "a whole number" + ("" if least is None else f" from {least}")
-    # The general limit is told only to those who meet it.
-    accepted += "" if most == MAX_WHOLE and (number is None or number <= most) else f" to {most}"
-    if number is None or isinstance(value, bool):
-        raise ConfigError(f"Got {name} {value!r:.80}; give {accepted}.")
-    if (least is not None and number < least) or number > most:
-        # Python refuses to write out a number of thousands of digits.
-        shown = number if abs(number) < 10**40 else f"of {number.bit_length():,} bits"
-        raise ConfigError(f"Got {name} {shown}; give {accepted}.")
-    return number
 
 
 def finite(name: str, value: Any) -> float:

@@ -87,9 +87,14 @@ class ARL2PipelineOutput(BaseOutput):
         except GeometryError:
             return None
 
-    def save(self, path: str | Path, *, index: int = 0, scale: int = 1) -> None:
-        """Write the video of prompt number ``index``; see ``arl2.save_video``."""
-        save_video(self.frames[index], path, fps=self.fps, scale=scale)
+    def save(self, path: str | Path, *, index: int = 0, scale: int = 1, overwrite: bool = False) -> None:
+        """Write the video of prompt number ``index``; the rest is as for ``arl2.save_video``.
+
+        Raises:
+            ConfigError: no such prompt, or as ``arl2.save_video``.
+        """
+        number = whole("index", index, least=0, most=len(self.frames) - 1)
+        save_video(self.frames[number], path, fps=self.fps, scale=scale, overwrite=overwrite)
 
 
 class ARL2Pipeline(DiffusionPipeline):
