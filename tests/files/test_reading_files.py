@@ -303,7 +303,7 @@ def test_pipes_and_huge_files_are_refused_and_not_waited_for(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="nested more than 100 deep"):
         read_json(tmp_path / "c.json")
     (tmp_path / "d.json").write_text('{"a": 1, "a": 2}')
-    with pytest.raises(CheckpointError, match="the key 'a' stands twice"):
+    with pytest.raises(CheckpointError, match="the key 'a' appears twice"):
         read_json(tmp_path / "d.json")
 
 

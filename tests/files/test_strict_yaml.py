@@ -55,5 +55,5 @@ def test_values_come_as_they_are():
     assert parse_yaml("", aliases=False) is None
     with pytest.raises(ValueError, match=r"the alias \*b is not read; write the value out"):
         parse_yaml(text, aliases=False)
-    with pytest.raises(ValueError, match="the key 'x' stands twice"):
+    with pytest.raises(ValueError, match="the key 'x' appears twice"):
         parse_yaml("a: {x: 1, x: 2}", aliases=True)

@@ -231,7 +231,7 @@ WRONG = {
     "guidance_scale: .nan": "guidance_scale is nan",
     "guidance_scale: 1" + "0" * 399: "guidance_scale is 1000",
     "seed: 1" + "0" * 500: "a number has 501 characters",
-    "seed: 1\nseed: 2": "the key 'seed' stands twice",
+    "seed: 1\nseed: 2": "the key 'seed' appears twice",
     "a: !!int ''": "is not YAML",
     "timestep_shift: .nan": "timestep_shift is nan; give a number above 0",
     "timestep_shift: 0": "timestep_shift is 0",

@@ -35,7 +35,7 @@ def test_json_lines(tmp_path: Path) -> None:
     [
         ('{"prompt": "red", "sede": 1}', r"Unknown setting 'sede'\. Did you mean 'seed'"),
         ('{"prompt": "red", "zzz": 1}', r"Unknown setting 'zzz'\. Accepted: prompt, seed, frames, file, image, video"),
-        ('{"prompt": "red", "prompt": "blue"}', "the key 'prompt' stands twice"),
+        ('{"prompt": "red", "prompt": "blue"}', "the key 'prompt' appears twice"),
         ('{"seed": 1}', "'prompt' has no default"),
         ('{"prompt": " "}', "The prompt is empty"),
         ('{"prompt": 3}', "'prompt' takes text; got 3"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
 PublishedLayout = Literal["wan", "arl2", "diffusers"]
-# Of diffusers' config, by our names; the rest of ours it has no place for.
+# Of diffusers' config, by our names; it has no place for the rest.
 _SHARED = (
     "patch_size",
     "num_attention_heads",

@@ -110,7 +110,7 @@ def located(card: ModelCard, *, revision: str | None = None) -> Located | None:
 def download(
     card: ModelCard, *, report: Callable[[str], None], revision: str | None = None, quiet: bool = False
 ) -> Located:
-    """Fetch what is missing of a model. Calling it again goes on where it stopped, file by file.
+    """Fetch what is missing of a model. Calling it again continues where it stopped, file by file.
 
     Args:
         report: takes a sentence about each thing that is done.

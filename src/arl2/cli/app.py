@@ -71,7 +71,7 @@ COMMANDS = {name: command for commands in GROUPS.values() for name, command in c
 
 
 class UsageError(Arl2Error):
-    """Words that are no command line of ours."""
+    """Words that are no command line of arl2."""
 
 
 @cache

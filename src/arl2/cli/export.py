@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arl2.model.transformer import CausalWanTransformer3DModel
 
 _FILES = (".pt", ".safetensors")
-# What no tensor of a published file tells; whoever loads it says so, or a base or a config does.
+# What no tensor of a published file tells; it is said when the file is loaded, or a base or a config says it.
 _UNTOLD = ("block_frames", "window", "sink", "text_len", "eps")
 
 

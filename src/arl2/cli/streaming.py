@@ -34,7 +34,7 @@ from arl2.video.writing import VideoWriter
 
 def run_stream(asked: StreamOptions, script: tuple[Entry, ...]) -> int:
     """Load, stream, say what it took; the exit code."""
-    # Whoever reads the lines may go away; the stream goes on, and what ends it saves it.
+    # The program that reads the lines may end; the stream continues, and what ends it saves it.
     with lasting_streams():
         pipe = load_pipeline(asked.source, asked.sampling, threads=asked.threads, say=_voice(asked))
         changes = _planned(pipe, script)
@@ -150,7 +150,7 @@ class _Made:
         return f"{frames} video frames in {seconds:.2f} s: {frames / seconds:.0f} a second{dropped}"
 
     def saved(self, asked: StreamOptions) -> str:
-        """Where the stream can go on, and what is not shown before."""
+        """Where the stream can continue, and what is not shown before."""
         at, missing = self._work.saved_at, self._work.missing
         if at is None:
             return ""

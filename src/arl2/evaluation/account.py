@@ -5,7 +5,7 @@ The tensors may be real or fake, so a pass at full size can be counted on a mach
 * every operation that torch dispatches and that is not a view is one kernel; it reads its inputs and writes its
   outputs once (broadcast dimensions count once, an operation in place reads and writes);
 * attention and RMS norm, which torch computes in one kernel on a GPU, count as one whatever they fall apart into here;
-* an operation of ours counts as many kernels as :func:`declare_launches` says.
+* an operation of arl2 counts as many kernels as :func:`declare_launches` says.
 """
 
 import math
@@ -64,7 +64,7 @@ class Account:
 
     Attributes:
         by_kernel: cost of each operation, by its name in torch.
-        by_place: the same by the function of ours that asked for it, ``module.function``, and operation.
+        by_place: the same by the function of arl2 that asked for it, ``module.function``, and operation.
         waits: operations for which the host has to wait for the device, with their place.
         transfers: copies between host and device, with their place.
         mixed: operations whose inputs lie on several devices, with their place; numbers without dimensions may.

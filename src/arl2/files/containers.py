@@ -70,7 +70,7 @@ def weights_in(content: Any, where: str, branch: str = "auto") -> Contained:
 
 
 def _chosen(content: Mapping[Any, Any], where: str, branch: str) -> tuple[str | None, str]:
-    """The key to go on with, None at the weights themselves; and what of the branch is still to be decided."""
+    """The key to continue with, None at the weights themselves; and what of the branch is still to be decided."""
     plain, ema = ([name for name in names if isinstance(content.get(name), dict)] for names in (PLAIN, EMA))
     for names in (plain, ema):
         if len(names) > 1:

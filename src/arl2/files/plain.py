@@ -99,7 +99,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text; without ``finite`` also NaN and infinity, which Python writes.
 
     Raises:
-        ValueError: not JSON, a key that stands twice in an object, a number that is not finite or has thousands of
+        ValueError: not JSON, a key that appears twice in an object, a number that is not finite or has thousands of
             digits, a text that is no Unicode, or values nested more than 100 deep.
     """
     try:
@@ -137,7 +137,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"the key '{name}' stands twice")
+            raise ValueError(f"the key '{name}' appears twice")
         values[name] = value
     return values
 

@@ -15,7 +15,7 @@ _SHOWN = 200  # characters of another program's error
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a sentence of ours."""
+    """What an error says, short enough for a message."""
     said = str(error).strip().split("\n", maxsplit=1)[0]
     # A file decides what its parser says of it; a terminal is not to obey it.
     return "".join(letter if letter.isprintable() else "?" for letter in said[:_SHOWN])
@@ -88,7 +88,7 @@ def read_text(path: Path, *, limit: int, error: type[Arl2Error] = ConfigError) -
 
 @contextmanager
 def parsed_by_others(path: Path, what: str, *, error: type[Arl2Error] = CheckpointError) -> Iterator[None]:
-    """A guard around a library that parses ``path``, and around nothing of ours, whose faults it would hide.
+    """A guard around a library that parses ``path``, and around no code of arl2, whose faults it would hide.
 
     Args:
         path: a file or folder.

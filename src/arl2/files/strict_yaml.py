@@ -65,7 +65,7 @@ def parse_yaml(text: str, *, aliases: bool) -> Any:
                 if isinstance(key, yaml.ScalarNode) and not is_merge and len(key.value) <= _LONGEST_NUMBER:
                     value = self.construct_object(key)
                     if value in seen:
-                        raise yaml.YAMLError(f"the key {value!r:.60} stands twice")
+                        raise yaml.YAMLError(f"the key {value!r:.60} appears twice")
                     seen.add(value)
 
     try:

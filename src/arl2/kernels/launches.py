@@ -1,4 +1,4 @@
-"""How many kernels an operation of ours launches on a GPU, for those who count: :mod:`arl2.evaluation.account`."""
+"""How many kernels an operation of arl2 launches on a GPU, for those who count: :mod:`arl2.evaluation.account`."""
 
 _LAUNCHES: dict[str, int] = {}
 

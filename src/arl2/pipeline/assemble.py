@@ -88,7 +88,7 @@ def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:
 
 
 def load_codec(resolved: ResolvedSource, *, dtype: torch.dtype) -> VideoCodec:
-    """The codec of a source: the VAE given by itself, else that of its folder or base; with its tiny decoder."""
+    """The codec of a source: the VAE that is given, else that of its folder or base; with its tiny decoder."""
     if resolved.vae is not None:
         codec = load_vae(resolved.vae, dtype=dtype)
     elif resolved.folder is not None:
@@ -99,7 +99,7 @@ def load_codec(resolved: ResolvedSource, *, dtype: torch.dtype) -> VideoCodec:
 
 
 def load_text(resolved: ResolvedSource) -> TextPart:
-    """The text part of a source: the text encoder given by itself, else that of its folder or base."""
+    """The text part of a source: the text encoder that is given, else that of its folder or base."""
     if resolved.folder is not None:
         if resolved.text_encoder is None:
             return saved.load_text(resolved.folder)

@@ -76,7 +76,7 @@ def _write_parts(source: ResolvedSource, folder: Path) -> None:
 
 
 def _write_codec(source: ResolvedSource, target: Path) -> None:
-    """A folder is copied, the layout of diffusers being that of ours; a single file is read and rewritten."""
+    """A folder is copied, as its layout is that of diffusers; a single file is read and rewritten."""
     place = source.vae or (_published(source).vae if source.folder is None else source.folder.codec)
     if place.is_dir():
         _copy(place, target)

@@ -186,7 +186,7 @@ def _of_pair(at: Any, value: Any, where: str) -> tuple[Any, str]:
     if not isinstance(value, dict):
         return {"at": at, "prompt": value}, where
     if "at" in value:
-        raise ConfigError(f"{where}: the key 'at' stands twice; the time is before the colon.")
+        raise ConfigError(f"{where}: the key 'at' appears twice; the time is before the colon.")
     return {"at": at, **value}, where
 
 

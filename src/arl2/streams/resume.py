@@ -80,7 +80,7 @@ def resume_stream(path: Path, components: Components) -> Stream:
 
 @contextmanager
 def _explained(path: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """What validation raises becomes a ``SnapshotError``; anything else is a fault of ours, or of the machine."""
+    """What validation raises becomes a ``SnapshotError``; anything else is a fault of arl2, or of the machine."""
     try:
         yield
     except SnapshotError:

@@ -1,4 +1,4 @@
-"""Passing a video of ours through: its packets go into a new file as they are, and ours follow.
+"""Passing a video that arl2 wrote through: its packets go into a new file as they are, and ours follow.
 
 That is possible where one decoder takes both: the same codec, size, rate and parameter sets, as two runs of one version
 of this program have them. The frames then have the same bits however often a video is extended.
@@ -78,7 +78,7 @@ def passage(path: Path, *, frames: int, height: int, width: int, fps: int) -> Pa
                 return None
             return Passage(path, _parameter_sets(context.extradata), start)
     except (VideoFileError, IndexError):
-        return None  # whoever reads its frames says what is wrong
+        return None  # reading its frames says what is wrong
 
 
 def _is_ours(container: "InputContainer") -> bool:
@@ -101,7 +101,7 @@ def _parameter_sets(stored: bytes) -> bytes:
 
 
 def _with_start_codes(stored: bytes) -> bytes:
-    """A packet of an mp4 of ours, whose units have their length in four bytes before them."""
+    """A packet of an mp4 that arl2 wrote, whose units have their length in four bytes before them."""
     units, place = [], 0
     while place < len(stored):
         length = int.from_bytes(stored[place : place + 4])

@@ -221,7 +221,7 @@ def _doubled_in_space(frames: Frames, conv: nn.Conv2d, weight: Tensor) -> Sum:
     """Nearest neighbours and a 3 x 3 convolution, from the picture as it is."""
     (batch, count, height, width, _), out = frames.shape, conv.out_channels
     four = F.conv2d(_pictures(frames), weight, padding=1)
-    # Row 2 i + p is row i + p of convolution p, and likewise for columns: a view that steps along both at once.
+    # Row 2 i + p is row i + p of convolution p, and the same for columns: a view that steps along both at once.
     picture, channel, row, column = four.stride()
     size = (batch, count, height, 2, width, 2, out)
     steps = (count * picture, picture, row, 2 * out * channel + row, column, out * channel + column, channel)

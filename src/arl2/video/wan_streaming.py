@@ -5,7 +5,7 @@ last, ``[batch, 2, height, width, channels]`` (one frame where the convolution h
 convolution, from many channels to three, keeps what those frames add to the next two instead, in float32 or better.
 
 This is layout 2. Layout 1 (diffusers' order, channels first, one frame after the first latent frame, the last
-convolution like the others) is converted when a stream goes on.
+convolution like the others) is converted when a stream continues.
 """
 
 from collections.abc import Iterator

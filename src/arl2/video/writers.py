@@ -138,7 +138,7 @@ class _PngFolder(FrameWriter):
 
 
 def _fps_of(folder: Path) -> object:
-    """What a folder of ours says; None for another."""
+    """What a folder that arl2 wrote says; None for another."""
     try:
         return read_json(folder / "settings.json").get("fps")
     except CheckpointError:

@@ -44,7 +44,7 @@ class VideoWriter(ABC):
         """Begin with all frames of a video as they are stored, before any other; False if that cannot be done.
 
         Args:
-            video: a file of ours.
+            video: a file that arl2 wrote.
             frames, height, width: its length and size.
         """
         return False

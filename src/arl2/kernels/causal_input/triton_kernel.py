@@ -118,7 +118,7 @@ def causal_input_kernel(
         if total is not None:
             tl.store(total + of_clip + inside, new.to(total.dtype.element_ty), mask=read)
         if gamma is not None:
-            # Lanes beyond the channels hold zeros: of x by the mask, of the bias likewise.
+            # Lanes beyond the channels hold zeros: of x and of the bias by the mask.
             norm = tl.maximum(tl.sqrt(tl.sum(new * new, axis=1)), 1e-12)
             scale = tl.load(gamma + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
             new = new * (ROOT / norm)[:, None] * scale[None, :]

@@ -1,4 +1,4 @@
-"""The state update in two Triton kernels: solve every chunk by itself, then walk the state over the chunks.
+"""The state update in two Triton kernels: solve every chunk alone, then walk the state over the chunks.
 
 Formulas and letters as in :mod:`arl2.kernels.delta_rule.blockwise`. Keys and values are read in their own dtype;
 decays are summed in float64, the triangular inverse and the state are float32, and products run in TF32, which keeps
