@@ -163,6 +163,8 @@ def _write_texts(folder: Path) -> None:
     (folder / "ranking.json").write_text(json.dumps({"ranking": [2, 0, 1], "layers": [{"layer": 2, "loss": 0.5}]}))
     write_listing(folder, [{"file": "a.mp4", "prompt": PROMPT, "seed": 1}, {"file": "b.mp4", "prompt": "b", "seed": 2}])
     for index in range(2):
+        (folder / f"segment-{index:08d}.ts").write_bytes(b"video")
+    for index in range(2):
         Playlist(folder, 2).add(Segment("segment-00000000.ts", 1.5))
         playlist = Playlist(folder, 2)
         playlist.add(Segment("segment-00000000.ts", 1.5))
