@@ -220,7 +220,8 @@ def test_one_generation_opens_the_weights_once_and_warns_once(disk, monkeypatch,
     latents(pipe)
     assert opened == ["student.pt"]
     assert len(warned) == 1
-    assert [record.getMessage()[:18] for record in caplog.records] == ["Got no config for "]
+    # The stand-in is sampled small, which is said once, too.
+    assert [record.getMessage()[:18] for record in caplog.records] == ["Got no config for ", "This model makes v"]
     assert len(lines) == 1
 
 

@@ -108,7 +108,7 @@ def test_a_saved_pipeline_keeps_its_verifier(tmp_path: Path) -> None:
     loaded = ARL2Pipeline.from_pretrained(tmp_path)
     assert same_bits(next(loaded.stream(PROMPT, seed=3)), next(pipe.stream(PROMPT, seed=3)))
     (tmp_path / "verifier" / "diffusion_pytorch_model.safetensors").write_bytes(b"none")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"is not a whole \.safetensors file"):
         ARL2Pipeline.from_pretrained(tmp_path)
 
 
