@@ -107,7 +107,9 @@ def safetensors_shapes(path: Path) -> dict[str, list[int]]:
         whole = whole and 8 + header + max(ends, default=0) == size
     # Every number takes a byte at least, so a header that promises more than the file holds is not honest.
     if not whole or sum(math.prod(shape) for shape in shapes.values()) > size:
-        raise CheckpointError(f"{path} has {size:,} bytes, and not exactly the tensors that its header names; download it again.")
+        raise CheckpointError(
+            f"{path} has {size:,} bytes, and not exactly the tensors that its header names; download it again."
+        )
     return shapes
 
 
