@@ -4,6 +4,7 @@ The choice is announced once in the log, with why a better one was refused.
 """
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,12 @@ def check_backend(operation: str, backend: str) -> str:
             f"Backend {backend!r} of {operation} is not known; choose one of {', '.join(ACCEPTED[operation])}."
         )
     return backend
+
+
+@functools.cache
+def is_installed(module: str) -> bool:
+    """Whether a package is there, without importing it. Looked up once: kernels ask at every call."""
+    return importlib.util.find_spec(module) is not None
 
 
 @functools.cache

@@ -7,7 +7,6 @@ kernel that reads its inputs once and writes its output once, for CUDA without g
 Legend: B batch, T tokens, F frames, S = T / F tokens a frame, H heads, D head size, d = H D width.
 """
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.errors import ConfigError
-from arl2.kernels.backends import ELEMENTWISE, announce, requested_backend
+from arl2.kernels.backends import ELEMENTWISE, announce, is_installed, requested_backend
 from arl2.kernels.norm import l2_norm, layer_norm, rms_norm
 from arl2.kernels.rope import Rotation
 
@@ -128,7 +127,7 @@ def gelu_of_linear(x: Float[Tensor, "*rows inputs"], linear: nn.Linear) -> Float
 
 def _use_kernel(x: Tensor) -> bool:
     requested = requested_backend(ELEMENTWISE, "auto")
-    if requested == "torch" or (requested == "auto" and not (x.is_cuda and _has_triton())):
+    if requested == "torch" or (requested == "auto" and not (x.is_cuda and is_installed("triton"))):
         return False
     if torch.is_grad_enabled():
         return False  # training: plain torch knows the gradients
@@ -138,10 +137,6 @@ def _use_kernel(x: Tensor) -> bool:
         )
     announce(ELEMENTWISE, "triton", "requested" if requested == "triton" else "the fastest on this device")
     return True
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _define(name: str, arguments: str, results: str = "Tensor") -> Any:

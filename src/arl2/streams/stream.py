@@ -179,10 +179,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         return block
 
     def name_with(self, prompt: str | Sequence[str] | None) -> str:
-        """Of model, seeds and a prompt, 24 hexadecimal digits; what has another name shows something else.
-
-        The first eight are of model and seeds alone, and stay the same in a stream whose prompt changes.
-        """
+        """Of model, this stream's seeds and a prompt: 24 digits, the first eight of model and seeds alone."""
         return self._config.name_with(self._state.seeds, prompt)
 
     @property

@@ -1,6 +1,5 @@
 """The input of a causal convolution: one custom op, its forms, and which of them is used."""
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.kernels.backends import ELEMENTWISE, announce, requested_backend
+from arl2.kernels.backends import ELEMENTWISE, announce, is_installed, requested_backend
 from arl2.kernels.causal_input.eager import causal_input_eager
 from arl2.kernels.causal_input.naive import causal_input_naive
 from arl2.kernels.causal_input.shapes import Frames, Interleaved, empty_sum, output_shapes
@@ -106,7 +105,7 @@ def _on_cuda(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _refusal(x: Tensor) -> str | None:
     """Why the Triton kernel is not used."""
-    if importlib.util.find_spec("triton") is None:
+    if not is_installed("triton"):
         return "Triton is not installed"
     if x.dtype not in _TRITON_DTYPES:
         return f"the Triton kernel does not compute in {x.dtype}"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.kernels.delta_rule.chunked import CHUNK, work_dtype
+from arl2.kernels.delta_rule.chunked import CHUNK, start_state, work_dtype
 from arl2.kernels.delta_rule.decay import cumulative, difference
 
 _JOINED = 4  # times that pairs are joined: 16 chunks become one map
@@ -32,10 +32,7 @@ def gated_delta_state(
     """The final state, at least float32. Differentiable."""
     work = work_dtype(k, v, initial_state)
     batch, tokens, heads, key = k.shape
-    if initial_state is None:
-        state = torch.zeros(batch * heads, key, v.shape[-1], dtype=work, device=k.device)
-    else:
-        state = initial_state.to(work).flatten(0, 1)
+    state = start_state(k, v, initial_state, work)
     if not tokens:
         return state.unflatten(0, (batch, heads))
     joined = min(_JOINED, (-(-tokens // CHUNK) - 1).bit_length())

@@ -39,7 +39,7 @@ def gated_delta_rule(
     scale = k.shape[-1] ** -0.5 if scale is None else scale
     work = work_dtype(k, v, initial_state)
     gates = _Gates(g, beta, work)
-    state = _start(k, v, initial_state, work)
+    state = start_state(k, v, initial_state, work)
     outputs = []
     for i, start in enumerate(range(0, k.shape[1], CHUNK)):
         k_c, v_c, q_c = (_heads_first(x, start, work) for x in (k, v, q))
@@ -64,7 +64,7 @@ def gated_delta_state(
     """The final state alone, at least float32; no per-token output is ever computed. Differentiable."""
     work = work_dtype(k, v, initial_state)
     gates = _Gates(g, beta, work)
-    state = _start(k, v, initial_state, work)
+    state = start_state(k, v, initial_state, work)
     for i, start in enumerate(range(0, k.shape[1], CHUNK)):
         k_c, v_c = _heads_first(k, start, work), _heads_first(v, start, work)
         _, state = _advance(k_c, v_c, gates.chunk(i, k_c.shape[1]), state)
@@ -130,7 +130,7 @@ def work_dtype(k: Tensor, v: Tensor, initial_state: Tensor | None) -> torch.dtyp
     return torch.float64 if torch.float64 in given else torch.float32
 
 
-def _start(k: Tensor, v: Tensor, initial_state: Tensor | None, work: torch.dtype) -> Tensor:
+def start_state(k: Tensor, v: Tensor, initial_state: Tensor | None, work: torch.dtype) -> Tensor:
     """The state before the first chunk, ``[N K V]``."""
     if initial_state is not None:
         return initial_state.to(work).flatten(0, 1)

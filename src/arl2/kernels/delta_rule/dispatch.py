@@ -4,7 +4,6 @@
 ``triton`` and ``fla`` are kernels for GPUs. The last three compute states alone; outputs then come from ``chunked``.
 """
 
-import importlib.util
 import os
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, requested_backend
+from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, is_installed, requested_backend
 from arl2.kernels.delta_rule import chunked, naive
 from arl2.kernels.delta_rule.operator import gated_delta_state as _operation
 
@@ -80,8 +79,8 @@ def gated_delta_state(
         # Plain torch, with its own gradient: on a CPU nothing is gained by hiding it from autograd and compilers.
         return chunked.gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
     if initial_state is None:
-        batch, _, heads, key = k.shape
-        initial_state = k.new_zeros(batch, heads, key, v.shape[-1], dtype=chunked.work_dtype(k, v, None))
+        start = chunked.start_state(k, v, None, chunked.work_dtype(k, v, None))
+        initial_state = start.unflatten(0, (k.shape[0], k.shape[2]))
     return _operation(k, v, g, beta, initial_state, chosen)
 
 
@@ -100,8 +99,7 @@ def _choose(requested: str, k: Tensor, initial_state: Tensor | None) -> tuple[st
 
 def _refusal(backend: str, k: Tensor, initial_state: Tensor | None) -> str:
     """Why a backend cannot do these tensors; empty if it can."""
-    module = "fla" if backend == "fla" else backend
-    if importlib.util.find_spec(module) is None:
+    if not is_installed(backend):
         return f"the package {_PACKAGES[backend]} is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""  # a test: it computes anything, on the CPU, slowly
