@@ -47,7 +47,10 @@ class StreamConfig:
         return model_metadata(self.components.transformer, self.components.codec)
 
     def name_with(self, seeds: Sequence[int], prompt: str | Sequence[str] | None) -> str:
-        """See :meth:`arl2.streams.stream.Stream.name_with`."""
+        """Of model, seeds and a prompt, 24 hexadecimal digits; what has another name shows something else.
+
+        The first eight are of model and seeds alone, and stay the same in a stream whose prompt changes.
+        """
         said = [self.model["hash"], list(seeds), prompt]
         origin, whole = (hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in (said[:2], said))
         return origin[:8] + whole[:16]
