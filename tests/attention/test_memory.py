@@ -23,6 +23,14 @@ def frames(first: int, count: int, tokens: int = 2) -> torch.Tensor:
     return torch.arange(first, first + count).repeat_interleave(tokens).float().view(1, -1, 1, 1)
 
 
+def keep(cache: KeyValueCache, keys: torch.Tensor) -> None:
+    """As a cache-update pass does."""
+    count = keys.shape[1] // cache.geometry.frame_tokens
+    cache.prepare(count)
+    cache.write(keys, keys)
+    cache.advance(count)
+
+
 def held(keys: torch.Tensor, tokens: int = 2) -> list[int]:
     return sorted(int(x) for x in keys.flatten()[::tokens])
 
@@ -42,11 +50,12 @@ def test_holds_the_sinks_and_the_latest_frames(block, first, spare, sink, blocks
     for i in range(blocks):
         size = min(first, block) if i == 0 else block
         current = frames(frame, size)
+        cache.prepare(size)
         seen, _ = cache.with_block(current, current)
         oldest = 0 if window is None else frame - spare
         expected = [f for f in range(frame) if f >= oldest or f < sink] + list(range(frame, frame + size))
         assert held(seen) == expected
-        cache.write(current, current, size)
+        cache.advance(size)
         frame += size
     if window is not None:
         assert cache.nbytes == 2 * 4 * window * 2  # keys and values, float32, two tokens a frame: all it ever takes
@@ -55,8 +64,9 @@ def test_holds_the_sinks_and_the_latest_frames(block, first, spare, sink, blocks
 def test_looking_does_not_write():
     cache = cache_of(2, 5, 1)
     for i in range(4):
-        cache.write(frames(2 * i, 2), frames(2 * i, 2), 2)
+        keep(cache, frames(2 * i, 2))
         before = [x.clone() for x in cache.held().values()]
+        cache.prepare(2)
         cache.with_block(frames(100, 2), frames(100, 2))
         assert all(torch.equal(a, b) for a, b in zip(before, cache.held().values(), strict=True))
 
@@ -71,9 +81,10 @@ def test_a_window_is_allocated_once():
     cache = cache_of(2, 7, 1)
     where = set()
     for i in range(30):
+        cache.prepare(2)
         seen = cache.with_block(frames(2 * i, 2), frames(2 * i, 2))
         where.add(tuple(x.data_ptr() for x in seen))
-        cache.write(frames(2 * i, 2), frames(2 * i, 2), 2)
+        keep(cache, frames(2 * i, 2))
     assert len(where) == 1
 
 
@@ -92,24 +103,26 @@ def test_only_what_was_written_since_is_seen(block, spare, sink, before, back, a
     window = None if spare is None else sink + block + spare
     cache = cache_of(block, window, sink)
     for i in range(before):
-        cache.write(frames(block * i, block), frames(block * i, block), block)
+        keep(cache, frames(block * i, block))
     start = max(0, block * before - back)
     cache.begin_at(start, keep_sinks=keep_sinks)
     kept = [f for f in range(min(sink, block * before)) if keep_sinks and f < start]
     for i in range(after):
         frame = start + block * i
         written = list(range(start, frame))
+        cache.prepare(block)
         seen, _ = cache.with_block(frames(frame, block), frames(frame, block))
         sinks = (kept + written)[:sink]
         latest = [f for f in written if f not in sinks]
         expected = [*sinks, *(latest if spare is None else latest[max(0, len(latest) - spare) :])]
         assert held(seen) == sorted(expected) + list(range(frame, frame + block))
-        cache.write(frames(frame, block), frames(frame, block), block)
+        keep(cache, frames(frame, block))
 
 
 def test_gradients_flow_to_the_current_block_through_a_cache():
     cache = cache_of(1, None, 0)
-    cache.write(frames(0, 1), frames(0, 1), 1)
+    keep(cache, frames(0, 1))
+    cache.prepare(1)
     k = frames(1, 1).requires_grad_()
     seen, _ = cache.with_block(k, k)
     seen.sum().backward()

@@ -46,6 +46,7 @@ def test_sinks_stand_right_before_the_window(block, first, spare, sink, blocks, 
     for i in range(blocks):
         own = list(range(frame, frame + (min(first, block) if i == 0 else block)))
         k = rotated(own, own, batch)
+        cache.prepare(len(own))
         seen, _ = cache.with_block(k, k)
         sinks_held = [f for f in range(start, frame) if f < start + sink]
         oldest = max(start + len(sinks_held), own[-1] + 1 - (window - sink)) if i else frame
@@ -57,7 +58,7 @@ def test_sinks_stand_right_before_the_window(block, first, spare, sink, blocks, 
         if own[-1] < start + window:
             assert places == sinks_held
             assert torch.equal(ours, first_keys)  # as they were written
-        cache.write(k, k, len(own))
+        cache.advance(len(own))
         first_keys = torch.cat([first_keys, k], dim=1)[:, : sink * TOKENS]
         frame = own[-1] + 1
 

@@ -61,10 +61,9 @@ class MeanMemory(ConstantMemory):
             geometry, {name: torch.zeros(geometry.batch, *shape, device=device) for name, shape in shapes.items()}
         )
 
-    def write(self, sums: Mapping[str, Tensor], frames: int) -> None:
+    def write(self, sums: Mapping[str, Tensor]) -> None:
         for name, more in sums.items():
             self.tensors[name].add_(more.detach())
-        self.frames += frames
 
     def turned(self, name: str, tensor: Tensor, frames: int) -> Tensor:
         return turn_frames(tensor, [frames]) if name == "keys" else tensor
@@ -124,7 +123,7 @@ class MeanAttention(SelfAttention):
         return {**sums, "count": torch.full((len(k), 1, 1, 1), float(k.shape[1]), device=k.device)}
 
     def _write(self, k: Tensor, v: Tensor, rotation: Rotation, memory: MeanMemory) -> None:
-        memory.write(self._sums(k, v, rotation), k.shape[1] // memory.frame_tokens)
+        memory.write(self._sums(k, v, rotation))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, past: Mapping[str, Tensor]) -> Tensor:
         count = past["count"]

@@ -235,7 +235,7 @@ def test_a_backend_can_be_chosen_around_a_call():
 
 
 def test_the_choice_is_logged_once(caplog):
-    announce.cache_clear()
+    backends._announced.cache_clear()
     with caplog.at_level("INFO", logger="arl2.kernels"):
         for _ in range(3):
             gated_delta_state(**without_queries(case(0, 3)))

@@ -42,16 +42,24 @@ def test_the_result_generates_and_is_what_sensitivity_chose(whole, tmp_path):
     assert other.transformer.config.layer_plan == "SHHH"
 
 
-# Adam without momentum moves each weight of DMD by the learning rate at first, however small its gradient: what was
-# rounding in the stage before becomes a difference.
-CHAOTIC = {"dmd": 1e-2}
+def equal_losses(stage: str, losses: dict[int, float], expected: dict[int, float], *, rel: float) -> None:
+    """The same computation up to rounding.
+
+    Adam without momentum moves each weight of DMD by the learning rate at first, however small its gradient: what was
+    rounding in the stage before becomes a difference, which grows about threefold in five steps. A wrong batch, share
+    or scale shows in the first ten steps already.
+    """
+    assert losses.keys() == expected.keys()
+    for step, loss in losses.items():
+        grown = rel if stage != "dmd" else 5e-3 if step <= 10 else 5e-2
+        assert loss == pytest.approx(expected[step], rel=grown), f"step {step} of {stage}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_are_the_recorded_ones(stage, whole):
     """To record anew, on purpose: python tests/training/make_golden_losses.py."""
     recorded = {int(step): value for step, value in json.loads(GOLDEN.read_text())[stage].items()}
-    assert losses(whole, stage) == pytest.approx(recorded, rel=CHAOTIC.get(stage, 1e-4))
+    equal_losses(stage, losses(whole, stage), recorded, rel=1e-4)
     assert max(recorded) == STEPS
 
 
@@ -62,7 +70,7 @@ def test_two_processes_are_one(whole):
         shutil.copytree(whole / made, folder / made)
     said = finished(folder, sys.executable, processes=2)
     for stage in STAGES:
-        assert losses(folder, stage) == pytest.approx(losses(whole, stage), rel=CHAOTIC.get(stage, 1e-5))
+        equal_losses(stage, losses(folder, stage), losses(whole, stage), rel=1e-5)
     assert said.count("finished before") == 3
 
 

@@ -195,8 +195,7 @@ class HybridAttention(SelfAttention):
         nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
 
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
-        state = self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.read())
-        memory.write(state, x.shape[1] // memory.frame_tokens)
+        memory.write(self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.read()))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all earlier blocks, as in streaming.

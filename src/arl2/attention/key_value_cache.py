@@ -71,38 +71,48 @@ class KeyValueCache(LayerMemory):
     def with_block(
         self, k: Float[Tensor, "batch tokens heads head"], v: Float[Tensor, "batch tokens heads head"]
     ) -> tuple[Float[Tensor, "batch seen heads head"], Float[Tensor, "batch seen heads head"]]:
-        """Keys and values of the past and of the current block; the past stays as it is."""
+        """Keys and values of the past and of the current block; the past stays as it is.
+
+        The block stands in the spare room now, where :meth:`advance` finds it after a cache-update pass.
+        """
         start = self.past * self.geometry.frame_tokens
+        self.write(k, v)
         if torch.is_grad_enabled():
             # The spare room is overwritten by the next pass, which autograd could not bear: concatenate instead.
             return torch.cat([self._keys[:, :start], k], dim=1), torch.cat([self._values[:, :start], v], dim=1)
         stop = start + k.shape[1]
-        self._make_writable(stop)
-        self._keys[:, start:stop] = k.detach()
-        self._values[:, start:stop] = v.detach()
         return self._keys[:, :stop], self._values[:, :stop]
 
-    def write(
-        self,
-        k: Float[Tensor, "batch tokens heads head"],
-        v: Float[Tensor, "batch tokens heads head"],
-        frames: int,
-    ) -> None:
-        """Keep the keys and values of a block of ``frames`` frames, evicting the oldest past the sinks.
+    def write(self, k: Float[Tensor, "batch tokens heads head"], v: Float[Tensor, "batch tokens heads head"]) -> None:
+        """Put the keys and values of a block into the spare room, until :meth:`advance` finds them their slots.
 
         Args:
             k: rotated at the block's frames.
         """
-        tokens = self.geometry.frame_tokens
-        self._make_writable((self.past + frames) * tokens if self.window is None else 0)
+        start = self.past * self.geometry.frame_tokens
+        self._keys[:, start : start + k.shape[1]] = k.detach()
+        self._values[:, start : start + v.shape[1]] = v.detach()
+
+    def prepare(self, frames: int) -> None:
+        self._make_writable((self.past + frames) * self.geometry.frame_tokens)
+
+    def advance(self, frames: int) -> None:
+        """The block that was written takes its slots, evicting the oldest past the sinks."""
+        tokens, spare = self.geometry.frame_tokens, self.past
         for i, slot, count in self._runs_of(frames):
-            kept, given = slice(slot * tokens, (slot + count) * tokens), slice(i * tokens, (i + count) * tokens)
-            self._keys[:, kept] = k[:, given].detach()
-            self._values[:, kept] = v[:, given].detach()
+            kept = slice(slot * tokens, (slot + count) * tokens)
+            given = slice((spare + i) * tokens, (spare + i + count) * tokens)
+            # While the window fills, a block may move by less than its length.
+            overlap = slot < spare + i < slot + count
+            for own in (self._keys, self._values) if slot != spare + i else ():
+                own[:, kept] = own[:, given].clone() if overlap else own[:, given]
             if sinks := max(0, min(self._turned - slot, count)) * tokens:
-                self._sink_keys[:, kept.start : kept.start + sinks] = k[:, given.start : given.start + sinks].detach()
+                self._sink_keys[:, kept.start : kept.start + sinks] = self._keys[:, kept][:, :sinks]
         self.frames += frames
         self._place_sinks()
+
+    def is_steady(self) -> bool:
+        return self.window is not None and self.past == self.window - self.geometry.block_frames
 
     def held(self) -> dict[str, Tensor]:
         stop = self.past * self.geometry.frame_tokens

@@ -53,6 +53,21 @@ class LayerMemory(ABC):
     frames: int
     """Position of the next frame: how many were written since the stream began, unless it was made to begin later."""
 
+    def prepare(self, frames: int) -> None:  # noqa: B027  # what never grows has nothing to prepare
+        """Before a pass over a block of ``frames`` frames: make what room it needs.
+
+        What is counted or allocated is so here and in :meth:`advance`, and a pass touches nothing but tensors:
+        compilers and graphs record it once and for all.
+        """
+
+    def advance(self, frames: int) -> None:
+        """After a cache-update pass: the block counts, and what the pass has left of it goes to its place."""
+        self.frames += frames
+
+    def is_steady(self) -> bool:
+        """Whether every whole block from here on meets tensors of the same shapes at the same places."""
+        return True
+
     @abstractmethod
     def held(self) -> dict[str, Tensor]:
         """The tensors that hold the past, without spare room, by name. Views: the next pass may change them."""

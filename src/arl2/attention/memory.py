@@ -47,6 +47,7 @@ class Memory:
         layers: one entry a layer.
         frames: position of the next block: frames committed since the stream began, unless it was made to begin later.
         start: position of the first block.
+        is_whole: False while a cache-update pass writes, and if it broke off half-way.
     """
 
     owner: ModelIdentity
@@ -54,6 +55,7 @@ class Memory:
     layers: tuple[LayerMemory, ...]
     frames: int = 0
     start: int = 0
+    is_whole: bool = True
 
     def check(self, owner: ModelIdentity, batch: int, rows: int, columns: int, frames: int) -> None:
         """Refuse a pass of ``frames`` frames that this memory was not allocated for.
@@ -79,6 +81,23 @@ class Memory:
             )
         self._check_whole()
 
+    def prepare(self, frames: int) -> None:
+        """Before a pass over a block of ``frames`` frames: room for it, so that the pass touches tensors alone."""
+        for layer in self.layers:
+            layer.prepare(frames)
+
+    def advance(self, frames: int) -> None:
+        """After a cache-update pass: its block counts, and what it has left goes to its place."""
+        for layer in self.layers:
+            layer.advance(frames)
+        self.frames += frames
+        self.is_whole = True
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether every whole block from here on meets tensors of the same shapes at the same places."""
+        return all(layer.is_steady() for layer in self.layers)
+
     def begin_at(self, frame: int, *, keep_sinks: bool = False) -> None:
         """Continue at ``frame`` with empty windows, for cache-update passes to fill. Constant memory stays.
 
@@ -96,6 +115,7 @@ class Memory:
         for layer in self.layers:
             layer.begin_at(frame, keep_sinks=keep_sinks)
         self.frames = self.start = frame
+        self.is_whole = True
 
     def move_origin(self, frames: int) -> None:
         """Count positions from ``frames`` frames later: everything kept turns back, and what follows stays the same.
@@ -156,7 +176,7 @@ class Memory:
         check_tensors(named, tensors)
         for i, layer in enumerate(self.layers):
             layer.restore({name: tensors[f"layers.{i}.{name}"] for name in expected[i]}, told[i], frames)
-        self.frames, self.start = frames, facts["start"]
+        self.frames, self.start, self.is_whole = frames, facts["start"], True
 
     @property
     def has_window(self) -> bool:
@@ -222,7 +242,7 @@ class Memory:
         return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.constant().items()}
 
     def _check_whole(self) -> None:
-        if any(layer.frames != self.frames for layer in self.layers):
+        if not self.is_whole:
             raise MemoryMismatchError(
                 "A cache-update pass broke off half-way, so layers remember different frames; restore an earlier copy."
             )

@@ -24,10 +24,9 @@ class RecurrentState(ConstantMemory):
         """The state. A copy while gradients are recorded: a later write in place would spoil what they need."""
         return self.state.clone() if torch.is_grad_enabled() else self.state
 
-    def write(self, state: Float[Tensor, "batch heads key value"], frames: int) -> None:
-        """Replace the state by the one after a block of ``frames`` frames."""
+    def write(self, state: Float[Tensor, "batch heads key value"]) -> None:
+        """Replace the state by the one after a block."""
         self.state.copy_(state.detach())
-        self.frames += frames
 
     def turned(self, name: str, tensor: Tensor, frames: int) -> Tensor:
         return turn_state(tensor, frames)

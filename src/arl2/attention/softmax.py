@@ -103,19 +103,17 @@ class SoftmaxAttention(SelfAttention):
     def stream(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
     ) -> Float[Tensor, "batch tokens width"]:
+        # Whatever the access: what a block attends to is in the cache already, and a cache-update pass leaves it there.
         cache = _own(memory)
         q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
         seen_k, seen_v = cache.with_block(k, v)
-        out = softmax_attention(q=q, k=seen_k, v=seen_v)
-        if access is Access.COMMIT:
-            cache.write(k, v, x.shape[1] // cache.geometry.frame_tokens)
-        return self.shared.merge(out)
+        return self.shared.merge(softmax_attention(q=q, k=seen_k, v=seen_v))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         cache = _own(memory)
         k = self.shared.key(self.shared.to_k(x), rotation)
         v = self.shared.split(self.shared.to_v(x))
-        cache.write(k, v, x.shape[1] // cache.geometry.frame_tokens)
+        cache.write(k, v)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout

@@ -6,9 +6,12 @@ The choice is announced once in the log, with why a better one was refused.
 import functools
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+import torch
 
 from arl2.errors import ConfigError
 
@@ -68,13 +71,38 @@ def check_backend(operation: str, backend: str) -> str:
     return backend
 
 
-@functools.cache
 def is_installed(module: str) -> bool:
     """Whether a package is there, without importing it. Looked up once: kernels ask at every call."""
+    return _is_installed(module)
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU: a test."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def announce(operation: str, chosen: str, reason: str) -> None:
+    """Log ``operation`` -> ``chosen`` the first time this combination is met in the process."""
+    _announced(operation, chosen, reason)
+
+
+def is_default() -> bool:
+    """Whether no ``with use_backends(...)`` is in force here."""
+    return _requested.get() is None
+
+
+@functools.cache
+def settle_choices() -> None:
+    """Let compilers ask for a choice once, while they trace, and take the answer as a constant."""
+    for question in (requested_backend, is_installed, is_interpreted, announce):
+        torch.compiler.assume_constant_result(question)
+
+
+@functools.cache
+def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
 @functools.cache
-def announce(operation: str, chosen: str, reason: str) -> None:
-    """Log ``operation`` -> ``chosen`` the first time this combination is met in the process."""
+def _announced(operation: str, chosen: str, reason: str) -> None:
     logger.info("%s: backend %s (%s)", operation, chosen, reason)

@@ -75,6 +75,12 @@ class Rotation:
         """Turn each pair of ``x`` by its token's angle; computed in float32 or better, returned in ``x``'s dtype."""
         return _turned(x, self.cos, self.sin)
 
+    def clone(self) -> "Rotation":
+        """A copy with tensors of its own."""
+        part = copy.copy(self)
+        part.cos, part.sin = self.cos.clone(), self.sin.clone()
+        return part
+
     def first(self, tokens: int) -> "Rotation":
         """That of the first tokens alone."""
         part = copy.copy(self)

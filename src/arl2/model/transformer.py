@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from arl2.attention.cost import HeadSize
 from arl2.attention.cross import CrossAttentionCache
-from arl2.attention.kind import Access
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
@@ -28,8 +27,10 @@ from arl2.geometry import SinkPositions, split_blocks, token_grid
 from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
+from arl2.model.execution import Execution
 from arl2.model.layer import FlowHead, TransformerLayer
 from arl2.model.passes import ParallelPass, TeacherForcing
+from arl2.model.runner import PassRunner, StreamedBlock
 
 # Stored in every config beside our own settings. The Wan transformer of diffusers takes any config, and would come with
 # random weights in its 40 default layers and no more than a warning; this is no number of layers, so it stops.
@@ -55,16 +56,6 @@ class PromptCache(NamedTuple):
     def repeated(self, count: int) -> "PromptCache":
         """The whole batch ``count`` times, one after the other."""
         return PromptCache(self.owner, tuple(layer.repeated(count) for layer in self.layers))
-
-
-class _StreamedBlock(NamedTuple):
-    """What all layers of a streaming pass are given beside their input."""
-
-    time: TimeEmbedding
-    prompt: PromptCache
-    rotation: Rotation
-    rows: int
-    columns: int
 
 
 class _Float32Names:
@@ -152,6 +143,13 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
         self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
+        self._execution = Execution()
+        self._runner: PassRunner | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As in torch (``to``, ``half``, ``cuda``): weights may move, and what was recorded over them goes."""
+        self._runner = None
+        return super()._apply(fn, recurse)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """As in diffusers; the files can be read by whom the system's mask lets."""
@@ -195,25 +193,25 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         teacher_forcing = isinstance(run, TeacherForcing)
         blocks = split_blocks(latents.shape[2], self.config.block_frames, run.first_block_frames)
         layout = ClipLayout(blocks, rows * columns, teacher_forcing)
-        x = self._embed(latents)
+        x = self.embed(latents)
         if isinstance(run, TeacherForcing):
             if run.clean.shape != latents.shape:
                 raise GeometryError(
                     f"The clean clip is {list(run.clean.shape)} but the noisy one {list(latents.shape)}; they must "
                     "match."
                 )
-            x = torch.cat([self._embed(run.clean), x], dim=1)
+            x = torch.cat([self.embed(run.clean), x], dim=1)
             timestep = torch.cat([torch.full_like(timestep, run.context_timestep), timestep], dim=1)
         time = self.time_embedder(timestep)
         # Both copies stand at the same positions.
         rotation = self._rotation([*range(layout.frames)] * len(layout.copies()), rows, columns, x.device)
-        for layer, words in zip(self._stack, prompt.layers, strict=True):
+        for layer, words in zip(self.stack, prompt.layers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, time.layers, words, rotation, layout, use_reentrant=False)
             else:
                 x = layer(x, time.layers, words, rotation, layout)
         noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
-        return self._unpatchify(self.head(noisy, noisy_time), rows, columns)
+        return self.flow_of(noisy, TimeEmbedding(noisy_time, time.layers), rows, columns)
 
     def predict(
         self,
@@ -229,11 +227,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         Raises:
             MemoryMismatchError: memory of another model, batch or size.
         """
-        start = self._start_streaming(latents, timestep, text, memory)
-        x = self._embed(latents)
-        for layer, words, own in zip(self._stack, start.prompt.layers, memory.layers, strict=True):
-            x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.READ)
-        return self._unpatchify(self.head(x, start.time.head), start.rows, start.columns)
+        block = self._start_streaming(latents, timestep, text, memory)
+        return self.runner.predict(self, block, memory)
 
     def commit(
         self,
@@ -244,19 +239,14 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     ) -> None:
         """The cache-update pass over a finished block: every layer's memory is written, nothing is predicted.
 
-        Past the last layer's memory there is nothing to compute. Args and errors as for :meth:`predict`.
+        Args and errors as for :meth:`predict`.
         """
-        start = self._start_streaming(latents, timestep, text, memory)
-        *layers, last = self._stack
-        x = self._embed(latents)
-        for layer, words, own in zip(layers, start.prompt.layers[:-1], memory.layers[:-1], strict=True):
-            x = layer.stream(x, start.time.layers, words, start.rotation, own, Access.COMMIT)
-        last.commit(x, start.time.layers, start.rotation, memory.layers[-1])
-        memory.frames += latents.shape[2]
+        block = self._start_streaming(latents, timestep, text, memory)
+        self.runner.commit(self, block, memory)
 
     def _start_streaming(
         self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache, memory: Memory
-    ) -> "_StreamedBlock":
+    ) -> StreamedBlock:
         prompt, rows, columns = self._checked(latents, timestep, text)
         if not isinstance(memory, Memory):
             raise MemoryMismatchError(
@@ -264,8 +254,9 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         frames = latents.shape[2]
         memory.check(self.identity, latents.shape[0], rows, columns, frames)
+        memory.prepare(frames)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
-        return _StreamedBlock(self.time_embedder(timestep), prompt, rotation, rows, columns)
+        return StreamedBlock(latents, self.time_embedder(timestep), prompt.layers, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
         """The prompt's keys and values, and the token grid."""
@@ -300,7 +291,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
-        layers = tuple(layer.cross_attention.remember(embedded) for layer in self._stack)
+        layers = tuple(layer.cross_attention.remember(embedded) for layer in self.stack)
         return PromptCache(self.identity, layers)
 
     def allocate_memory(
@@ -345,9 +336,30 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 dtype=self.compute_dtype,
                 device=self.patch_embedding.weight.device,
             )
-            for layer in self._stack
+            for layer in self.stack
         )
         return Memory(self.identity, geometry, layers)
+
+    @property
+    def execution(self) -> Execution:
+        """How streaming passes run; training is not concerned. Set it to compile them, or to stop."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        execution.check(self.patch_embedding.weight.device)
+        self._execution, self._runner = execution, None
+
+    @property
+    def runner(self) -> PassRunner:
+        """What runs the streaming passes, made for the device at the first of them; another one may be set."""
+        if self._runner is None:
+            self._runner = self._execution.runner(self.patch_embedding.weight.device)
+        return self._runner
+
+    @runner.setter
+    def runner(self, runner: PassRunner) -> None:
+        self._runner = runner
 
     @property
     def signature(self) -> str:
@@ -368,25 +380,28 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self.patch_embedding.weight.dtype
 
     @property
-    def _stack(self) -> list[TransformerLayer]:
+    def stack(self) -> list[TransformerLayer]:
         return cast(list[TransformerLayer], list(self.layers))
 
-    def _embed(self, latents: Tensor) -> Tensor:
-        return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2)
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, C, F, h, w]`` to tokens ``[B, T, d]``."""
+        # Contiguous, so that the first layer's input looks like that of all others.
+        return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2).contiguous()
 
-    def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
-        return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)
-
-    def _unpatchify(self, values: Tensor, rows: int, columns: int) -> Tensor:
+    def flow_of(self, x: Tensor, time: TimeEmbedding, rows: int, columns: int) -> Tensor:
+        """What the last layer gave ``[B, T, d]`` to the flow ``[B, C, F, h, w]``."""
         patch_rows, patch_columns = self.config.patch_size[1:]
         return rearrange(
-            values,
+            self.head(x, time.head),
             "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)",
             r=rows,
             c=columns,
             pr=patch_rows,
             pc=patch_columns,
         )
+
+    def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
+        return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)
 
     def _check_latents(self, latents: Tensor, timestep: Tensor) -> tuple[int, int, int]:
         if latents.dim() != 5 or not latents.shape[2]:

@@ -4,14 +4,12 @@
 ``triton`` and ``fla`` are kernels for GPUs. The last three compute states alone; outputs then come from ``chunked``.
 """
 
-import os
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, is_installed, requested_backend
+from arl2.kernels.backends import ACCEPTED, DELTA_RULE, announce, is_installed, is_interpreted, requested_backend
 from arl2.kernels.delta_rule import chunked, naive
 from arl2.kernels.delta_rule.operator import gated_delta_state as _operation
 
@@ -75,8 +73,8 @@ def gated_delta_state(
     announce(DELTA_RULE, chosen, reason)
     if chosen == "naive":
         return naive.gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
-    if chosen == "chunked":
-        # Plain torch, with its own gradient: on a CPU nothing is gained by hiding it from autograd and compilers.
+    if chosen == "chunked" and not torch.compiler.is_compiling():
+        # Plain torch, with its own gradient. A compiler is given one operation in place of a loop over all chunks.
         return chunked.gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=initial_state)
     if initial_state is None:
         start = chunked.start_state(k, v, None, chunked.work_dtype(k, v, None))
@@ -101,7 +99,7 @@ def _refusal(backend: str, k: Tensor, initial_state: Tensor | None) -> str:
     """Why a backend cannot do these tensors; empty if it can."""
     if not is_installed(backend):
         return f"the package {_PACKAGES[backend]} is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if is_interpreted():
         return ""  # a test: it computes anything, on the CPU, slowly
     if not k.is_cuda:
         return f"it runs on CUDA devices, not on {k.device.type}"

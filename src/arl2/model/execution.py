@@ -1,0 +1,63 @@
+"""How a model's streaming passes are executed: as written, compiled, or recorded and replayed."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from arl2.errors import ConfigError
+from arl2.model.runner import PassRunner
+
+Compile = Literal["auto", "off", "inductor", "eager"]
+CudaGraphs = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What runs the passes of a model.
+
+    Attributes:
+        compile: ``inductor`` compiles each kind of layer with torch.compile; ``eager`` records its graphs and computes
+            them as they stand, to find faults; ``auto`` compiles nothing: by the count in docs/performance.md there is
+            little left to fuse, and compiling takes longer than a short video.
+        cuda_graphs: whether passes are recorded once and replayed, which needs CUDA. ``auto``: where there is CUDA.
+    """
+
+    compile: Compile = "auto"
+    cuda_graphs: CudaGraphs = "auto"
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("compile", get_args(Compile)), ("cuda_graphs", get_args(CudaGraphs))):
+            if getattr(self, name) not in accepted:
+                raise ConfigError(f"Got {name} {getattr(self, name)!r:.80}; give one of {', '.join(accepted)}.")
+
+    def check(self, device: torch.device) -> None:
+        """Refuse what ``device`` cannot do, before anything is loaded onto it.
+
+        Raises:
+            ConfigError: CUDA graphs without CUDA, or a compiler that is not there.
+        """
+        if self.cuda_graphs == "on" and device.type != "cuda":
+            raise ConfigError(f"CUDA graphs need a CUDA device, not {device.type}; use cuda_graphs 'auto' or 'off'.")
+        if self.compile == "inductor":
+            from arl2.model.compiled import check_compiler  # imports torch's compiler: only when used
+
+            check_compiler(self.compile, device)
+
+    def runner(self, device: torch.device) -> PassRunner:
+        """What runs passes on ``device``.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        self.check(device)
+        layers = PassRunner()
+        if self.compile in ("inductor", "eager"):
+            from arl2.model.compiled import CompiledRunner
+
+            layers = CompiledRunner(self.compile, device)
+        if device.type != "cuda" or self.cuda_graphs == "off":
+            return layers
+        from arl2.model.graphed import CudaGraphs, GraphedRunner
+
+        return GraphedRunner(layers, CudaGraphs(), is_required=self.cuda_graphs == "on")

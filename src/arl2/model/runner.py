@@ -1,0 +1,83 @@
+"""How the two streaming passes run: layer after layer, as written here, or compiled, or replayed."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from arl2.attention.cross import CrossAttentionCache
+from arl2.attention.kind import Access
+from arl2.attention.layer_memory import LayerMemory
+from arl2.attention.memory import Memory
+from arl2.kernels.rope import Rotation
+from arl2.model.embeddings import TimeEmbedding
+from arl2.model.layer import TransformerLayer
+
+if TYPE_CHECKING:
+    from arl2.model.transformer import CausalWanTransformer3DModel
+
+
+class StreamedBlock(NamedTuple):
+    """One block as a streaming pass takes it: all that is no tensor has been checked and counted.
+
+    Attributes:
+        latents: ``[B, C, F, h, w]``.
+        time: what its timesteps became.
+        words: the prompt's cross-attention keys and values, one a layer.
+        rotation: of its positions.
+        rows, columns: token grid.
+    """
+
+    latents: Tensor
+    time: TimeEmbedding
+    words: Sequence[CrossAttentionCache]
+    rotation: Rotation
+    rows: int
+    columns: int
+
+    @property
+    def frames(self) -> int:
+        """Latent frames."""
+        return self.latents.shape[2]
+
+
+class PassRunner:
+    """Runs the layers one after the other, as they are."""
+
+    def predict(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> Tensor:
+        """The flow of a block ``[B, C, F, h, w]``; memory is read."""
+        x = model.embed(block.latents)
+        for layer, words, own in zip(model.stack, block.words, memory.layers, strict=True):
+            x = self.stream(layer, x, block.time.layers, words, block.rotation, own, Access.READ)
+        return model.flow_of(x, block.time, block.rows, block.columns)
+
+    def commit(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
+        """Write every layer's memory, and count the block."""
+        self.write_all(model, block, memory)
+        memory.advance(block.frames)
+
+    def write_all(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
+        """What a cache-update pass does with tensors. Past the last layer's memory there is nothing to compute."""
+        memory.is_whole = False
+        *layers, last = model.stack
+        x = model.embed(block.latents)
+        for layer, words, own in zip(layers, block.words[:-1], memory.layers[:-1], strict=True):
+            x = self.stream(layer, x, block.time.layers, words, block.rotation, own, Access.COMMIT)
+        self.write(last, x, block.time.layers, block.rotation, memory.layers[-1])
+
+    def stream(
+        self,
+        layer: TransformerLayer,
+        x: Tensor,
+        time: Tensor,
+        words: CrossAttentionCache,
+        rotation: Rotation,
+        memory: LayerMemory,
+        access: Access,
+    ) -> Tensor:
+        """One layer over a block; see :meth:`TransformerLayer.stream`."""
+        return layer.stream(x, time, words, rotation, memory, access)
+
+    def write(self, layer: TransformerLayer, x: Tensor, time: Tensor, rotation: Rotation, memory: LayerMemory) -> None:
+        """A layer's memory alone; see :meth:`TransformerLayer.commit`."""
+        layer.commit(x, time, rotation, memory)
