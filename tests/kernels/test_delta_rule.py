@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arl2.errors import ConfigError
-from arl2.kernels.backends import announce, use_backends
+from arl2.kernels.backends import use_backends
 from arl2.kernels.delta_rule import BACKENDS, gated_delta_rule, gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
 from support import relative

@@ -124,7 +124,9 @@ def read_state(
     """
     scale = q.shape[-1] ** -0.5
     if q.is_cuda and q.dtype.itemsize < 4 and not torch.is_grad_enabled():
-        return torch.einsum("bthk,bhkv->bthv", q, (scale * state).to(q.dtype))
+        # Scaled and rounded in one kernel.
+        rounded = torch.mul(state, scale, out=torch.empty_like(state, dtype=q.dtype))
+        return torch.einsum("bthk,bhkv->bthv", q, rounded)
     return scale * torch.einsum("bthk,bhkv->bthv", q.to(state.dtype), state)
 
 

@@ -55,18 +55,20 @@ class CompiledRunner(PassRunner):
         self,
         layer: TransformerLayer,
         x: Tensor,
-        time: Tensor,
+        modulations: Tensor,
         words: CrossAttentionCache,
         rotation: Rotation,
         memory: LayerMemory,
         access: Access,
     ) -> Tensor:
         run = self._stream if _is_fixed(memory) else TransformerLayer.stream
-        return self._explained(run, layer, x, time, words, rotation, memory, access)
+        return self._explained(run, layer, x, modulations, words, rotation, memory, access)
 
-    def write(self, layer: TransformerLayer, x: Tensor, time: Tensor, rotation: Rotation, memory: LayerMemory) -> None:
+    def write(
+        self, layer: TransformerLayer, x: Tensor, modulations: Tensor, rotation: Rotation, memory: LayerMemory
+    ) -> None:
         run = self._write if _is_fixed(memory) else TransformerLayer.commit
-        self._explained(run, layer, x, time, rotation, memory)
+        self._explained(run, layer, x, modulations, rotation, memory)
 
     def _explained(self, run: Callable[..., Any], *given: Any) -> Any:
         try:

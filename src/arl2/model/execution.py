@@ -1,15 +1,17 @@
 """How a model's streaming passes are executed: as written, compiled, or recorded and replayed."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from arl2.errors import ConfigError
-from arl2.model.runner import PassRunner
+
+if TYPE_CHECKING:  # options are read before torch is
+    import torch
+
+    from arl2.model.runner import PassRunner
 
 Compile = Literal["auto", "off", "inductor", "eager"]
-CudaGraphs = Literal["auto", "on", "off"]
+Graphs = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,14 @@ class Execution:
     """
 
     compile: Compile = "auto"
-    cuda_graphs: CudaGraphs = "auto"
+    cuda_graphs: Graphs = "auto"
 
     def __post_init__(self) -> None:
-        for name, accepted in (("compile", get_args(Compile)), ("cuda_graphs", get_args(CudaGraphs))):
+        for name, accepted in (("compile", get_args(Compile)), ("cuda_graphs", get_args(Graphs))):
             if getattr(self, name) not in accepted:
                 raise ConfigError(f"Got {name} {getattr(self, name)!r:.80}; give one of {', '.join(accepted)}.")
 
-    def check(self, device: torch.device) -> None:
+    def check(self, device: "torch.device") -> None:
         """Refuse what ``device`` cannot do, before anything is loaded onto it.
 
         Raises:
@@ -44,19 +46,23 @@ class Execution:
 
             check_compiler(self.compile, device)
 
-    def runner(self, device: torch.device) -> PassRunner:
+    def runner(self, device: "torch.device") -> "PassRunner":
         """What runs passes on ``device``.
 
         Raises:
             ConfigError: as :meth:`check`.
         """
         self.check(device)
+        from arl2.model.runner import PassRunner
+
         layers = PassRunner()
         if self.compile in ("inductor", "eager"):
             from arl2.model.compiled import CompiledRunner
 
             layers = CompiledRunner(self.compile, device)
-        if device.type != "cuda" or self.cuda_graphs == "off":
+        import torch
+
+        if self.cuda_graphs == "off" or device.type != "cuda" or not torch.cuda.is_available():
             return layers
         from arl2.model.graphed import CudaGraphs, GraphedRunner
 

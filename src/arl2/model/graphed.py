@@ -9,7 +9,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, MemoryMismatchError
 from arl2.kernels.backends import is_default
-from arl2.model.embeddings import TimeEmbedding
 from arl2.model.runner import PassRunner, StreamedBlock
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,7 @@ class RecordingError(Exception):
     """A pass cannot be recorded; the message says why."""
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Records what runs on a device."""
 
@@ -180,13 +180,12 @@ class _Seat:
     def take(self, block: StreamedBlock, memory: Memory) -> None:
         """Copy in what has changed since the last pass."""
         own = self._block
-        own.latents.copy_(block.latents)
-        for kept, given in zip((*own.time, own.rotation.cos, own.rotation.sin), _of_position(block), strict=True):
+        for kept, given in zip(_of_pass(own), _of_pass(block), strict=True):
             kept.copy_(given)
         if block.words is not self._words:
-            for kept, given in zip(own.words, block.words, strict=True):
-                kept.k.copy_(given.k)
-                kept.v.copy_(given.v)
+            for words, theirs in zip(own.words, block.words, strict=True):
+                words.k.copy_(theirs.k)
+                words.v.copy_(theirs.v)
             self._words = block.words
         if self._sitting is None or self._sitting[0]() is not memory or self._sitting[1] != _versions(memory):
             self._memory.restore(memory.views(), memory.facts())
@@ -243,7 +242,8 @@ def _is_repeated(block: StreamedBlock, memory: Memory) -> bool:
 def _own_copy(block: StreamedBlock) -> StreamedBlock:
     return StreamedBlock(
         block.latents.clone(),
-        TimeEmbedding(*(x.clone() for x in block.time)),
+        block.time.clone(),
+        block.modulations.clone(),
         [CrossAttentionCache(one.k.clone(), one.v.clone()) for one in block.words],
         block.rotation.clone(),
         block.rows,
@@ -251,8 +251,9 @@ def _own_copy(block: StreamedBlock) -> StreamedBlock:
     )
 
 
-def _of_position(block: StreamedBlock) -> tuple[Tensor, ...]:
-    return (*block.time, block.rotation.cos, block.rotation.sin)
+def _of_pass(block: StreamedBlock) -> tuple[Tensor, ...]:
+    """What is another one in every pass."""
+    return block.latents, block.time, block.modulations, block.rotation.cos, block.rotation.sin
 
 
 def _versions(memory: Memory) -> list[object]:

@@ -3,6 +3,7 @@
 Legend: B batch, F frames, S tokens a frame, T = F S tokens, d width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,26 +81,30 @@ class TransformerLayer(nn.Module):
     def stream(
         self,
         x: Float[Tensor, "batch tokens width"],
-        time: Float[Tensor, "batch frames 6 width"],
+        modulations: Float[Tensor, "batch frames 6 width"],
         text: CrossAttentionCache,
         rotation: Rotation,
         memory: LayerMemory,
         access: Access,
     ) -> Float[Tensor, "batch tokens width"]:
-        """One block, reading (and on ``COMMIT`` then writing) this layer's memory."""
-        local, mixing = self._modulations(time)
+        """One block, reading (and on ``COMMIT`` then writing) this layer's memory.
+
+        Args:
+            modulations: of this layer; :func:`modulations_of` makes those of all layers at once.
+        """
+        local, mixing = _split(modulations)
         attended = self.self_attention.stream(self._modulated(x, local), rotation, memory, access)
         return self._rest(gated_sum(x, attended, local.gate), text, mixing)
 
     def commit(
         self,
         x: Float[Tensor, "batch tokens width"],
-        time: Float[Tensor, "batch frames 6 width"],
+        modulations: Float[Tensor, "batch frames 6 width"],
         rotation: Rotation,
         memory: LayerMemory,
     ) -> None:
         """Write this layer's memory and compute nothing else (the last layer of a cache-update pass)."""
-        local, _ = self._modulations(time)
+        local, _ = _split(modulations)
         self.self_attention.commit(self._modulated(x, local), rotation, memory)
 
     def forward(
@@ -111,7 +116,7 @@ class TransformerLayer(nn.Module):
         layout: ClipLayout,
     ) -> Float[Tensor, "batch tokens width"]:
         """A whole clip in parallel (training); equal to streaming its blocks."""
-        local, mixing = self._modulations(time)
+        local, mixing = _split(self.modulation.float() + time)
         attended = self.self_attention(self._modulated(x, local), rotation, layout)
         return self._rest(gated_sum(x, attended, local.gate), text, mixing)
 
@@ -119,13 +124,21 @@ class TransformerLayer(nn.Module):
         x = x + self.cross_attention(self.cross_norm(x), text)
         return gated_sum(x, self.ffn(self._modulated(x, mixing)), mixing.gate)
 
-    def _modulations(self, time: Tensor) -> tuple[Modulation, Modulation]:
-        """For self-attention and for the feed-forward."""
-        six = (self.modulation.float() + time)[:, :, None].unbind(-2)
-        return Modulation(*six[:3]), Modulation(*six[3:])
-
     def _modulated(self, x: Tensor, by: Modulation) -> Tensor:
         return modulated(x, by.shift, by.scale, self.eps)
+
+
+def modulations_of(
+    layers: Sequence[TransformerLayer], time: Float[Tensor, "batch frames 6 width"]
+) -> Float[Tensor, "layers batch frames 6 width"]:
+    """What the timesteps of a block become for each layer, in two kernels for all of them."""
+    return torch.stack([layer.modulation.float() for layer in layers])[:, None, None] + time
+
+
+def _split(modulations: Tensor) -> tuple[Modulation, Modulation]:
+    """For self-attention and for the feed-forward."""
+    six = modulations[:, :, None].unbind(-2)
+    return Modulation(*six[:3]), Modulation(*six[3:])
 
 
 class FlowHead(nn.Module):

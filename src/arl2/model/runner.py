@@ -10,7 +10,6 @@ from arl2.attention.kind import Access
 from arl2.attention.layer_memory import LayerMemory
 from arl2.attention.memory import Memory
 from arl2.kernels.rope import Rotation
-from arl2.model.embeddings import TimeEmbedding
 from arl2.model.layer import TransformerLayer
 
 if TYPE_CHECKING:
@@ -22,14 +21,16 @@ class StreamedBlock(NamedTuple):
 
     Attributes:
         latents: ``[B, C, F, h, w]``.
-        time: what its timesteps became.
+        time: what its timesteps became for the head ``[B, F, d]``.
+        modulations: and for each layer ``[L, B, F, 6, d]``.
         words: the prompt's cross-attention keys and values, one a layer.
         rotation: of its positions.
         rows, columns: token grid.
     """
 
     latents: Tensor
-    time: TimeEmbedding
+    time: Tensor
+    modulations: Tensor
     words: Sequence[CrossAttentionCache]
     rotation: Rotation
     rows: int
@@ -47,8 +48,8 @@ class PassRunner:
     def predict(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> Tensor:
         """The flow of a block ``[B, C, F, h, w]``; memory is read."""
         x = model.embed(block.latents)
-        for layer, words, own in zip(model.stack, block.words, memory.layers, strict=True):
-            x = self.stream(layer, x, block.time.layers, words, block.rotation, own, Access.READ)
+        for layer, by, words, own in zip(model.stack, block.modulations, block.words, memory.layers, strict=True):
+            x = self.stream(layer, x, by, words, block.rotation, own, Access.READ)
         return model.flow_of(x, block.time, block.rows, block.columns)
 
     def commit(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
@@ -59,25 +60,28 @@ class PassRunner:
     def write_all(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
         """What a cache-update pass does with tensors. Past the last layer's memory there is nothing to compute."""
         memory.is_whole = False
-        *layers, last = model.stack
         x = model.embed(block.latents)
-        for layer, words, own in zip(layers, block.words[:-1], memory.layers[:-1], strict=True):
-            x = self.stream(layer, x, block.time.layers, words, block.rotation, own, Access.COMMIT)
-        self.write(last, x, block.time.layers, block.rotation, memory.layers[-1])
+        *layers, last = zip(model.stack, block.modulations, block.words, memory.layers, strict=True)
+        for layer, by, words, own in layers:
+            x = self.stream(layer, x, by, words, block.rotation, own, Access.COMMIT)
+        layer, by, _, own = last
+        self.write(layer, x, by, block.rotation, own)
 
     def stream(
         self,
         layer: TransformerLayer,
         x: Tensor,
-        time: Tensor,
+        modulations: Tensor,
         words: CrossAttentionCache,
         rotation: Rotation,
         memory: LayerMemory,
         access: Access,
     ) -> Tensor:
         """One layer over a block; see :meth:`TransformerLayer.stream`."""
-        return layer.stream(x, time, words, rotation, memory, access)
+        return layer.stream(x, modulations, words, rotation, memory, access)
 
-    def write(self, layer: TransformerLayer, x: Tensor, time: Tensor, rotation: Rotation, memory: LayerMemory) -> None:
+    def write(
+        self, layer: TransformerLayer, x: Tensor, modulations: Tensor, rotation: Rotation, memory: LayerMemory
+    ) -> None:
         """A layer's memory alone; see :meth:`TransformerLayer.commit`."""
-        layer.commit(x, time, rotation, memory)
+        layer.commit(x, modulations, rotation, memory)

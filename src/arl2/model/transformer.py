@@ -26,9 +26,9 @@ from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
 from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
-from arl2.model.embeddings import TextEmbedder, TimeEmbedder, TimeEmbedding
+from arl2.model.embeddings import TextEmbedder, TimeEmbedder
 from arl2.model.execution import Execution
-from arl2.model.layer import FlowHead, TransformerLayer
+from arl2.model.layer import FlowHead, TransformerLayer, modulations_of
 from arl2.model.passes import ParallelPass, TeacherForcing
 from arl2.model.runner import PassRunner, StreamedBlock
 
@@ -211,7 +211,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             else:
                 x = layer(x, time.layers, words, rotation, layout)
         noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
-        return self.flow_of(noisy, TimeEmbedding(noisy_time, time.layers), rows, columns)
+        return self.flow_of(noisy, noisy_time, rows, columns)
 
     def predict(
         self,
@@ -256,7 +256,9 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         memory.check(self.identity, latents.shape[0], rows, columns, frames)
         memory.prepare(frames)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
-        return StreamedBlock(latents, self.time_embedder(timestep), prompt.layers, rotation, rows, columns)
+        time = self.time_embedder(timestep)
+        modulations = modulations_of(self.stack, time.layers)
+        return StreamedBlock(latents, time.head, modulations, prompt.layers, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
         """The prompt's keys and values, and the token grid."""
@@ -342,12 +344,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
     @property
     def execution(self) -> Execution:
-        """How streaming passes run; training is not concerned. Set it to compile them, or to stop."""
+        """How streaming passes run; training is not concerned. Set it to change that from the next pass on."""
         return self._execution
 
     @execution.setter
     def execution(self, execution: Execution) -> None:
-        execution.check(self.patch_embedding.weight.device)
         self._execution, self._runner = execution, None
 
     @property
@@ -388,17 +389,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         # Contiguous, so that the first layer's input looks like that of all others.
         return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2).contiguous()
 
-    def flow_of(self, x: Tensor, time: TimeEmbedding, rows: int, columns: int) -> Tensor:
-        """What the last layer gave ``[B, T, d]`` to the flow ``[B, C, F, h, w]``."""
+    def flow_of(self, x: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
+        """What the last layer gave ``[B, T, d]``, and the timesteps' ``[B, F, d]``, to the flow ``[B, C, F, h, w]``."""
         patch_rows, patch_columns = self.config.patch_size[1:]
-        return rearrange(
-            self.head(x, time.head),
-            "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)",
-            r=rows,
-            c=columns,
-            pr=patch_rows,
-            pc=patch_columns,
-        )
+        sizes = {"r": rows, "c": columns, "pr": patch_rows, "pc": patch_columns}
+        return rearrange(self.head(x, time), "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", **sizes)
 
     def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
         return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)

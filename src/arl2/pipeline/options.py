@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from arl2.errors import ConfigError
+from arl2.model.execution import Compile, Execution, Graphs
 from arl2.model.settings import finite, whole
 from arl2.pipeline.registry import default_model
 from arl2.streams.options import SamplingOptions as SamplingOptions
@@ -39,6 +40,9 @@ class ModelSource:
         lora_alpha: LoRA alpha of a published hybrid checkpoint, which no file says (default: 32).
         dtype: Precision to compute in (default: bfloat16 for large models on a GPU that has it, else float32).
         device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
+        compile: Whether layers are compiled with torch.compile: inductor, eager (records graphs and computes them as
+            they stand, to find faults), or off; auto is off.
+        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA.
     """
 
     model: str | None = None
@@ -53,6 +57,8 @@ class ModelSource:
     lora_alpha: float | None = None
     dtype: Dtype | None = None
     device: str | None = "auto"
+    compile: Compile = "auto"
+    cuda_graphs: Graphs = "auto"
 
     def __post_init__(self) -> None:
         for name in ("weights", "base", "vae", "text_encoder", "config"):
@@ -67,6 +73,7 @@ class ModelSource:
                 object.__setattr__(self, name, str(value.absolute()))  # a path is never a model's name
             elif value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ConfigError(f"Got {name} {value!r:.80}; give text.")
+        _ = self.execution
         for name, accepted in (("dtype", get_args(Dtype)), ("weights_branch", get_args(WeightsBranch))):
             value = getattr(self, name)
             if value is not None and value not in accepted:
@@ -77,6 +84,11 @@ class ModelSource:
             raise ConfigError(f"Got hybrid_layers {self.hybrid_layers!r:.80}; give layer numbers, such as [0, 1].")
         layers = tuple(whole("hybrid_layers", layer, least=0) for layer in self.hybrid_layers)
         object.__setattr__(self, "hybrid_layers", layers)
+
+    @property
+    def execution(self) -> Execution:
+        """How its passes run."""
+        return Execution(compile=self.compile, cuda_graphs=self.cuda_graphs)
 
     @property
     def name(self) -> str:

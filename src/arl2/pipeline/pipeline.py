@@ -15,6 +15,7 @@ from torch import Tensor
 
 from arl2.errors import ConfigError, GeometryError, suggestion
 from arl2.geometry import count_blocks
+from arl2.model.execution import Compile, Graphs
 from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, whole
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -139,6 +140,8 @@ class ARL2Pipeline(DiffusionPipeline):
         decoder: Path | None = None,
         vae: Path | None = None,
         text_encoder: Path | None = None,
+        compile: Compile = "auto",
+        cuda_graphs: Graphs = "auto",
     ) -> "ARL2Pipeline":
         """Load a named model, a folder that ``save_pretrained`` wrote, or published parts, which must fit into memory.
 
@@ -149,6 +152,7 @@ class ARL2Pipeline(DiffusionPipeline):
             torch_dtype: of transformer and codec; a few parameters of the transformer are float32 in any case.
             weights, base, config, decoder: of published parts; see :class:`arl2.pipeline.options.ModelSource`.
             vae, text_encoder: files or folders to use instead of the model's or the base's.
+            compile, cuda_graphs: how passes run; see :class:`arl2.model.execution.Execution`.
 
         Raises:
             CheckpointError: no such model, or one that is not complete.
@@ -164,8 +168,12 @@ class ARL2Pipeline(DiffusionPipeline):
             text_encoder=None if text_encoder is None else Path(text_encoder),
             config=config,
             decoder=None if decoder is None else str(decoder),
+            compile=compile,
+            cuda_graphs=cuda_graphs,
         )
-        return cls.from_components(load_components(source, dtype=torch_dtype))
+        pipe = cls.from_components(load_components(source, dtype=torch_dtype))
+        pipe.transformer.execution = source.execution
+        return pipe
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None

@@ -37,6 +37,7 @@ def open_pipeline(
     """
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
+    source.execution.check(torch.device(device))
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
     settings = loaded.settings
@@ -47,4 +48,7 @@ def open_pipeline(
         logger.warning("%s", told)
     sized = replace(settings, height=height, width=width)
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
-    return pipe if device == "cpu" else pipe.to(device)
+    if device != "cpu":
+        pipe.to(device)
+    pipe.transformer.execution = source.execution
+    return pipe

@@ -1,0 +1,72 @@
+"""Compiled passes beside plain ones, in a process of its own: checks of annotations cannot be compiled.
+
+Prints one JSON object.
+"""
+
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+
+from arl2.kernels.backends import use_backends
+from arl2.model.execution import Execution
+from arl2.model.transformer import CausalWanTransformer3DModel
+from support import randn, tiny_model
+
+BLOCKS, WINDOW_FULL = 7, 2  # from block 2 on a window of 6 is full
+
+
+def graphs() -> int:
+    """Compiled so far, in this process."""
+    return counters["stats"]["unique_graphs"]
+
+
+def streamed(model: CausalWanTransformer3DModel, batch: int = 1, width: int = 6) -> Iterator[tuple[Any, ...]]:
+    """Block after block: the flow of its denoising passes, and the memory after it."""
+    memory, text = model.allocate_memory(batch=batch, height=4, width=width), randn(batch, 5, 10)
+    for i in range(BLOCKS):
+        if i == 4:
+            text = randn(batch, 5, 10, seed=9)
+        if i == 5:
+            memory = memory.clone()
+        x = randn(batch, 3, 2, 4, width, seed=i)
+        flows = [model.predict(x, torch.full((batch, 2), t), text, memory) for t in (900.0, 400.0)]
+        model.commit(x, torch.zeros(batch, 2), text, memory)
+        yield torch.stack(flows), memory.fingerprint(), graphs()
+
+
+def compare(plan: str, **changes: Any) -> dict[str, Any]:
+    """A plain model and a compiled one over the same blocks."""
+    plain = tiny_model(plan, window=6, **changes)
+    compiled = copy.deepcopy(plain)
+    compiled.execution = Execution(compile="eager")
+    before = graphs()
+    pairs = list(zip(streamed(plain), streamed(compiled), strict=True))
+    after = [theirs[2] - before for _, theirs in pairs]
+    return {
+        "same bits": all(torch.equal(ours[0], theirs[0]) and ours[1] == theirs[1] for ours, theirs in pairs),
+        "graphs": after[-1],
+        "graphs after the window was full": after[-1] - after[WINDOW_FULL],
+        "another batch and width": len(list(streamed(compiled, batch=2, width=8))),
+        "breaks": sum(counters["graph_break"].values()),
+    }
+
+
+def main() -> None:
+    with torch.no_grad():
+        found = {plan: compare(plan) for plan in ("HSHS", "HH", "SS")}
+        found["ranks"] = compare("HS", state_rank=0, ffn_rank=0)
+        model = tiny_model("HH")
+        model.execution = Execution(compile="eager")
+        before = graphs()
+        with use_backends(attention="naive"):
+            found["graphs within use_backends"] = len(list(streamed(model))) - BLOCKS + graphs() - before
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
