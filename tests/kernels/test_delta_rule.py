@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arl2.errors import ConfigError
+from arl2.kernels import backends as choices
 from arl2.kernels.backends import use_backends
 from arl2.kernels.delta_rule import BACKENDS, gated_delta_rule, gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
@@ -235,7 +236,7 @@ def test_a_backend_can_be_chosen_around_a_call():
 
 
 def test_the_choice_is_logged_once(caplog):
-    backends._announced.cache_clear()
+    choices._announced.cache_clear()
     with caplog.at_level("INFO", logger="arl2.kernels"):
         for _ in range(3):
             gated_delta_state(**without_queries(case(0, 3)))

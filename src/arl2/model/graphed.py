@@ -9,7 +9,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,12 +18,9 @@ from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, MemoryMismatchError
 from arl2.kernels.backends import is_default
-from arl2.model.runner import PassRunner, StreamedBlock
+from arl2.model.runner import LayeredModel, PassRunner, StreamedBlock
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from arl2.model.transformer import CausalWanTransformer3DModel
 
 
 class RecordingError(Exception):
@@ -88,7 +85,7 @@ class GraphedRunner(PassRunner):
         """For a copy of the model: graphs are of the weights that they were recorded over."""
         return GraphedRunner(self._inner, self._recorder, is_required=self._is_required)
 
-    def predict(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> Tensor:
+    def predict(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> Tensor:
         if self._is_refused or not _is_repeated(block, memory):
             return self._inner.predict(model, block, memory)
         with self._lock:
@@ -99,7 +96,7 @@ class GraphedRunner(PassRunner):
                 self._refuse(error)
         return self._inner.predict(model, block, memory)
 
-    def commit(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
+    def commit(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> None:
         if self._is_refused or not _is_repeated(block, memory):
             self._inner.commit(model, block, memory)
             return
@@ -113,7 +110,7 @@ class GraphedRunner(PassRunner):
                 self._refuse(error)
         self._inner.commit(model, block, memory)
 
-    def _seated(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> "_Seat":
+    def _seated(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> "_Seat":
         """The seat, with this block and memory on it."""
         if self._seat is None or not self._seat.fits(model, block, memory):
             self._seat = None  # its memory is free before the next is made
@@ -139,7 +136,7 @@ class _Shapes(NamedTuple):
     weights: int
 
     @staticmethod
-    def of(model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> "_Shapes":
+    def of(model: LayeredModel, block: StreamedBlock, memory: Memory) -> "_Shapes":
         held = tuple((name, x.shape, x.dtype) for name, x in memory.views().items())
         latents = (block.latents.shape, block.latents.dtype, block.latents.device)
         # What is a list (which frame lies where) changes from block to block; what is not is a setting.
@@ -147,7 +144,7 @@ class _Shapes(NamedTuple):
             {name: value for name, value in own.items() if not isinstance(value, list)}
             for own in memory.facts()["layers"]
         ]
-        where = model.patch_embedding.weight.data_ptr()
+        where = model.place
         return _Shapes(latents, block.words[0].k.shape, held, str(facts), where)
 
 
@@ -156,7 +153,7 @@ class _Seat:
 
     def __init__(
         self,
-        model: "CausalWanTransformer3DModel",
+        model: LayeredModel,
         block: StreamedBlock,
         memory: Memory,
         inner: PassRunner,
@@ -173,7 +170,7 @@ class _Seat:
         self._commit: Callable[[], None] | None = None
         self._flow: Tensor | None = None
 
-    def fits(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> bool:
+    def fits(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> bool:
         """Whether the recorded passes are those of this model, block and memory."""
         return self._model() is model and self._shapes == _Shapes.of(model, block, memory)
 
@@ -222,7 +219,7 @@ class _Seat:
     def _run_commit(self) -> None:
         self._inner.write_all(self._own_model(), self._block, self._memory)
 
-    def _own_model(self) -> "CausalWanTransformer3DModel":
+    def _own_model(self) -> LayeredModel:
         model = self._model()
         if model is None:
             raise MemoryMismatchError("The model of these recorded passes is gone; make the pipeline again.")

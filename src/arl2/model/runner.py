@@ -1,7 +1,7 @@
 """How the two streaming passes run: layer after layer, as written here, or compiled, or replayed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,8 +12,24 @@ from arl2.attention.memory import Memory
 from arl2.kernels.rope import Rotation
 from arl2.model.layer import TransformerLayer
 
-if TYPE_CHECKING:
-    from arl2.model.transformer import CausalWanTransformer3DModel
+
+@runtime_checkable
+class LayeredModel(Protocol):
+    """What a runner needs of the transformer."""
+
+    @property
+    def stack(self) -> list[TransformerLayer]:
+        """Its layers, in order."""
+
+    @property
+    def place(self) -> int:
+        """An address that changes when its weights move."""
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, C, F, h, w]`` to tokens ``[B, T, d]``."""
+
+    def flow_of(self, x: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
+        """What the last layer gave, and the timesteps' ``[B, F, d]``, to the flow ``[B, C, F, h, w]``."""
 
 
 class StreamedBlock(NamedTuple):
@@ -45,19 +61,19 @@ class StreamedBlock(NamedTuple):
 class PassRunner:
     """Runs the layers one after the other, as they are."""
 
-    def predict(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> Tensor:
+    def predict(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> Tensor:
         """The flow of a block ``[B, C, F, h, w]``; memory is read."""
         x = model.embed(block.latents)
         for layer, by, words, own in zip(model.stack, block.modulations, block.words, memory.layers, strict=True):
             x = self.stream(layer, x, by, words, block.rotation, own, Access.READ)
         return model.flow_of(x, block.time, block.rows, block.columns)
 
-    def commit(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
+    def commit(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> None:
         """Write every layer's memory, and count the block."""
         self.write_all(model, block, memory)
         memory.advance(block.frames)
 
-    def write_all(self, model: "CausalWanTransformer3DModel", block: StreamedBlock, memory: Memory) -> None:
+    def write_all(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> None:
         """What a cache-update pass does with tensors. Past the last layer's memory there is nothing to compute."""
         memory.is_whole = False
         x = model.embed(block.latents)

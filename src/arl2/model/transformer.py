@@ -384,13 +384,15 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def stack(self) -> list[TransformerLayer]:
         return cast(list[TransformerLayer], list(self.layers))
 
+    @property
+    def place(self) -> int:
+        return self.patch_embedding.weight.data_ptr()
+
     def embed(self, latents: Tensor) -> Tensor:
-        """Latents ``[B, C, F, h, w]`` to tokens ``[B, T, d]``."""
         # Contiguous, so that the first layer's input looks like that of all others.
         return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2).contiguous()
 
     def flow_of(self, x: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
-        """What the last layer gave ``[B, T, d]``, and the timesteps' ``[B, F, d]``, to the flow ``[B, C, F, h, w]``."""
         patch_rows, patch_columns = self.config.patch_size[1:]
         sizes = {"r": rows, "c": columns, "pr": patch_rows, "pc": patch_columns}
         return rearrange(self.head(x, time), "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", **sizes)
