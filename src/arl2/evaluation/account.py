@@ -141,11 +141,11 @@ class _Whole(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             q, k, v = args[:3]
-            # As the fused kernels do: the strides of the queries, so that heads need no copy to be joined.
-            out = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty(*q.shape[:-1], v.shape[-1])
-            flops = 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-            self.account.note("attention", kernels=1, moved=_bytes([q, k, v, out]), flops=flops)
-            return out
+            return _FusedAttention.apply(self.account, q, k, v)
+        if func is Tensor.backward and not any(value is not None and value is not False for value in kwargs.values()):
+            # What is computed again on the way back is counted as what was computed on the way there.
+            with _Whole(self.account):
+                return torch.autograd.backward(*args)
         if func is F.rms_norm and not torch.is_grad_enabled():
             x, *rest = args
             weight = kwargs.get("weight", rest[1] if len(rest) > 1 else None)
@@ -154,6 +154,26 @@ class _Whole(TorchFunctionMode):
             self.account.note("rms_norm", kernels=1, moved=_bytes(read), flops=0)
             return out
         return func(*args, **kwargs)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """One kernel forward, and three for the gradients, which compute the scores again: 5 products for 2."""
+
+    @staticmethod
+    def forward(ctx: Any, account: Account, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # As the fused kernels do: the strides of the queries, so that heads need no copy to be joined.
+        out = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.flops = 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        ctx.account, ctx.moved = account, _bytes([q, k, v, out])
+        ctx.save_for_backward(q, k, v)
+        account.note("attention", kernels=1, moved=ctx.moved, flops=ctx.flops)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        q, k, v = ctx.saved_tensors
+        ctx.account.note("attention", kernels=3, moved=2 * ctx.moved + _bytes([of_out]), flops=5 * ctx.flops // 2)
+        return None, torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 class _Dispatched(TorchDispatchMode):

@@ -7,14 +7,16 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 
 from arl2.errors import ConfigError
 
+T = TypeVar("T")
 logger = logging.getLogger("arl2.kernels")
 
 DELTA_RULE, ATTENTION, ELEMENTWISE = "gated delta rule", "softmax attention", "norms and gates"
@@ -45,6 +47,24 @@ def use_backends(*, delta_rule: str = "auto", attention: str = "auto", elementwi
         yield
     finally:
         _requested.reset(token)
+
+
+def keeping_backends(run: Callable[..., T]) -> Callable[..., T]:
+    """``run`` with the backends that are requested here, wherever it is called.
+
+    For what autograd computes again: on a GPU its backward pass has a thread of its own, which knows of no request.
+    """
+    requested = _requested.get()
+
+    @functools.wraps(run)
+    def within(*given: Any, **named: Any) -> T:
+        token = _requested.set(requested)
+        try:
+            return run(*given, **named)
+        finally:
+            _requested.reset(token)
+
+    return within
 
 
 def requested_backend(operation: str, backend: str) -> str:

@@ -144,7 +144,7 @@ class _Shapes(NamedTuple):
             {name: value for name, value in own.items() if not isinstance(value, list)}
             for own in memory.facts()["layers"]
         ]
-        where = model.place
+        where = model.weights_address()
         return _Shapes(latents, block.words[0].k.shape, held, str(facts), where)
 
 

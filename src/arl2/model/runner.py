@@ -21,9 +21,8 @@ class LayeredModel(Protocol):
     def stack(self) -> list[TransformerLayer]:
         """Its layers, in order."""
 
-    @property
-    def place(self) -> int:
-        """An address that changes when its weights move."""
+    def weights_address(self) -> int:
+        """Another one when its weights have moved."""
 
     def embed(self, latents: Tensor) -> Tensor:
         """Latents ``[B, C, F, h, w]`` to tokens ``[B, T, d]``."""

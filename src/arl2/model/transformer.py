@@ -24,6 +24,7 @@ from arl2.attention.plan import all_kinds
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
+from arl2.kernels.backends import keeping_backends
 from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder
@@ -207,7 +208,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         rotation = self._rotation([*range(layout.frames)] * len(layout.copies()), rows, columns, x.device)
         for layer, words in zip(self.stack, prompt.layers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, time.layers, words, rotation, layout, use_reentrant=False)
+                x = checkpoint(keeping_backends(layer), x, time.layers, words, rotation, layout, use_reentrant=False)
             else:
                 x = layer(x, time.layers, words, rotation, layout)
         noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
@@ -384,8 +385,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def stack(self) -> list[TransformerLayer]:
         return cast(list[TransformerLayer], list(self.layers))
 
-    @property
-    def place(self) -> int:
+    def weights_address(self) -> int:
         return self.patch_embedding.weight.data_ptr()
 
     def embed(self, latents: Tensor) -> Tensor:

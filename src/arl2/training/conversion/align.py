@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from arl2.attention.layout import ClipLayout
 from arl2.attention.plan import converted_layers
 from arl2.errors import GeometryError
+from arl2.kernels.backends import keeping_backends
 from arl2.model.layer import TransformerLayer
 from arl2.model.passes import TeacherForcing
 from arl2.training.conversion.batches import ClipBatch, TrainingClips
@@ -75,7 +76,7 @@ class AlignTask(ConversionTask[AlignConfig]):
             self.teacher.model(noisy.noisy, noisy.timestep, clips.text, run=run)
         if not (self.config.activation_checkpointing and torch.is_grad_enabled()):
             return {i: self._ratio(i, calls[i]) for i in self.layers}
-        return {i: checkpoint(self._ratio, i, calls[i], use_reentrant=False) for i in self.layers}
+        return {i: checkpoint(keeping_backends(self._ratio), i, calls[i], use_reentrant=False) for i in self.layers}
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
