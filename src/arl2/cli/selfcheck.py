@@ -9,6 +9,7 @@ from rich.console import Console
 
 from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
+from arl2.model.execution import Compile, Execution, Graphs
 
 # Written out here so that `arl2 --help` needs no torch; a test holds them against the library's own lists.
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -27,6 +28,8 @@ class Selfcheck(Command):
         device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
         dtype: Precision to compute in.
         backend: Delta-rule kernel.
+        compile: Whether layers are compiled with torch.compile, and by what.
+        cuda_graphs: Whether passes are recorded as CUDA graphs.
         round_trip: Save each model with save_pretrained and load it back first.
         threads: CPU threads (default: all cores).
         quiet: Print failures and the summary only.
@@ -38,6 +41,8 @@ class Selfcheck(Command):
     device: str = "auto"
     dtype: Dtype = "float32"
     backend: Backend = "auto"
+    compile: Compile = "auto"
+    cuda_graphs: Graphs = "auto"
     round_trip: bool = False
     threads: int | None = None
     quiet: bool = False
@@ -54,12 +59,15 @@ class Selfcheck(Command):
         use_threads(self.threads)
         console = Console(highlight=False)
         device = checked_device(self.device)
+        execution = Execution(compile=self.compile, cuda_graphs=self.cuda_graphs)
+        execution.check(torch.device(device))
         checks = []
         for check in selfcheck(
             self.goldens or packaged_goldens(),
             device=device,
             dtype=getattr(torch, self.dtype),
             backend=self.backend,
+            execution=execution,
             round_trip=self.round_trip,
         ):
             checks.append(check)

@@ -17,6 +17,7 @@ from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, SampledGolden, 
 from arl2.float64 import float64_device
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
 from arl2.kernels.delta_rule import gated_delta_rule, gated_delta_state
+from arl2.model.execution import Execution
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -63,6 +64,7 @@ def selfcheck(
     dtype: torch.dtype = torch.float32,
     backend: str = "auto",
     round_trip: bool = False,
+    execution: Execution | None = None,
 ) -> Iterator[Check]:
     """Compare every tensor of a golden folder.
 
@@ -71,6 +73,7 @@ def selfcheck(
         device, dtype: to compute on and in; ``"auto"`` takes the best device of this machine.
         backend: of the delta rule, in the kernel cases and inside the models.
         round_trip: save each model with ``save_pretrained`` and load it back first.
+        execution: how streaming passes run.
 
     Yields:
         One :class:`Check` per tensor, as they are computed.
@@ -89,7 +92,9 @@ def selfcheck(
         yield from _check_delta_rule(goldens, device, dtype, backend)
 
     def ready(model: CausalWanTransformer3DModel) -> CausalWanTransformer3DModel:
-        return _saved_and_loaded(model, dtype).to(device) if round_trip else model
+        model = _saved_and_loaded(model, dtype).to(device) if round_trip else model
+        model.execution = execution or Execution()
+        return model
 
     for golden in goldens.rollouts:
         model = ready(load_transformer(golden.checkpoint, dtype=dtype, device=device, **golden.settings()))

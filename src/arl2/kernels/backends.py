@@ -107,8 +107,8 @@ def announce(operation: str, chosen: str, reason: str) -> None:
 
 
 def is_default() -> bool:
-    """Whether no ``with use_backends(...)`` is in force here."""
-    return _requested.get() is None
+    """Whether no backend is requested here."""
+    return all(backend == "auto" for backend in (_requested.get() or {}).values())
 
 
 @functools.cache
