@@ -42,7 +42,7 @@ stage() {
 }
 
 arl2=("$python" -m arl2.cli.main)
-own=("$python" "$root/benchmarks/gpu/stages.py" --preset "$preset" --device "$device")
+own=("$python" "$root/benchmarks/gpu/stages.py" --preset "$preset" --device "$device" --codec-width "$base")
 stage environment 30 "${arl2[@]}" env --json
 stage gate 60 "${arl2[@]}" selfcheck --device "$device" --json
 stage attention 30 "${own[@]}" attention

@@ -32,7 +32,8 @@ BLOCKS = 10
 class Bench:
     """Sizes, device and clock of all stages."""
 
-    def __init__(self, preset: str, device: str) -> None:
+    def __init__(self, preset: str, device: str, codec_width: int) -> None:
+        self.codec_width = codec_width
         self.size = ModelSize.of(BlockOptions(preset=preset))
         self.device, self.dtype = torch.device(device), large_model_dtype(device)
         self.heads, self.head_dim = (self.size.sizes[name] for name in ("num_attention_heads", "attention_head_dim"))
@@ -153,7 +154,7 @@ def block(bench: Bench) -> dict[str, Any]:
 
 def blocks(bench: Bench) -> dict[str, Any]:
     """Blocks from noise to pictures, as a stream makes them; the text encoder is left out."""
-    model, codec = bench.model(), random_codec("wan", bench.dtype, bench.device)
+    model, codec = bench.model(), random_codec("wan", bench.dtype, bench.device, base_dim=bench.codec_width)
     passes, cache = _Passes(bench, model), codec.new_cache()
     clocks = []
     for _ in range(BLOCKS):
@@ -191,6 +192,7 @@ class _Passes:
 
     def __init__(self, bench: Bench, model: CausalWanTransformer3DModel) -> None:
         self.model = model
+        torch.manual_seed(1)  # so that all variants are given the same
         frames = model.config.block_frames
         self.memory = model.allocate_memory(batch=1, height=bench.size.height, width=bench.size.width)
         self.memory.fill_random(4 * WINDOW)
@@ -223,9 +225,10 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--preset", default="wan-1.3b")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--codec-width", type=int, default=96)
     asked = parser.parse_args()
     torch.manual_seed(0)
-    print(json.dumps(STAGES[asked.stage](Bench(asked.preset, asked.device))))
+    print(json.dumps(STAGES[asked.stage](Bench(asked.preset, asked.device, asked.codec_width))))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -43,8 +45,7 @@ class CompiledRunner(PassRunner):
 
     def __init__(self, compiler: Compiler, device: torch.device) -> None:
         check_compiler(compiler, device)
-        # Compiled code is kept, so that the next process starts quickly. Read when inductor is imported.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+        _keep_compiled_code()
         settle_choices()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         compiled: Callable[[Any], Any] = torch.compile(fullgraph=True, dynamic=False, backend=compiler)
@@ -104,6 +105,13 @@ def missing_for_inductor(device: torch.device) -> str:
         names = [os.environ.get("CC", ""), "gcc", "clang"]
         return "" if any(name and shutil.which(name) for name in names) else "a C compiler (gcc)"
     return ""
+
+
+def _keep_compiled_code() -> None:
+    """Let the next process start quickly: torch's own place for compiled code is the system's temporary folder."""
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen is None or Path(chosen).parent == Path(tempfile.gettempdir()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
 
 
 def _is_fixed(memory: LayerMemory) -> bool:
