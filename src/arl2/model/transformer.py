@@ -353,12 +353,13 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
     def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
         """Split streams that begin from now on over several ranks: :meth:`ARL2Pipeline.enable_parallelism`."""
-        device, attentions = self.patch_embedding.weight.device, [layer.self_attention for layer in self.stack]
-        parallel = chosen_ranks(config, ulysses_degree, device)
+        attentions = [layer.self_attention for layer in self.stack]
+        parallel = chosen_ranks(config, ulysses_degree, self.patch_embedding.weight.device)
         require_splits(attentions, self.config.num_attention_heads, parallel.ranks)
-        self._runner = self._execution.runner(device, parallel.ranks)
-        for part in (self, *attentions):
-            part.parallel = parallel
+        self._runner = self._execution.runner(self.patch_embedding.weight.device, parallel.ranks)
+        self.parallel = parallel
+        for attention in attentions:
+            attention.parallel = parallel
 
     @property
     def execution(self) -> Execution:
@@ -411,10 +412,9 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self.parallel.own_tokens(x.flatten(2).mT, frame_tokens=math.prod(x.shape[3:])).contiguous()
 
     def flow_of(self, x: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
-        patch_rows, patch_columns = self.config.patch_size[1:]
-        sizes = {"r": rows, "c": columns, "pr": patch_rows, "pc": patch_columns}
+        _, pr, pc = self.config.patch_size
         values = self.parallel.all_tokens(self.head(x, time), frame_tokens=rows * columns)
-        return rearrange(values, "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", **sizes)
+        return rearrange(values, "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", r=rows, c=columns, pr=pr, pc=pc)
 
     def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
         return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)
