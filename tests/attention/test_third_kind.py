@@ -5,7 +5,7 @@ Letter M: a block attends to itself and to one more token, the mean of all earli
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from arl2.attention.kind import Access, AttentionSpec, Part, SelfAttention
 from arl2.attention.layer_memory import ConstantMemory, LayerMemory, MemoryGeometry
 from arl2.attention.plan import converted_layers, parse_plan, plan_summary, register, unregister, with_converted
 from arl2.attention.projections import Projections
+from arl2.attention.sequence_parallel import SequenceParallel
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.describe import describe
 from arl2.checkpoints.export import export_checkpoint
@@ -35,6 +36,7 @@ from arl2.errors import CheckpointError, ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.kernels.rope import Rotation, turn_frames
 from arl2.model.cost import clip_flops, memory_bytes, pass_bytes, pass_flops, rollout_flops, transformer_size
+from arl2.model.parallelism import require_splits
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.precision import cast_model
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -259,6 +261,15 @@ def test_operations_of_a_training_pass_are_what_is_counted():
     time_path = 2 * 12 * (16 * 24 + 24 * 24 + 6 * 24 * 24)
     counted = clip_flops(model.config, MemoryGeometry(1, 8, 8, 2), frames=6)
     assert counted.total == counter.get_total_flops() - time_path
+
+
+def test_several_ranks_are_refused_as_it_does_not_say_how_it_splits():
+    layers = [layer.self_attention for layer in tiny_model("SMH").layers]
+    require_splits(layers, heads=2, ranks=1)
+    with pytest.raises(ConfigError, match=r"kind M \(mean-pooled\) do not say how they split over ranks; run them on"):
+        require_splits(layers, heads=2, ranks=2)
+    with pytest.raises(ConfigError, match="MeanMemory does not say which axis its heads are in"):
+        replace(tiny_model("M").allocate_memory(batch=1, height=4, width=6), parallel=SequenceParallel(0, 2))
 
 
 def test_a_softmax_model_is_converted():

@@ -52,6 +52,14 @@ def test_the_softmax_model_by_hand():
     assert whole.codec == 2 * 126_892_531
 
 
+def test_ranks_share_memory_and_passes_but_not_weights():
+    fourteen = preset_config("wan2.1-t2v-14b", hybrid_layers=range(30))
+    one, four = (plan(fourteen, frames=None, window=12, ranks=ranks) for ranks in (1, 4))
+    assert (4 * four.states, 4 * four.cache, 4 * four.activations) == (one.states, one.cache, one.activations)
+    assert (four.transformer, four.prompts, four.decoder_cache) == (one.transformer, one.prompts, one.decoder_cache)
+    assert plan(HYBRID, frames=252, ranks=4).spare == plan(HYBRID, frames=252).spare // 4
+
+
 def test_the_hybrid_model_by_hand():
     whole = plan(HYBRID, frames=252, window=12)
     assert whole.states == 22 * 12 * 128 * 128 * 4

@@ -141,6 +141,8 @@ _ATTENTION_SAVES = {4: (37.0, 0.0, 4.9), 2: (36.1, 0.0, 4.9)}
 class HybridAttention(SelfAttention):
     """Attend locally, remember linearly."""
 
+    splits_heads = True
+
     def __init__(self, size: HeadSize, eps: float, spec: HybridSpec) -> None:
         super().__init__()
         self.shared = Projections(size.width, size.heads, eps)
@@ -159,12 +161,16 @@ class HybridAttention(SelfAttention):
     ) -> Float[Tensor, "batch tokens width"]:
         own = _own(memory)
         raw = self.shared.project(x)
-        q, k, v = self.shared.rotated_inputs(raw, rotation)
+        inputs = self.shared.rotated_inputs(raw, rotation)
+        queries = self.state.queries(x, raw, self.shared, rotation)
+        q, k, v, queries, gate = self.parallel.to_heads(
+            *inputs, queries, self.gate_proj(x), frame_tokens=own.frame_tokens
+        )
         intra = softmax_attention(q=q, k=k, v=v)
-        inter = self.state.read(x, raw, self.shared, rotation, own.read())
+        mixed = with_read(intra, gate, read_state(queries, own.read()))
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
-        return self.shared.merge(with_read(intra, self.gate_proj(x), inter))
+        return self.shared.merge(self.parallel.to_tokens(mixed, frame_tokens=own.frame_tokens, dtype=x.dtype))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         self._write(x, self.shared.to_k(x), self.shared.to_v(x), rotation, _own(memory))
@@ -189,13 +195,15 @@ class HybridAttention(SelfAttention):
         device: torch.device | str,
     ) -> RecurrentState:
         heads, head_dim, _ = self.state.phi_q.shape
-        return RecurrentState(geometry, heads, head_dim, device)
+        return RecurrentState(geometry, self.parallel.own_heads(heads), head_dim, device)
 
     def _reset_gate(self, generator: torch.Generator | None) -> None:
         nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
 
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
-        memory.write(self.state.update(x, raw_k, raw_v, self.shared, rotation, memory.read()))
+        written = self.state.writes(x, raw_k, raw_v, self.shared, rotation)
+        k, v, g, beta = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
+        memory.write(gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=memory.read()))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all earlier blocks, as in streaming.

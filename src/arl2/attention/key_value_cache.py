@@ -34,6 +34,8 @@ class KeyValueCache(LayerMemory):
     written in place.
     """
 
+    heads_axis = 2
+
     def __init__(
         self,
         geometry: MemoryGeometry,

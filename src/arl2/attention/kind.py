@@ -17,6 +17,7 @@ from arl2.attention.cost import BlockSeen, HeadSize, MemoryBytes, PassFlops
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
 from arl2.attention.projections import Projections
+from arl2.attention.sequence_parallel import ALONE, SequenceParallel
 from arl2.geometry import SinkPositions
 from arl2.kernels.backends import ATTENTION
 from arl2.kernels.rope import Rotation
@@ -44,10 +45,17 @@ class SelfAttention(nn.Module, ABC):
     Attributes:
         spec: of the kind, with this layer's options.
         shared: the projections that all kinds have; a conversion copies them from the softmax layer.
+        splits_heads: whether a stream can be split over several ranks. ``stream`` and ``commit`` are then given this
+            rank's tokens; they call ``parallel.to_heads`` and ``parallel.to_tokens`` around what attends to memory or
+            writes it, ``allocate_memory`` takes ``parallel.own_heads`` of the heads, and the memory says its
+            ``heads_axis``.
+        parallel: this rank; alone unless the model's ``enable_parallelism`` says otherwise.
     """
 
     spec: "AttentionSpec"
     shared: Projections
+    splits_heads: ClassVar[bool] = False
+    parallel: SequenceParallel = ALONE
 
     @abstractmethod
     def stream(

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +48,14 @@ class MemoryGeometry:
 
 
 class LayerMemory(ABC):
-    """Memory of one layer."""
+    """Memory of one layer.
+
+    Attributes:
+        heads_axis: of the heads in every tensor of :meth:`held`, along which several ranks share them; None for memory
+            that is never split (its kind does not say ``splits_heads``).
+    """
+
+    heads_axis: ClassVar[int | None] = None
 
     frames: int
     """Position of the next frame: how many were written since the stream began, unless it was made to begin later."""

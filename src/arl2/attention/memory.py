@@ -18,7 +18,8 @@ from arl2.attention.layer_memory import POSITION_LIMIT, TensorKind, check_tensor
 from arl2.attention.layer_memory import LayerMemory as LayerMemory
 from arl2.attention.layer_memory import MemoryGeometry as MemoryGeometry
 from arl2.attention.recurrent_state import RecurrentState as RecurrentState
-from arl2.errors import MemoryMismatchError
+from arl2.attention.sequence_parallel import ALONE, SequenceParallel
+from arl2.errors import ConfigError, MemoryMismatchError
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,17 @@ class ModelIdentity:
 
     Attributes:
         signature: plan and sizes in words, as snapshots store them.
+        ranks: processes that share its heads.
     """
 
     signature: str
     dtype: torch.dtype
     device: torch.device
+    ranks: int = 1
 
     def __str__(self) -> str:
-        return f"{self.signature}, {self.dtype} on {self.device}"
+        shared = f" as one of {self.ranks} processes" if self.ranks > 1 else ""
+        return f"{self.signature}, {self.dtype} on {self.device}{shared}"
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Memory:
         frames: position of the next block: frames committed since the stream began, unless it was made to begin later.
         start: position of the first block.
         is_whole: False while a cache-update pass writes, and if it broke off half-way.
+        parallel: this rank of those that share the heads; what is remembered is of its own.
     """
 
     owner: ModelIdentity
@@ -56,6 +61,12 @@ class Memory:
     frames: int = 0
     start: int = 0
     is_whole: bool = True
+    parallel: SequenceParallel = ALONE
+
+    def __post_init__(self) -> None:
+        unsplit = [type(layer).__name__ for layer in self.layers if layer.heads_axis is None]
+        if self.parallel.ranks > 1 and unsplit:
+            raise ConfigError(f"{unsplit[0]} does not say which axis its heads are in; give it a heads_axis.")
 
     def check(self, owner: ModelIdentity, batch: int, rows: int, columns: int, frames: int) -> None:
         """Refuse a pass of ``frames`` frames that this memory was not allocated for.
@@ -178,6 +189,25 @@ class Memory:
             layer.restore({name: tensors[f"layers.{i}.{name}"] for name in expected[i]}, told[i], frames)
         self.frames, self.start, self.is_whole = frames, facts["start"], True
 
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`views` or :meth:`states` gave, with the heads of all ranks, on the first; empty on the others.
+
+        All ranks call it together; one rank alone has all heads as they are.
+        """
+        if self.parallel.ranks == 1:
+            return dict(tensors)
+        axes = self._heads_axes()
+        whole = {name: self.parallel.gathered(x, axes[name]) for name, x in tensors.items()}
+        return {name: x for name, x in whole.items() if x is not None}
+
+    def share(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's heads of what :meth:`gathered` gave, for :meth:`restore` and :meth:`restore_states`.
+
+        The tensors may come from a file: what does not fit is left to these two to refuse.
+        """
+        axes = self._heads_axes()
+        return {name: self.parallel.share(x, axes[name]) if name in axes else x for name, x in tensors.items()}
+
     @property
     def has_window(self) -> bool:
         """Whether some layer keeps a window, which latents can fill again."""
@@ -237,6 +267,14 @@ class Memory:
     def _held(self) -> dict[str, Tensor]:
         """Views of everything remembered."""
         return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.held().items()}
+
+    def _heads_axes(self) -> dict[str, int]:
+        """Of every tensor remembered, by name."""
+        axes = {}
+        for i, layer in enumerate(self.layers):
+            if layer.heads_axis is not None:
+                axes |= {f"layers.{i}.{name}": layer.heads_axis for name in layer.held()}
+        return axes
 
     def _states(self) -> dict[str, Tensor]:
         return {f"layers.{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.constant().items()}

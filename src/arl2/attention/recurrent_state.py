@@ -11,6 +11,8 @@ from arl2.kernels.rope import turn_state
 class RecurrentState(ConstantMemory):
     """One ``D x D`` matrix per head, float32: the same bytes from the first block to the millionth."""
 
+    heads_axis = 1
+
     def __init__(self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str) -> None:
         shape = (geometry.batch, heads, head_dim, head_dim)
         super().__init__(geometry, {"state": torch.zeros(shape, dtype=torch.float32, device=device)})

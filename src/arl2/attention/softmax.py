@@ -91,6 +91,7 @@ class SoftmaxAttention(SelfAttention):
     """Block-causal softmax attention: the baseline, and the layers that are not converted."""
 
     spec: SoftmaxSpec
+    splits_heads = True
 
     def __init__(self, size: HeadSize, eps: float, spec: SoftmaxSpec) -> None:
         super().__init__()
@@ -105,14 +106,19 @@ class SoftmaxAttention(SelfAttention):
     ) -> Float[Tensor, "batch tokens width"]:
         # Whatever the access: what a block attends to is in the cache already, and a cache-update pass leaves it there.
         cache = _own(memory)
-        q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
+        tokens = cache.geometry.frame_tokens
+        q, k, v = self.parallel.to_heads(
+            *self.shared.rotated_inputs(self.shared.project(x), rotation), frame_tokens=tokens
+        )
         seen_k, seen_v = cache.with_block(k, v)
-        return self.shared.merge(softmax_attention(q=q, k=seen_k, v=seen_v))
+        out = softmax_attention(q=q, k=seen_k, v=seen_v)
+        return self.shared.merge(self.parallel.to_tokens(out, frame_tokens=tokens, dtype=x.dtype))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         cache = _own(memory)
         k = self.shared.key(self.shared.to_k(x), rotation)
         v = self.shared.split(self.shared.to_v(x))
+        k, v = self.parallel.to_heads(k, v, frame_tokens=cache.geometry.frame_tokens)
         cache.write(k, v)
 
     def forward(
@@ -142,7 +148,7 @@ class SoftmaxAttention(SelfAttention):
         heads = self.shared.heads
         return KeyValueCache(
             geometry,
-            heads,
+            self.parallel.own_heads(heads),
             width // heads,
             window=window,
             sink=sink,

@@ -1,4 +1,4 @@
-"""The part of a hybrid layer that remembers: features, gates, one read and one update of a recurrent state.
+"""The part of a hybrid layer that remembers: features and gates with which a recurrent state is read and written.
 
 Legend: B batch, T tokens of a block, H heads, D head size, d = H D. Formulas follow arXiv 2605.16579, the
 update rule arXiv 2412.06464.
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from arl2.attention.lora import LoRA
 from arl2.attention.projections import Projected, Projections
-from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.fused import decay_and_strength, turned_to_unit
 from arl2.kernels.rope import Rotation
 
@@ -32,7 +31,7 @@ class Gate(nn.Linear):
 
 
 class StateBranch(nn.Module):
-    """``S`` in ``R^{D x D}`` per head: every token of a block reads it as it was before the block."""
+    """``S`` in ``R^{D x D}`` per head: every token of a block reads it as it was before the block, with its query."""
 
     def __init__(self, width: int, heads: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -66,41 +65,20 @@ class StateBranch(nn.Module):
             assert isinstance(change, LoRA)
             change.reset_parameters(generator)
 
-    def read(
-        self,
-        x: Float[Tensor, "batch tokens width"],
-        raw: Projected,
-        shared: Projections,
-        rotation: Rotation,
-        state: Float[Tensor, "batch heads key value"],
-    ) -> Float[Tensor, "batch tokens heads value"]:
-        """``inter_t = D**-0.5 S^T q'_t`` for every token of the block, from the same ``S``; float32."""
-        return read_state(self.queries(x, raw, shared, rotation), state)
-
     def queries(
         self, x: Tensor, raw: Projected, shared: Projections, rotation: Rotation
     ) -> Float[Tensor, "batch tokens heads head"]:
-        """``q' = l2norm(rope(phi_q(q*)))``."""
+        """``q' = l2norm(rope(phi_q(q*)))``, with which :func:`read_state` reads."""
         q = shared.split(shared.norm_q(self._changed("q", raw.q, x)))
         return turned_to_unit(_per_head(self.phi_q, q), rotation)
-
-    def update(
-        self,
-        x: Float[Tensor, "batch tokens width"],
-        raw_k: Float[Tensor, "batch tokens width"],
-        raw_v: Float[Tensor, "batch tokens width"],
-        shared: Projections,
-        rotation: Rotation,
-        state: Float[Tensor, "batch heads key value"],
-    ) -> Float[Tensor, "batch heads key value"]:
-        """The state after the block's tokens have been written in raster order, starting from ``state``."""
-        k, v, g, beta = self.writes(x, raw_k, raw_v, shared, rotation)
-        return gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=state)
 
     def writes(
         self, x: Tensor, raw_k: Tensor, raw_v: Tensor, shared: Projections, rotation: Rotation
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``k', v'`` ``[B, T, H, D]``, log decay ``g`` and strength ``beta`` ``[B, T, H]`` of every token."""
+        """``k', v'`` ``[B, T, H, D]``, log decay ``g`` and strength ``beta`` ``[B, T, H]`` of every token.
+
+        They are what ``gated_delta_state`` writes to the state, token after token in raster order.
+        """
         k = shared.split(shared.norm_k(self._changed("k", raw_k, x)))
         v = shared.split(self._changed("v", raw_v, x))
         k = turned_to_unit(_per_head(self.phi_k, k), rotation)
@@ -116,7 +94,7 @@ class StateBranch(nn.Module):
 def read_state(
     q: Float[Tensor, "batch tokens heads key"], state: Float[Tensor, "batch heads key value"]
 ) -> Float[Tensor, "batch tokens heads value"]:
-    """``D**-0.5 S^T q`` in the state's dtype; on a GPU, in half precision, in the queries' own.
+    """``inter_t = D**-0.5 S^T q'_t``, in the state's dtype; on a GPU, in half precision, in the queries' own.
 
     There it is one product on the tensor cores in place of a cast, a product in float32 and another pass over the
     result. The state itself stays float32; rounding the copy that is read moves the read by 2e-3 in bfloat16, as much

@@ -10,6 +10,7 @@ from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
 from arl2.cli.published import Published, translated
+from arl2.cli.ranks import AgreedStop, Ranks, joined_ranks
 from arl2.cli.standard_streams import say_error
 from arl2.cli.usage import memory_words
 from arl2.errors import ConfigError
@@ -18,6 +19,9 @@ from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline
+    from arl2.serving.file_names import OutputPlan
+    from arl2.serving.generation import Generation
+    from arl2.serving.jobs import JobList
     from arl2.serving.prompts_file import VideoRequest
     from arl2.streams.conditioning import VideoPrefix
 
@@ -27,6 +31,8 @@ class Generate(Command):
     """Generate a video for each prompt, block by block, in memory that does not grow with its length.
 
     Ctrl-C ends the video after the current block; the file is whole.
+
+    Under torchrun (torchrun --nproc-per-node N -m arl2.cli.main generate ...) N GPUs generate each video together.
 
     The published code's options work, too: --config-path, --checkpoint-path, --data-path, --output-folder,
     --num-output-frames (latent frames), --use-ema, --i2v, --num-samples, --extended-prompt-path.
@@ -77,10 +83,17 @@ class Generate(Command):
         """Generate, write, and say what it took; 130 if it was interrupted (what is written is whole)."""
         asked, notes = self._in_our_words() if self.published.given else (self, ())
         check_source(asked.source)
-        asked.check()
-        for note in notes:
-            asked.reporting.voice(asked.output)(note)
-        return _run_prompts(asked) if asked.prompts_file is None else _run_prompts_file(asked)
+        with joined_ranks() as ranks:
+            with ranks.together():
+                if ranks.is_first:
+                    asked.check()
+            if not ranks.is_first:
+                asked = replace(asked, reporting=Reporting(quiet=True))
+            asked = replace(asked, source=ranks.on_own_gpu(asked.source))
+            for note in notes:
+                asked.reporting.voice(asked.output)(note)
+            run = _run_prompts if asked.prompts_file is None else _run_prompts_file
+            return run(asked, ranks)
 
     def check(self) -> None:
         """Refuse options that do not go together, and a folder of videos that cannot be written."""
@@ -93,10 +106,10 @@ class Generate(Command):
         elif self.only_new and self.image is None and self.extend is None:
             raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
 
-    def load(self, batch: int = 1) -> "ARL2Pipeline":
-        """The model, on its device."""
+    def load(self, batch: int = 1, *, ranks: int = 1) -> "ARL2Pipeline":
+        """The model, on its device, split over ``ranks``."""
         say = self.reporting.voice(self.output)
-        return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, say=say)
+        return load_pipeline(self.source, self.sampling, threads=self.threads, batch=batch, ranks=ranks, say=say)
 
     def _in_our_words(self) -> "tuple[Generate, tuple[str, ...]]":
         """The same by this command's own options, and what is to be said about the others."""
@@ -112,11 +125,11 @@ class Generate(Command):
         return asked, tuple(ours.notes)
 
 
-def _run_prompts(asked: Generate) -> int:
+def _planned(asked: Generate, seed: int) -> "OutputPlan":
+    """Where the videos go, and that sheet and latents can be written, too."""
     from arl2.serving.file_names import plan_outputs
     from arl2.video.formats import check_file
 
-    seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
     plan = plan_outputs(asked.prompts, asked.output, seed=seed, overwrite=asked.overwrite)
     for output in plan.outputs:
         check_apart({"--sheet": asked.sheet, "--latents": asked.latents, "--output": output.path})
@@ -124,15 +137,27 @@ def _run_prompts(asked: Generate) -> int:
         if path is not None:
             check_file(path, suffix, overwrite=asked.overwrite)
 
-    from arl2.interrupt import StopSignal
-    from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
-    from arl2.streams.conditioning import check_not_source, frames_in_all
+    from arl2.streams.conditioning import check_not_source
 
     for output in plan.outputs:
         check_not_source(output.path, asked.image or asked.extend)
+    return plan
+
+
+def _run_prompts(asked: Generate, ranks: Ranks) -> int:
+    from arl2.serving.file_names import named_outputs
+
+    seed = int(asked.sampling.seed or 0)  # type: ignore[arg-type]  # the command line gives one
+    with ranks.together():
+        plan = _planned(asked, seed) if ranks.is_first else named_outputs(asked.prompts, asked.output, seed=seed)
+
+    from arl2.interrupt import StopSignal
+    from arl2.serving.generation import PROMPTS_AT_ONCE, Generation
+    from arl2.streams.conditioning import frames_in_all
+
     say = asked.reporting.voice(asked.output)
     started = time.perf_counter()
-    pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE))
+    pipe = asked.load(min(len(asked.prompts), PROMPTS_AT_ONCE), ranks=ranks.count)
     known = _known(pipe, asked)
     work = Generation(
         pipe,
@@ -148,26 +173,32 @@ def _run_prompts(asked: Generate) -> int:
         keep_pictures=asked.sheet is not None,
         keep_latents=asked.latents is not None,
     )
-    work.check()
+    with ranks.together():
+        if ranks.is_first:
+            work.check()
+    if not ranks.is_first:
+        return _followed(pipe, work)
     if work.frames.note is not None:
         say(work.frames.note)
     if known is not None and asked.extend is not None:
         cut = f" ({known.left_out} at its start do not fill a block and are left out)" if known.left_out else ""
         say(f"continuing after {known.video_frames} video frames of {asked.extend}{cut}")
     loaded = time.perf_counter()
-    with StopSignal() as stop, asked.reporting.progress() as progress:
+    with StopSignal() as signal, asked.reporting.progress() as progress:
+        stop = AgreedStop(signal, pipe.transformer.parallel)
         work.run(stop, progress)
         seconds = time.perf_counter() - loaded
         if work.written and asked.sheet is not None:
             work.write_sheet(asked.sheet)
         if work.written and asked.latents is not None:
             work.write_latents(asked.latents)
+        interrupted = stop.asked
         progress.done(
-            Summary(files=work.written, video_frames=work.video_frames, seconds=seconds, interrupted=stop.asked)
+            Summary(files=work.written, video_frames=work.video_frames, seconds=seconds, interrupted=interrupted)
         )
 
     where = ", ".join(str(path) for path in work.places())
-    if stop.asked:
+    if interrupted:
         done = f"what was done until then is whole in {where}" if work.written else "nothing was done yet"
         say_error(f"arl2 generate: interrupted; {done}")
         return 130
@@ -179,6 +210,16 @@ def _run_prompts(asked: Generate) -> int:
     return 0
 
 
+def _followed(pipe: "ARL2Pipeline", work: "Generation | JobList") -> int:
+    """The part of a rank that writes nothing; 130 if any rank was interrupted."""
+    from arl2.interrupt import StopSignal
+
+    with StopSignal() as signal:
+        stop = AgreedStop(signal, pipe.transformer.parallel)
+        work.follow(stop)
+        return 130 if stop.asked else 0
+
+
 def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
     from arl2.streams.conditioning import image_prefix, video_prefix
 
@@ -187,26 +228,28 @@ def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
     return None if asked.extend is None else video_prefix(pipe, asked.extend)
 
 
-def _run_prompts_file(asked: Generate) -> int:
+def _run_prompts_file(asked: Generate, ranks: Ranks) -> int:
     """Make what is not finished yet, and say what it took; 130 if it was interrupted."""
     from arl2.serving.engine import JobSettings, shown_scale
     from arl2.serving.jobs import JobList, plan_jobs
 
-    folder = _checked_folder(asked)
-    jobs = plan_jobs(
-        _requests(asked),
-        folder,
-        seed=asked.sampling.seed or 0,  # type: ignore[arg-type]  # the command line gives one
-        frames=asked.sampling.num_frames,
-        image=asked.image,
-        video=asked.extend,
-    )
+    with ranks.together():
+        folder = _checked_folder(asked) if ranks.is_first else asked.output or Path()
+        jobs = plan_jobs(
+            _requests(asked),
+            folder,
+            seed=asked.sampling.seed or 0,  # type: ignore[arg-type]  # the command line gives one
+            frames=asked.sampling.num_frames,
+            image=asked.image,
+            video=asked.extend,
+            writes=ranks.is_first,
+        )
 
     from arl2.cli.jobs import make_videos
     from arl2.interrupt import StopSignal
 
     say = asked.reporting.voice()
-    pipe = asked.load()
+    pipe = asked.load(ranks=ranks.count)
     settings = JobSettings(
         model=asked.source.name,
         sampling=asked.sampling,
@@ -214,17 +257,23 @@ def _run_prompts_file(asked: Generate) -> int:
         only_new=asked.only_new,
     )
     work = JobList(pipe, jobs, settings)
-    work.check()
+    with ranks.together():
+        if ranks.is_first:
+            work.check()
+    if not ranks.is_first:
+        return _followed(pipe, work)
     pending = len(work.unfinished())
     say(f"{len(jobs)} videos: {len(jobs) - pending} finished before, {pending} to make")
     started = time.perf_counter()
-    with StopSignal() as stop, asked.reporting.progress() as progress:
+    with StopSignal() as signal, asked.reporting.progress() as progress:
+        stop = AgreedStop(signal, pipe.transformer.parallel)
         made = make_videos(work, stop, progress)
         seconds = time.perf_counter() - started
+        interrupted = stop.asked
         progress.done(
-            Summary(files=made.finished, video_frames=made.video_frames, seconds=seconds, interrupted=stop.asked)
+            Summary(files=made.finished, video_frames=made.video_frames, seconds=seconds, interrupted=interrupted)
         )
-    if stop.asked:
+    if interrupted:
         part = f"; the part of '{made.partial}' that was done can be played" if made.partial is not None else ""
         say_error(
             f"arl2 generate: interrupted; {len(made.finished)} videos were finished in '{folder}'{part}. "

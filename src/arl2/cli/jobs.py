@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from arl2.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from arl2.interrupt import StopSignal
     from arl2.serving.jobs import JobList
+    from arl2.serving.report import Stop
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Made:
     video_frames: int = 0
 
 
-def make_videos(work: "JobList", stop: "StopSignal", progress: Progress) -> Made:
+def make_videos(work: "JobList", stop: "Stop", progress: Progress) -> Made:
     """All jobs, until the end, or until a stop is asked for and the current block is written."""
     from arl2.serving.engine import BlockDone
     from arl2.serving.jobs import Finished

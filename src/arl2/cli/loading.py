@@ -21,6 +21,7 @@ def load_pipeline(
     *,
     threads: int | None,
     batch: int = 1,
+    ranks: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> "ARL2Pipeline":
     """The model on its device, with CPU threads as asked for; errors as for ``open_pipeline``."""
@@ -28,7 +29,7 @@ def load_pipeline(
     from arl2.pipeline.source import open_pipeline
 
     use_threads(threads)
-    pipe = open_pipeline(source, sampling, batch=batch, say=say)
+    pipe = open_pipeline(source, sampling, batch=batch, ranks=ranks, say=say)
     use_threads(threads, pipe)
     return pipe
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arl2.cli.options import options_of
+from arl2.cli.ranks import require_alone
 from arl2.cli.stream_options import Output, StreamOptions
 from arl2.errors import ConfigError
 from arl2.files.places import check_apart
@@ -26,6 +27,7 @@ class Stream(StreamOptions):
         from arl2.serving.script import read_script
         from arl2.video.formats import check_file
 
+        require_alone("stream")
         script = read_script(self.script) if self.script is not None else ()
         asked = replace(self, prompt=_first_prompt(self, script))
         _check_resume(asked)

@@ -83,9 +83,17 @@ class Rotation:
 
     def first(self, tokens: int) -> "Rotation":
         """That of the first tokens alone."""
-        part = copy.copy(self)
-        part.cos, part.sin = self.cos[:tokens], self.sin[:tokens]
-        return part
+        return self._with(self.cos[:tokens], self.sin[:tokens])
+
+    def within_frames(self, frame_tokens: int, part: slice) -> "Rotation":
+        """That of a part of every frame's tokens."""
+        waves = (wave.unflatten(0, (-1, frame_tokens))[:, part].flatten(0, 1) for wave in (self.cos, self.sin))
+        return self._with(*waves)
+
+    def _with(self, cos: Tensor, sin: Tensor) -> "Rotation":
+        other = copy.copy(self)
+        other.cos, other.sin = cos, sin
+        return other
 
 
 def turn_frames(

@@ -46,16 +46,22 @@ class Execution:
 
             check_compiler(self.compile, device)
 
-    def runner(self, device: "torch.device") -> "PassRunner":
-        """What runs passes on ``device``.
+    def runner(self, device: "torch.device", ranks: int = 1) -> "PassRunner":
+        """What runs passes on ``device``; those that several ranks share are neither compiled nor recorded.
 
         Raises:
-            ConfigError: as :meth:`check`.
+            ConfigError: as :meth:`check`, or what ranks do not do was asked for.
         """
         self.check(device)
         from arl2.model.runner import PassRunner
 
         layers = PassRunner()
+        if ranks > 1:
+            if self.compile in ("inductor", "eager") or self.cuda_graphs == "on":
+                raise ConfigError(
+                    f"Passes that {ranks} ranks share are not compiled or recorded; leave compile and cuda_graphs out."
+                )
+            return layers
         if self.compile in ("inductor", "eager"):
             from arl2.model.compiled import CompiledRunner
 

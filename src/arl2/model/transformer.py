@@ -21,6 +21,7 @@ from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
+from arl2.attention.sequence_parallel import ALONE, SequenceParallel
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
@@ -29,7 +30,9 @@ from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder
 from arl2.model.execution import Execution
+from arl2.model.inputs import checked_latents
 from arl2.model.layer import FlowHead, TransformerLayer, modulations_of
+from arl2.model.parallelism import chosen_ranks, require_splits
 from arl2.model.passes import ParallelPass, TeacherForcing
 from arl2.model.runner import PassRunner, StreamedBlock
 
@@ -95,6 +98,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         ConfigError: a plan, window or size that cannot be.
     """
 
+    parallel: SequenceParallel = ALONE
     _supports_gradient_checkpointing = True
     _keep_in_fp32_modules = _Float32Names()
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
@@ -190,6 +194,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             GeometryError: latents that do not fit the patch, the block or the timesteps.
             ConfigError: text of another width or length than the model's.
         """
+        self.parallel.require_alone()
         prompt, rows, columns = self._checked(latents, timestep, text)
         teacher_forcing = isinstance(run, TeacherForcing)
         blocks = split_blocks(latents.shape[2], self.config.block_frames, run.first_block_frames)
@@ -248,6 +253,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def _start_streaming(
         self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache, memory: Memory
     ) -> StreamedBlock:
+        self.parallel.require_inference()
         prompt, rows, columns = self._checked(latents, timestep, text)
         if not isinstance(memory, Memory):
             raise MemoryMismatchError(
@@ -257,13 +263,14 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         memory.check(self.identity, latents.shape[0], rows, columns, frames)
         memory.prepare(frames)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
+        rotation = self.parallel.own_rotation(rotation, frame_tokens=rows * columns)
         time = self.time_embedder(timestep)
         modulations = modulations_of(self.stack, time.layers)
         return StreamedBlock(latents, time.head, modulations, prompt.layers, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
         """The prompt's keys and values, and the token grid."""
-        batch, rows, columns = self._check_latents(latents, timestep)
+        batch, rows, columns = checked_latents(self.config, latents, timestep)
         prompt = text if isinstance(text, PromptCache) else self.prompt_context(text)
         if prompt.owner != self.identity:
             raise ConfigError(
@@ -316,7 +323,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             block_frames: as in the config unless given.
 
         Raises:
-            GeometryError: a latent size that does not fit the patch.
+            GeometryError: a latent size that does not fit the patch, or fewer tokens a frame than ranks.
             ConfigError: unknown sink positions.
             MemoryMismatchError: a window too small for the sinks and one block.
         """
@@ -330,6 +337,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         if batch < 1 or block_frames < 1:
             raise MemoryMismatchError(f"Memory is for 1 or more streams and frames; got {batch} and {block_frames}.")
         geometry = MemoryGeometry(batch, grid.rows, grid.columns, block_frames)
+        self.parallel.frame_parts(geometry.frame_tokens)  # a frame that cannot be shared is refused now
         layers = tuple(
             layer.self_attention.allocate_memory(
                 geometry,
@@ -341,7 +349,17 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
             for layer in self.stack
         )
-        return Memory(self.identity, geometry, layers)
+        return Memory(self.identity, geometry, layers, parallel=self.parallel)
+
+    def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
+        """Split streams that begin from now on over several ranks: :meth:`ARL2Pipeline.enable_parallelism`."""
+        attentions = [layer.self_attention for layer in self.stack]
+        parallel = chosen_ranks(config, ulysses_degree, self.patch_embedding.weight.device)
+        require_splits(attentions, self.config.num_attention_heads, parallel.ranks)
+        self._runner = self._execution.runner(self.patch_embedding.weight.device, parallel.ranks)
+        self.parallel = parallel
+        for attention in attentions:
+            attention.parallel = parallel
 
     @property
     def execution(self) -> Execution:
@@ -356,7 +374,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def runner(self) -> PassRunner:
         """What runs the streaming passes, made for the device at the first of them; another one may be set."""
         if self._runner is None:
-            self._runner = self._execution.runner(self.patch_embedding.weight.device)
+            self._runner = self._execution.runner(self.patch_embedding.weight.device, self.parallel.ranks)
         return self._runner
 
     @runner.setter
@@ -374,7 +392,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def identity(self) -> ModelIdentity:
         """What memory and prompts in use must match."""
         weight = self.patch_embedding.weight
-        return ModelIdentity(self.signature, weight.dtype, weight.device)
+        return ModelIdentity(self.signature, weight.dtype, weight.device, self.parallel.ranks)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -390,31 +408,13 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
 
     def embed(self, latents: Tensor) -> Tensor:
         # Contiguous, so that the first layer's input looks like that of all others.
-        return self.patch_embedding(latents.to(self.compute_dtype)).flatten(2).transpose(1, 2).contiguous()
+        x = self.patch_embedding(latents.to(self.compute_dtype))
+        return self.parallel.own_tokens(x.flatten(2).mT, frame_tokens=math.prod(x.shape[3:])).contiguous()
 
     def flow_of(self, x: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
-        patch_rows, patch_columns = self.config.patch_size[1:]
-        sizes = {"r": rows, "c": columns, "pr": patch_rows, "pc": patch_columns}
-        return rearrange(self.head(x, time), "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", **sizes)
+        _, pr, pc = self.config.patch_size
+        values = self.parallel.all_tokens(self.head(x, time), frame_tokens=rows * columns)
+        return rearrange(values, "b (f r c) (pr pc ch) -> b ch f (r pr) (c pc)", r=rows, c=columns, pr=pr, pc=pc)
 
     def _rotation(self, frames: range | list[int], rows: int, columns: int, device: torch.device) -> Rotation:
         return Rotation.of_grid(frames, rows, columns, self.config.attention_head_dim, device)
-
-    def _check_latents(self, latents: Tensor, timestep: Tensor) -> tuple[int, int, int]:
-        if latents.dim() != 5 or not latents.shape[2]:
-            raise GeometryError(
-                f"The latents are {list(latents.shape)}; batch, channels, frames (1 or more), height, width are needed."
-            )
-        batch, channels, frames, height, width = latents.shape
-        if channels != self.config.in_channels:
-            raise GeometryError(
-                f"The latents have {channels} channels but this model takes {self.config.in_channels}; "
-                "their layout is batch, channels, frames, height, width."
-            )
-        if timestep.shape != (batch, frames):
-            raise GeometryError(
-                f"The timesteps are {list(timestep.shape)} but the latents need one per sample and frame, "
-                f"{[batch, frames]}."
-            )
-        grid = token_grid(height, width, tuple(self.config.patch_size))
-        return batch, grid.rows, grid.columns

@@ -34,6 +34,7 @@ def load_components(
     dtype: torch.dtype | None = torch.float32,
     device: str = "cpu",
     batch: int = 1,
+    ranks: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> Components:
     """Load a model on the CPU, after checking that published parts and what is to be sampled fit into memory.
@@ -45,6 +46,7 @@ def load_components(
             device and the model's size.
         device: where the model will run.
         batch: videos at once.
+        ranks: processes that will share a stream, each with a device of its own.
         say: gets one sentence about the memory that published parts will take.
 
     Raises:
@@ -56,7 +58,7 @@ def load_components(
     if dtype is None:
         dtype = automatic_dtype(device, resolved.config)
     if resolved.is_published:
-        plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
+        plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device, ranks=ranks)
         if say is not None:
             parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
             say(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")

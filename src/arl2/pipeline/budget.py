@@ -43,6 +43,7 @@ class GenerationJob:
         guided: whether a negative prompt keeps a memory of its own.
         dtype: of computing; the codec is loaded in it, too.
         text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
+        ranks: devices that share a stream: each holds its share of memory and of a pass, and all of the rest.
     """
 
     frames: int | None
@@ -56,6 +57,7 @@ class GenerationJob:
     guided: bool = False
     dtype: torch.dtype = torch.bfloat16
     text_encoder: Literal["leaves", "stays", "elsewhere"] = "leaves"
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.frames is not None and self.frames < 1):
@@ -183,10 +185,10 @@ def _plan(
         text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
         codec=decoder.weight_bytes(dtype),
         prompts=prompt_bytes(config, batch=streams, element_size=dtype.itemsize),
-        states=per_stream.states,
-        cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
-        spare=spare.ahead * per_stream.cache_per_frame + growing,
-        activations=pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype),
+        states=per_stream.states // work.ranks,
+        cache=(per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states) // work.ranks,
+        spare=(spare.ahead * per_stream.cache_per_frame + growing) // work.ranks,
+        activations=pass_bytes(config, tokens=work.batch * block * -(-grid.tokens // work.ranks), dtype=dtype),
         text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,
         decoder_cache=decoder.cache_bytes(batch=work.batch, pixels=pixels, dtype=dtype),
         # Pixels leave as float32, and pieces of a block are joined into a copy.

@@ -1,7 +1,7 @@
 """Prompt to video: text part, rollout and codec behind a call as in diffusers, and as a stream of blocks."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from arl2.errors import ConfigError, GeometryError, suggestion
+from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import count_blocks
 from arl2.model.execution import Compile, Graphs
 from arl2.model.reward_model import RewardModel
@@ -22,15 +22,15 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.assemble import load_components
 from arl2.pipeline.budget import MemoryBudgetError, available_bytes
 from arl2.pipeline.folder import save_parts
+from arl2.pipeline.keywords import StreamKeywords, options_and_inputs
 from arl2.pipeline.options import ModelSource
 from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
 from arl2.rollout.frames import FramePlan
 from arl2.streams.components import Components
-from arl2.streams.options import SamplingKeywords, SamplingOptions
+from arl2.streams.options import SamplingOptions
 from arl2.streams.request import (
     CheckedOptions,
-    InputKeywords,
     Inputs,
     OnStepEnd,
     check_options,
@@ -56,12 +56,6 @@ _NO_OFFLOAD = (
 _BYTES_A_PIXEL = 2 * 3 * 4  # blocks of float32, and the whole video that they become
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-
-
-class StreamKeywords(SamplingKeywords, InputKeywords, total=False):
-    """Keywords of a call and of a stream."""
-
-    num_inference_steps: int | Sequence[int] | None
 
 
 @dataclass
@@ -204,6 +198,24 @@ class ARL2Pipeline(DiffusionPipeline):
         """Refused, as ``enable_model_cpu_offload``."""
         raise ConfigError(_NO_OFFLOAD)
 
+    def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
+        """Split streams that begin from now on over several processes with a GPU each (Ulysses sequence parallelism).
+
+        Call it on every process, once the pipeline is on its device. Each of them then makes the same calls with the
+        same arguments, and gets the same blocks; each holds the whole of the weights, and of memory and of the work of
+        a pass its share. Text encoder and codec are not split: of processes that show nothing, ``Stream.latents_next``
+        leaves the decoding out.
+
+        Args:
+            config: ``diffusers.ContextParallelConfig(ulysses_degree=N)``; a ``mesh`` in it is used. None: as below.
+            ulysses_degree: number of processes that share a stream; None: all there are. 1 ends the splitting.
+
+        Raises:
+            ConfigError: processes that were not started, heads that they do not divide, or a kind of attention that
+                does not say how it splits.
+        """
+        self.transformer.enable_parallelism(config=config, ulysses_degree=ulysses_degree)
+
     @property
     def block_frames(self) -> int:
         """Latent frames denoised together."""
@@ -248,7 +260,7 @@ class ARL2Pipeline(DiffusionPipeline):
         """
         _require_choice("output_type", output_type, get_args(OutputType))
         _require_function("callback_on_block_end", callback_on_block_end)
-        options, inputs = _options_and_inputs(prompt, options, keywords)
+        options, inputs = options_and_inputs(prompt, options, keywords)
         options = replace(options, num_frames=options.num_frames or self.settings.num_frames)
         checked = self.check(options, batch=inputs.batch, known=inputs.known)
         plan = checked.plan
@@ -297,7 +309,7 @@ class ARL2Pipeline(DiffusionPipeline):
         """
         rewind_blocks = whole("rewind_blocks", rewind_blocks, least=0)
         _require_choice("rewind_kind", rewind_kind, get_args(SnapshotKind))
-        options, inputs = _options_and_inputs(prompt, options, keywords)
+        options, inputs = options_and_inputs(prompt, options, keywords)
         return self._begin(options, inputs, callback_on_step_end, rewind_blocks=rewind_blocks, rewind_kind=rewind_kind)
 
     def check(
@@ -363,32 +375,6 @@ class ARL2Pipeline(DiffusionPipeline):
 
     def _loaded(self) -> Components:
         return Components(self.transformer, self.codec, self.text, self.settings, self.verifier)
-
-
-def _options_and_inputs(
-    prompt: str | Sequence[str] | None, options: SamplingOptions | None, keywords: Mapping[str, Any]
-) -> tuple[SamplingOptions, Inputs]:
-    """The keywords of a call, sorted into options (over those given) and inputs."""
-    if options is not None and not isinstance(options, SamplingOptions):
-        raise ConfigError(f"Got options {options!r:.80}; give SamplingOptions(...), or keywords.")
-    of_options, of_inputs = SamplingKeywords.__annotations__, InputKeywords.__annotations__
-    for name in keywords:
-        if name not in of_options and name not in of_inputs and name != "num_inference_steps":
-            raise TypeError(f"Unknown argument '{name}'. {suggestion(name, [*of_options, *of_inputs])}")
-    given = {name: value for name, value in keywords.items() if name in of_options}
-    if keywords.get("num_inference_steps") is not None:
-        if given.get("steps") is not None:
-            raise ConfigError("Got both num_inference_steps and steps; give one of them.")
-        given["steps"] = _inference_steps(keywords["num_inference_steps"])
-    inputs = Inputs(prompt=prompt, **{name: value for name, value in keywords.items() if name in of_inputs})
-    return replace(options or SamplingOptions(), **given), inputs
-
-
-def _inference_steps(value: Any) -> Any:
-    try:
-        return SamplingOptions(steps=value).steps
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("steps", "num_inference_steps", 1)) from error
 
 
 def _require_choice(name: str, value: object, accepted: tuple[str, ...]) -> None:

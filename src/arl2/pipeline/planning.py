@@ -29,6 +29,7 @@ def plan_source(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    ranks: int = 1,
 ) -> MemoryPlan:
     """Plan the memory of a generation from published parts, phase by phase.
 
@@ -38,6 +39,7 @@ def plan_source(
         batch: videos at once.
         dtype: of computing.
         device: where the text encoder is offloaded from once the prompt is embedded; on a CPU it stays.
+        ranks: processes that share a stream, each with a device of its own.
 
     Raises:
         CheckpointError: files that are missing or damaged.
@@ -66,6 +68,7 @@ def plan_source(
         guided=settings.guidance_scale != 1.0,
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
+        ranks=ranks,
     )
     return plan_memory(config, work, text_encoder_parameters=parameters_of(parts.text_encoder), decoder=decoder)
 

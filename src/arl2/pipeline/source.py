@@ -21,6 +21,7 @@ def open_pipeline(
     options: SamplingOptions | None = None,
     *,
     batch: int = 1,
+    ranks: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ARL2Pipeline:
     """Load a model onto its device, after checking that what is to be sampled will fit.
@@ -29,6 +30,7 @@ def open_pipeline(
         source: which model, and where it runs.
         options: what will be sampled, as far as memory depends on it; its height and width become the pipeline's.
         batch: videos at once.
+        ranks: processes that share a stream, each with a device of its own; the pipeline is split over them.
         say: gets one sentence about the memory that published parts will take.
 
     Raises:
@@ -39,7 +41,7 @@ def open_pipeline(
     device = checked_device(source.device or "cpu")
     source.execution.check(torch.device(device))
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
-    loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
+    loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, ranks=ranks, say=say)
     settings = loaded.settings
     computing = str(loaded.transformer.compute_dtype).removeprefix("torch.")
     logger.info("computing on %s in %s", device, computing)
@@ -51,4 +53,6 @@ def open_pipeline(
     if device != "cpu":
         pipe.to(device)
     pipe.transformer.execution = source.execution
+    if ranks > 1:
+        pipe.enable_parallelism(ulysses_degree=ranks)
     return pipe

@@ -6,7 +6,7 @@ noted is its business, too: see ``arl2.serving.jobs`` and ``arl2.serving.generat
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from arl2.serving.encoded import EncodedPrompts
 from arl2.serving.report import BlockReport
 from arl2.streams.conditioning import VideoPrefix, frames_in_all, image_prefix, video_prefix
 from arl2.streams.options import SamplingOptions
+from arl2.streams.stream import Stream
 from arl2.version import __version__
 from arl2.video.formats import writing_failed
 from arl2.video.pixels import Frames, check_scale, side_by_side
@@ -128,7 +129,7 @@ class VideoEngine:
             return job.frames
         return frames_in_all(self.pipe, prefix if job.video is not None else None)
 
-    def stream(self, jobs: Sequence[GenerationJob], prefix: VideoPrefix | None, frames: int) -> Iterator[VideoBlock]:
+    def stream(self, jobs: Sequence[GenerationJob], prefix: VideoPrefix | None, frames: int) -> Stream:
         """The stream of jobs made together; it is checked, and nothing generated, before the first block.
 
         Raises:
@@ -213,6 +214,22 @@ class VideoEngine:
                     yield BlockDone(jobs, block, blocks, written, video, report)
         except OSError as error:
             raise writing_failed(jobs[0].path, error) from error
+
+    def follow(self, jobs: Sequence[GenerationJob]) -> Generator[bool, None, None]:
+        """``make`` on a rank that writes nothing: the same passes, without decoding.
+
+        Yields:
+            After every block, whether more follow.
+
+        Raises:
+            Arl2Error: as ``stream``.
+        """
+        prefix = self.prefix(jobs[0])
+        frames = self.frames(jobs[0], prefix)
+        latent_frames = self.pipe.plan_frames(frames).latent_frames
+        with self.stream(jobs, prefix, frames) as stream:
+            for _ in range(count_blocks(latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames)):
+                yield stream.latents_next().frames.stop < latent_frames
 
     def _pass_through(
         self, jobs: Sequence[GenerationJob], writers: Mapping[Path, VideoWriter], prefix: VideoPrefix | None

@@ -94,17 +94,21 @@ def plan_outputs(
         ConfigError: a prompt that is not text.
         VideoFileError: an unknown extension, or a place that cannot be written to.
     """
+    plan = named_outputs(prompts, output, seed=seed)
+    for one in plan.outputs:
+        check_writable(one.path, overwrite=overwrite)
+    return plan
+
+
+def named_outputs(prompts: Sequence[str], output: Path | None, *, seed: int | None = None) -> OutputPlan:
+    """``plan_outputs`` without a look at the disk, for a process that writes nothing; raises ``ConfigError`` as it."""
     for prompt in prompts:
         if not is_text(prompt):
             raise ConfigError(f"The prompt {prompt!r} is not UTF-8; check the encoding of the terminal.")
     seeds = [None if seed is None else seed + number for number in range(len(prompts))]
     names = [file_name(number, prompt, seed=seeds[number]) for number, prompt in enumerate(prompts)]
     if output is None:
-        plan = OutputPlan(tuple(Output(Path(name), (number,)) for number, name in enumerate(names)))
-    elif len(prompts) == 1 or output.suffix or output == STANDARD_OUTPUT:
-        plan = OutputPlan((Output(output, tuple(range(len(prompts)))),))
-    else:
-        plan = OutputPlan(tuple(Output(output / name, (number,)) for number, name in enumerate(names)), output)
-    for one in plan.outputs:
-        check_writable(one.path, overwrite=overwrite)
-    return plan
+        return OutputPlan(tuple(Output(Path(name), (number,)) for number, name in enumerate(names)))
+    if len(prompts) == 1 or output.suffix or output == STANDARD_OUTPUT:
+        return OutputPlan((Output(output, tuple(range(len(prompts)))),))
+    return OutputPlan(tuple(Output(output / name, (number,)) for number, name in enumerate(names)), output)

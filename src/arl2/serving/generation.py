@@ -118,6 +118,16 @@ class Generation:
                 entries = [{"file": job.path.name, **self._engine.metadata([job], self.num_frames)} for job in jobs]
                 write_listing(self.plan.folder, entries)
 
+    def follow(self, stop: Stop) -> None:
+        """``run`` on a rank that writes nothing: the same blocks, and ``stop`` is asked at the same places."""
+        for jobs in self._groups():
+            if stop.asked:
+                return
+            with closing(self._engine.follow(jobs)) as blocks:
+                for _ in blocks:
+                    if stop.asked:
+                        break
+
     def places(self) -> list[Path]:
         """Where to look: the files, or the one folder that holds them."""
         return self.written if self.plan.folder is None else [self.plan.folder]

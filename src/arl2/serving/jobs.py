@@ -21,6 +21,7 @@ from arl2.serving.engine import BlockDone, GenerationJob, JobSettings, VideoEngi
 from arl2.serving.file_names import file_name
 from arl2.serving.manifest import Manifest, manifest_path, model_hash, read_manifest, remove_manifest, write_manifest
 from arl2.serving.prompts_file import VideoRequest
+from arl2.serving.report import Stop
 from arl2.streams.conditioning import check_not_source, require_block_of_one
 from arl2.streams.options import SamplingOptions
 from arl2.version import __version__
@@ -59,6 +60,7 @@ def plan_jobs(
     frames: int | None = None,
     image: Path | None = None,
     video: Path | None = None,
+    writes: bool = True,
 ) -> tuple[GenerationJob, ...]:
     """Names, seeds and places for all requests; checks them before any work.
 
@@ -67,6 +69,7 @@ def plan_jobs(
             otherwise. A folder that an earlier version began keeps that version's names, which had no seed.
         folder: of all outputs; made if it is not there.
         seed, frames, image, video: for requests that do not say.
+        writes: whether this process writes the videos; otherwise their places are not checked.
 
     Raises:
         ConfigError: two videos of one name.
@@ -94,8 +97,9 @@ def plan_jobs(
             where=one.where,
         )
         with _naming(job):
-            check_writable(job.path)
-            check_not_source(job.path, job.image or job.video)
+            if writes:
+                check_writable(job.path)
+                check_not_source(job.path, job.image or job.video)
         jobs.append(job)
     return tuple(jobs)
 
@@ -112,6 +116,7 @@ class JobList:
     def __init__(self, pipe: ARL2Pipeline, jobs: Sequence[GenerationJob], settings: JobSettings) -> None:
         self.pipe, self.jobs, self.settings = pipe, tuple(jobs), settings
         self._engine = VideoEngine(pipe, settings)
+        self._ranks = pipe.transformer.parallel
         self._model_hash = model_hash(pipe)
         # In the form that JSON gives them back.
         self._shared = {
@@ -170,11 +175,25 @@ class JobList:
         made = 0
         for job in self.jobs:
             with _naming(job):
-                if self._is_finished(job):
+                if self._ranks.any(self._is_finished(job)):
                     yield Skipped(job)
                 else:
                     yield from self._make(job, made / max(1, pending), 1 / max(1, pending))
                     made += 1
+
+    def follow(self, stop: Stop) -> None:
+        """``run`` on a rank that writes nothing, where the first one is stopped by ``stop`` after a block or a video.
+
+        Which videos are finished the first rank knows.
+        """
+        for job in self.jobs:
+            if not self._ranks.any(False):
+                with closing(self._engine.follow([job])) as blocks:
+                    for more in blocks:
+                        if stop.asked and more:
+                            return
+            if stop.asked:
+                return
 
     def _make(self, job: GenerationJob, done: float, share: float) -> Iterator[JobEvent]:
         started = time.perf_counter()

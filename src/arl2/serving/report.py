@@ -43,4 +43,7 @@ class ShowsBlocks(Protocol):
 class Stop(Protocol):
     """Such as ``arl2.interrupt.StopSignal``."""
 
-    asked: bool
+    @property
+    def asked(self) -> bool:
+        """Whether somebody wants the work to stop."""
+        ...

@@ -170,10 +170,11 @@ def _restored(snapshot: _Snapshot, components: Components) -> StreamState:
     )
     if snapshot.is_exact:
         for m, (memory, saved) in enumerate(zip(rollout.memories, snapshot.memories, strict=True)):
-            memory.restore(_under(tensors, f"memory.{m}."), saved)
+            memory.restore(memory.share(_under(tensors, f"memory.{m}.")), saved)
         decoder = _decoder(_under(tensors, "decoder."), components)
     else:
-        states = [_under(tensors, f"states.{m}.") for m in range(len(prompted))]
+        pairs = enumerate(rollout.memories)
+        states = [memory.share(_under(tensors, f"states.{m}.")) for m, memory in pairs]
         warm_up_memory(rollout, snapshot.recent, states, frames=snapshot.frames)
         decoder = warm_up_decoder(components.codec, snapshot.recent)
     return StreamState(

@@ -8,19 +8,23 @@ exact: memory.{m}.layers.{i}....    all of memory m
        decoder....                  the codec's feature cache
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
+from arl2.errors import ConfigError, SnapshotError
 from arl2.files.atomic import StagedFile
 from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 from arl2.streams.recent import LatentBlock
-from arl2.streams.snapshot_file import stage_snapshot
+from arl2.streams.snapshot_file import publish_snapshot, stage_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
+
+logger = logging.getLogger(__name__)
 
 # Files of the first versions say "unipc" of diffusers' grid, and their streams continue on it.
 _STORED_SOLVERS = {"unipc": "unipc-published", "unipc-diffusers": "unipc"}
@@ -29,7 +33,40 @@ _SOLVERS: dict[str, Any] = {stored: solver for solver, stored in _STORED_SOLVERS
 
 def stage_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> StagedFile:
     """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.stage`."""
+    _check_kind(config, state, kind)
+    ranks = config.components.transformer.parallel.ranks
+    if ranks > 1:
+        raise ConfigError(f"This stream is split over {ranks} ranks; call save() on all of them.")
     return stage_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
+
+
+def save_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
+    """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.save`.
+
+    Of several ranks all call it: the first gathers the heads of all and writes, and none returns before.
+    """
+    _check_kind(config, state, kind)
+    parallel, refused = config.components.transformer.parallel, None
+    tensors = snapshot_tensors(state, kind)
+    if parallel.is_first:
+        try:
+            publish_snapshot(stage_snapshot(path, snapshot_metadata(config, state, kind), tensors))
+        except SnapshotError as error:
+            refused = error
+    # All of them go on or none does: a rank that goes on alone would wait for the others.
+    if parallel.any(refused is not None):
+        raise refused or SnapshotError("The first rank cannot write the snapshot; its own message says why.")
+
+
+def _check_kind(config: StreamConfig, state: StreamState, kind: str) -> None:
+    if kind not in get_args(SnapshotKind):
+        raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
+    if kind == "light" and config.shape.window is None and not state.recent.holds_all:
+        logger.warning(
+            "A light snapshot of a stream without a window keeps only its last %d latent frames, and softmax "
+            "layers forget those before; save an exact one, or begin the stream with a window.",
+            state.recent.keep,
+        )
 
 
 def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> dict[str, Any]:
@@ -72,7 +109,7 @@ def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKi
 
 
 def snapshot_tensors(state: StreamState, kind: SnapshotKind) -> dict[str, Tensor]:
-    """Everything but the metadata."""
+    """Everything but the metadata; of several ranks on the first one, the others lack the memories."""
     tensors = {f"text.{i}": without_padding(text) for i, text in enumerate(state.prompts.texts)}
     if state.change is not None:
         tensors["change.text"] = without_padding(state.change.prompts.texts[0])
@@ -81,10 +118,10 @@ def snapshot_tensors(state: StreamState, kind: SnapshotKind) -> dict[str, Tensor
     tensors |= {f"waiting.{i}": block.latents for i, block in enumerate(state.pending)}
     if kind == "light":
         for m, memory in enumerate(state.rollout.memories):
-            tensors |= {f"states.{m}.{name}": one for name, one in memory.states().items()}
+            tensors |= {f"states.{m}.{name}": one for name, one in memory.gathered(memory.states()).items()}
         return tensors
     for m, memory in enumerate(state.rollout.memories):
-        tensors |= {f"memory.{m}.{name}": one for name, one in memory.views().items()}
+        tensors |= {f"memory.{m}.{name}": one for name, one in memory.gathered(memory.views()).items()}
     return tensors | {f"decoder.{name}": one for name, one in state.decoder.to_tensors().items()}
 
 

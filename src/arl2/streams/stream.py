@@ -1,7 +1,6 @@
 """A continuous stream of blocks that can change its prompt, be saved, forked, rewound and extended with real frames."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,11 +27,8 @@ from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
 from arl2.streams.request import Request, prompt_list, seeds_of
-from arl2.streams.snapshot import stage_stream
-from arl2.streams.snapshot_file import publish_snapshot
+from arl2.streams.snapshot import save_stream, stage_stream
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
-
-logger = logging.getLogger(__name__)
 
 _BROKEN = (
     "A cache-update pass of this stream failed half-way, so its memory cannot be used; rewind it (possible if "
@@ -246,7 +242,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
     def save(self, path: str | Path, kind: SnapshotKind = "exact") -> None:
         """Write a snapshot for ``ARL2Pipeline.resume``; an existing file is replaced atomically.
 
-        Rewind points are not in it: a resumed stream can be rewound by the blocks it has generated since.
+        Of several ranks all call it and the first one writes; any number of ranks resumes the file. Rewind points are
+        not in it: a resumed stream can be rewound by the blocks it has generated since.
 
         Args:
             path: ``.arl2`` by custom.
@@ -261,7 +258,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             ConfigError: an unknown kind.
             SnapshotError: a path that cannot be written.
         """
-        publish_snapshot(self.stage(path, kind))
+        with self._turn:
+            save_stream(Path(path), self._config, self._between_blocks("saved"), kind)
 
     def stage(self, path: str | Path, kind: SnapshotKind = "exact") -> StagedFile:
         """As ``save``, but the file takes its place when it is published: once others have what the stream has shown.
@@ -269,17 +267,8 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         Raises:
             StreamError, ConfigError, SnapshotError: as ``save``.
         """
-        if kind not in ("light", "exact"):
-            raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
         with self._turn:
-            state = self._between_blocks("saved")
-            if kind == "light" and self._config.shape.window is None and not state.recent.holds_all:
-                logger.warning(
-                    "A light snapshot of a stream without a window keeps only its last %d latent frames, and softmax "
-                    "layers forget those before; save an exact one, or begin the stream with a window.",
-                    state.recent.keep,
-                )
-            return stage_stream(Path(path), self._config, state, kind)
+            return stage_stream(Path(path), self._config, self._between_blocks("saved"), kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
         """An independent stream that continues from here; with the same seeds it gives the same bits.
