@@ -30,6 +30,7 @@ from arl2.model.config import check_config, check_sink_positions, ffn_rank_besid
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder
 from arl2.model.execution import Execution
 from arl2.model.layer import FlowHead, TransformerLayer, modulations_of
+from arl2.model.offload import LayerStack
 from arl2.model.passes import ParallelPass, TeacherForcing
 from arl2.model.runner import PassRunner, StreamedBlock
 
@@ -131,7 +132,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.time_embedder = TimeEmbedder(width, freq_dim)
         self.text_embedder = TextEmbedder(text_dim, width)
-        self.layers = nn.ModuleList(
+        self.layers = LayerStack(
             TransformerLayer(
                 spec,
                 size=size,
@@ -206,11 +207,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         time = self.time_embedder(timestep)
         # Both copies stand at the same positions.
         rotation = self._rotation([*range(layout.frames)] * len(layout.copies()), rows, columns, x.device)
-        for layer, words in zip(self.stack, prompt.layers, strict=True):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(keeping_backends(layer), x, time.layers, words, rotation, layout, use_reentrant=False)
-            else:
-                x = layer(x, time.layers, words, rotation, layout)
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        with self.layers.in_turn() as layers:
+            for layer, words in zip(layers, prompt.layers, strict=True):
+                given = x, time.layers, words, rotation, layout
+                x = checkpoint(keeping_backends(layer), *given, use_reentrant=False) if again else layer(*given)
         noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
         return self.flow_of(noisy, noisy_time, rows, columns)
 
@@ -258,7 +259,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         memory.prepare(frames)
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
         time = self.time_embedder(timestep)
-        modulations = modulations_of(self.stack, time.layers)
+        modulations = modulations_of(self.layers, time.layers)
         return StreamedBlock(latents, time.head, modulations, prompt.layers, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
@@ -294,8 +295,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
-        layers = tuple(layer.cross_attention.remember(embedded) for layer in self.stack)
-        return PromptCache(self.identity, layers)
+        with self.layers.in_turn() as layers:
+            return PromptCache(self.identity, tuple(layer.cross_attention.remember(embedded) for layer in layers))
 
     def allocate_memory(
         self,
@@ -339,7 +340,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 dtype=self.compute_dtype,
                 device=self.patch_embedding.weight.device,
             )
-            for layer in self.stack
+            for layer in self.layers
         )
         return Memory(self.identity, geometry, layers)
 
@@ -356,7 +357,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def runner(self) -> PassRunner:
         """What runs the streaming passes, made for the device at the first of them; another one may be set."""
         if self._runner is None:
-            self._runner = self._execution.runner(self.patch_embedding.weight.device)
+            device = self.patch_embedding.weight.device
+            self._runner = self._execution.runner(device, offloaded=self.layers.is_offloaded)
         return self._runner
 
     @runner.setter
@@ -382,9 +384,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         return self.patch_embedding.weight.dtype
 
     @property
-    def stack(self) -> list[TransformerLayer]:
-        return cast(list[TransformerLayer], list(self.layers))
-
     def weights_address(self) -> int:
         return self.patch_embedding.weight.data_ptr()
 
