@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,19 @@ def test_a_device_is_let_go_after_an_error() -> None:
     ):
         raise RuntimeError("stop")
     assert not place.loaded
+
+
+def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, built = tiny_text(), []
+    long = " ".join(["cat"] * (LENGTH + 3))  # cutting it changes the tokenizer's settings for a while
+    expected = {prompt: text.encode([prompt]) for prompt in (*PROMPTS, long)}
+    shared = tiny_text()
+    build = UMT5Weights.build
+    monkeypatch.setattr(UMT5Weights, "build", lambda self, **how: built.append(1) or build(self, **how))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda prompt: (prompt, shared.encode([prompt])), list(expected) * 10))
+    assert all(torch.equal(rows, expected[prompt]) for prompt, rows in found)
+    assert built == [1]
 
 
 def test_moving_the_part_is_remembered_before_anything_is_loaded(published: Path) -> None:

@@ -14,7 +14,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 Mark = Any
 """A point in a queue of the device's work: an event, or None where work is done at once."""
 
+SLOTS = 2
 _ALIGNED = 256  # bytes: where tensors of a piece begin, as allocators of GPUs do it
-_SLOTS = 2
 
 
 @runtime_checkable
@@ -97,6 +97,8 @@ class QueuedTransfers:
                 "computing, so passes are slower.",
                 failed,
             )
+            with suppress(RuntimeError):  # CUDA says it again at the next kernel, and then forgets it
+                torch.zeros(1, device=self._device)
             return None
 
         def unlock() -> None:
@@ -216,7 +218,7 @@ class _Offloaded:
         self._pieces = [self._packed(layer) for layer in layers]
         largest = max(piece.nbytes for piece in self._pieces)
         self._slots = []
-        for _ in range(min(_SLOTS, len(layers))):
+        for _ in range(min(SLOTS, len(layers))):
             memory = torch.empty(largest, dtype=torch.uint8, device=device)
             transfers.keep(memory)
             # The memory may have been another tensor's, which computing that is queued still reads.

@@ -1,5 +1,6 @@
 """From a source to the loaded components of a pipeline: resolved, memory planned and checked, then loaded."""
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,15 +13,19 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline import folder as saved
-from arl2.pipeline.budget import available_bytes, check_fits
+from arl2.pipeline.budget import MemoryPlan, can_offload, check_fits, check_host_fits, placed
 from arl2.pipeline.devices import automatic_dtype
+from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
-from arl2.pipeline.planning import plan_source
+from arl2.pipeline.placement import place
+from arl2.pipeline.planning import can_plan, plan_source
 from arl2.pipeline.resolve import ResolvedSource, resolve_source
 from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
+
+logger = logging.getLogger(__name__)
 
 
 class UntrainedConversionWarning(UserWarning):
@@ -36,7 +41,9 @@ def load_components(
     batch: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> Components:
-    """Load a model on the CPU, after checking that published parts and what is to be sampled fit into memory.
+    """Load a model onto its device, after checking that it and what is to be sampled fit into memory.
+
+    Saved pipelines with a codec or a text part of other kinds than Wan's are not checked.
 
     Args:
         source: which model.
@@ -49,19 +56,48 @@ def load_components(
 
     Raises:
         CheckpointError: a part that is missing or damaged; a model that is not downloaded.
-        ConfigError: an unknown name, or options that exclude each other.
-        MemoryBudgetError: published parts that will not fit.
+        ConfigError: an unknown name, options that exclude each other, or a device that layers cannot be offloaded from.
+        MemoryBudgetError: parts that will not fit.
     """
+    if source.offload == "layers" and not can_offload(device):
+        raise ConfigError(
+            f"Layers are offloaded from a GPU's own memory, and device {device} has none of its own; leave offload out."
+        )
     resolved = resolve_source(source)
     if dtype is None:
         dtype = automatic_dtype(device, resolved.config)
-    if resolved.is_published:
-        plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
-        if say is not None:
-            parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
-            say(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")
-        check_fits(plan, available_bytes(device), device)
-    return _loaded(resolved, dtype)
+    offload, text_on_device = source.offload == "layers", True
+    if can_plan(resolved):
+        whole = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
+        free = available_bytes(device)
+        plan = placed(whole, source.offload, free, device)
+        for sentence in _told(plan, whole, free, device):
+            logger.info("%s", sentence)
+            if say is not None:
+                say(sentence)
+        check_fits(plan, free, device)
+        check_host_fits(plan, available_bytes("cpu"))
+        offload, text_on_device = plan.work.offload, plan.work.text_encoder != "elsewhere"
+    loaded = _loaded(resolved, dtype)
+    place(loaded, device, offload=offload, text_on_device=text_on_device)
+    return loaded
+
+
+def _told(plan: MemoryPlan, whole: MemoryPlan, free: int | None, device: str) -> list[str]:
+    """How much memory will be taken, and what is kept off the device, and why."""
+    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
+    told = [f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})"]
+    apart = [
+        *(["the layers of the transformer (two are on it at a time)"] if plan.work.offload else []),
+        *(["the text encoder"] if plan.work.text_encoder == "elsewhere" and plan.host else []),
+    ]
+    if apart:
+        known = "" if free is None else f", of {free / 1e9:.2f} GB that are free"
+        told.append(
+            f"kept off {device}, in {plan.host / 1e9:.2f} GB of the machine's memory: {' and '.join(apart)}; with "
+            f"everything on it, it would be {whole.peak / 1e9:.2f} GB{known}"
+        )
+    return told
 
 
 def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:

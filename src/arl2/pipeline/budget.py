@@ -5,18 +5,24 @@ which single change would.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from arl2.errors import Arl2Error, ConfigError, GeometryError
 from arl2.geometry import SinkPositions, token_grid, video_frames_of
-from arl2.model.cost import TransformerSize, memory_bytes, pass_bytes, prompt_bytes, transformer_size
+from arl2.model.cost import (
+    TransformerSize,
+    memory_bytes,
+    offloaded_size,
+    pass_bytes,
+    prompt_bytes,
+    transformer_size,
+)
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, text_pass_bytes
+from arl2.pipeline.options import Offload
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class GenerationJob:
         guided: whether a negative prompt keeps a memory of its own.
         dtype: of computing; the codec is loaded in it, too.
         text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
+        offload: whether the layers of the transformer wait in the machine's memory.
     """
 
     frames: int | None
@@ -56,6 +63,7 @@ class GenerationJob:
     guided: bool = False
     dtype: torch.dtype = torch.bfloat16
     text_encoder: Literal["leaves", "stays", "elsewhere"] = "leaves"
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.frames is not None and self.frames < 1):
@@ -68,7 +76,9 @@ class MemoryPlan:
 
     Attributes:
         work, transformer_size, decoder, text_encoder_parameters: what it was counted from.
-        transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere.
+        transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere, the transformer's those
+            of two layers and the small parts if it is offloaded.
+        host: what of these waits in the machine's memory instead.
         prompts: cross-attention keys and values.
         states: of layers whose memory is constant.
         cache: keys and values of the frames kept.
@@ -87,6 +97,7 @@ class MemoryPlan:
     transformer: int
     text_encoder: int
     codec: int
+    host: int
     prompts: int
     states: int
     cache: int
@@ -173,15 +184,18 @@ def _plan(
     is_here = work.text_encoder != "elsewhere" and text_encoder_parameters > 0
     # One tensor of one layer grows at a time: then its old copy is there, too.
     growing = spare.old * per_stream.growth_per_frame
+    text_bytes = text_encoder_parameters * _TEXT_DTYPE.itemsize
+    on_device, on_host = offloaded_size(size, dtype) if work.offload else (size.weight_bytes(dtype), 0)
     block_pixels = 3 * decoder.temporal_factor * block * pixels * work.batch
     return MemoryPlan(
         work=work,
         transformer_size=size,
         decoder=decoder,
         text_encoder_parameters=text_encoder_parameters,
-        transformer=size.weight_bytes(dtype),
-        text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
+        transformer=on_device,
+        text_encoder=text_bytes if is_here else 0,
         codec=decoder.weight_bytes(dtype),
+        host=on_host + (text_bytes if work.text_encoder == "elsewhere" else 0),
         prompts=prompt_bytes(config, batch=streams, element_size=dtype.itemsize),
         states=per_stream.states,
         cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
@@ -221,11 +235,59 @@ def _frames_kept(work: GenerationJob, block: int, *, has_cache: bool) -> tuple[i
     return work.frames, _Spare(room - work.frames, old)
 
 
+def placed(plan: MemoryPlan, offload: Offload, available: int | None, device: str) -> MemoryPlan:
+    """The plan with the transformer's layers and the text encoder where there is room for them.
+
+    Args:
+        plan: everything on the device.
+        offload: ``"none"`` leaves the plan as it is; ``"layers"`` offloads the layers. ``"auto"`` first
+            tries the text encoder elsewhere, which costs seconds for each new prompt, then the layers, which cost every
+            pass.
+        available: bytes free on the device; None if it does not say: then nothing but what is asked for.
+        device: with memory of its own, or nothing is offloaded.
+
+    Returns:
+        The first that fits with room to spare, else the one that takes least.
+    """
+    whole, apart = plan.work, replace(plan.work, text_encoder="elsewhere")
+    if offload == "none" or not can_offload(device):
+        return plan
+    layers = [replace(work, offload=True) for work in (whole, apart)]
+    works = layers if offload == "layers" else [whole, apart, *layers]
+    plans = [_changed(plan, work) for work in works]
+    fitting = (one for one in plans if available is None or one.peak <= _TIGHT * available)
+    return next(fitting, plans[-1])
+
+
+def can_offload(device: str) -> bool:
+    """Whether a device has memory of its own, from which layers can be offloaded."""
+    return device.startswith(("cuda", "xpu"))
+
+
+def check_host_fits(plan: MemoryPlan, available: int | None) -> None:
+    """Refuse weights that would wait in the machine's memory where there is not enough.
+
+    Args:
+        available: bytes free on the machine; None if it does not say.
+
+    Raises:
+        MemoryBudgetError: as said.
+    """
+    if available is None or plan.host <= available:
+        return
+    half = plan.work.dtype.itemsize > torch.bfloat16.itemsize
+    advice = "dtype=bfloat16 halves that" if half else "free some, or take a GPU with more memory or a smaller model"
+    raise MemoryBudgetError(
+        f"What is kept off the device takes about {_gb(plan.host)} of the machine's memory, but {_gb(available)} are "
+        f"free; {advice}."
+    )
+
+
 def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
     """Refuse what will not fit, before it is loaded; warn where it is tight.
 
     Args:
-        available: bytes free on the device, from :func:`available_bytes`; None if it does not say: then all passes.
+        available: bytes free on the device; None if it does not say: then all passes.
         device: as the caller named it.
 
     Raises:
@@ -285,6 +347,8 @@ def _free_changes(plan: MemoryPlan, device: str) -> Iterator[Change]:
     work = plan.work
     if work.dtype.itemsize > torch.bfloat16.itemsize:
         yield Change("dtype=bfloat16", _changed(plan, replace(work, dtype=torch.bfloat16)))
+    if not work.offload and can_offload(device):
+        yield Change("offload=layers", _changed(plan, replace(work, offload=True)))
     if plan.decoder != TINY_DECODER:
         yield Change("the tiny decoder (--decoder)", _with_decoder(plan, work, TINY_DECODER))
     # From a CPU it has nowhere to go.
@@ -302,6 +366,8 @@ def _all_changes(plan: MemoryPlan, device: str) -> Change:
     if plan.cache and (work.window is None or work.window > work.sink + plan.transformer_size.config["block_frames"]):
         least = replace(least, window=work.sink + plan.transformer_size.config["block_frames"])
         words.append(f"window={least.window}")
+    if can_offload(device):
+        least = replace(least, offload=True)
     if plan.text_encoder:
         least = replace(least, text_encoder=work.text_encoder if device.startswith("cpu") else "elsewhere")
     return Change("; ".join(words) or "there is none left", _with_decoder(plan, least, TINY_DECODER))
@@ -332,63 +398,6 @@ def _smaller_pictures(work: GenerationJob, patch: tuple[int, int, int], spatial_
         width = max(columns, round(work.width * height / work.height / columns) * columns)
         if width >= _SMALLEST_SIDE:
             yield replace(work, height=height, width=width)
-
-
-def available_bytes(device: str, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can still be allocated on a device; None where nothing says.
-
-    Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``; others do not say.
-        proc, cgroups: where Linux keeps its books. A container's limit counts if it is lower.
-    """
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if kind != "cpu":
-        return None
-    limits = [free for free in (_system_free(proc), _cgroup_free(proc, cgroups)) if free is not None]
-    return min(limits) if limits else None
-
-
-def _system_free(proc: Path) -> int | None:
-    table = _table(proc / "meminfo")
-    if "MemAvailable:" in table:
-        return 1024 * table["MemAvailable:"]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows, macOS
-        return None
-
-
-def _cgroup_free(proc: Path, cgroups: Path) -> int | None:
-    """The tightest limit of the process's control groups (version 2, then 1) less what cannot be given back."""
-    own = [line.split(":", 2)[2].lstrip("/") for line in _lines(proc / "self" / "cgroup") if line.startswith("0::")]
-    folders = [cgroups / own[0], *(cgroups / own[0]).parents] if own else []
-    inside = [folder for folder in folders if folder.is_relative_to(cgroups)]
-    free = [_group_free(folder, "memory.max", "memory.current", "inactive_file") for folder in inside or [cgroups]]
-    old = cgroups / "memory"
-    free.append(_group_free(old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
-    known = [one for one in free if one is not None]
-    return min(known) if known else None
-
-
-def _group_free(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
-    numbers = [line for name in (limit, used) for line in _lines(folder / name)[:1]]
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):  # "max" is no limit
-        return None
-    return max(0, int(numbers[0]) - int(numbers[1]) + _table(folder / "memory.stat").get(reclaimable, 0))
-
-
-def _table(path: Path) -> dict[str, int]:
-    words = [line.split() for line in _lines(path)]
-    return {name: int(value) for name, value, *_ in (w for w in words if len(w) > 1) if value.isdecimal()}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").split("\n")
-    except OSError:
-        return []  # not Linux, or not this kind of control group
 
 
 def _gb(size: float) -> str:

@@ -33,7 +33,7 @@ def open_pipeline(
 
     Raises:
         CheckpointError, ConfigError: a part that is missing, damaged or unknown, or a device that is not there.
-        MemoryBudgetError: published parts that will not fit.
+        MemoryBudgetError: parts that will not fit.
     """
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
@@ -48,7 +48,5 @@ def open_pipeline(
         logger.warning("%s", told)
     sized = replace(settings, height=height, width=width)
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
-    if device != "cpu":
-        pipe.to(device)
     pipe.transformer.execution = source.execution
     return pipe
