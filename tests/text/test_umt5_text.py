@@ -2,12 +2,15 @@
 
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import UMT5EncoderModel
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.text.interface import TextPart
@@ -234,7 +237,13 @@ def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {prompt: text.encode([prompt]) for prompt in (*PROMPTS, long)}
     shared = tiny_text()
     build = UMT5Weights.build
-    monkeypatch.setattr(UMT5Weights, "build", lambda self, **how: built.append(1) or build(self, **how))
+
+    def slowly(self: UMT5Weights, **how: Any) -> UMT5EncoderModel:
+        built.append(1)
+        time.sleep(0.05)  # the other threads come meanwhile
+        return build(self, **how)
+
+    monkeypatch.setattr(UMT5Weights, "build", slowly)
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda prompt: (prompt, shared.encode([prompt])), list(expected) * 10))
     assert all(torch.equal(rows, expected[prompt]) for prompt, rows in found)

@@ -106,7 +106,7 @@ class UMT5Text(nn.Module):
         self._length = length
         self._encoder = EncoderPlace(weights)
         self._fingerprints: dict[torch.dtype, str] = {}
-        # Tokenizers refuse to be used by two threads, and two of them would build the encoder twice.
+        # Two threads would build the encoder twice, and set the length that the tokenizer cuts at in between.
         self._turn = threading.Lock()
         # Empty, and moved by whatever moves a module: so the device is known before there are weights on it.
         self.register_buffer("place", torch.empty(0, dtype=torch_dtype), persistent=False)
