@@ -13,7 +13,7 @@ import copy
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
@@ -237,7 +237,7 @@ class _Offloaded:
         with self._turn, closing(self._one_after_the_other()) as layers:
             yield layers
 
-    def _one_after_the_other(self) -> Iterator[TransformerLayer]:
+    def _one_after_the_other(self) -> Generator[TransformerLayer, None, None]:
         now = self._fetch(0, beside=None)
         for number in range(len(self._layers)):
             following = self._fetch((number + 1) % len(self._layers), beside=now)
