@@ -13,10 +13,13 @@ from torch import Tensor
 
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError
+from arl2.model.execution import Execution
 from arl2.model.offload import Mark, QueuedTransfers
 from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.precision import cast_model
+from arl2.model.runner import PassRunner
 from arl2.model.transformer import CausalWanTransformer3DModel
+from arl2.pipeline.placement import offload_transformer
 from support import randn, tiny_model
 
 PLANS = ["H", "SH", "HHSSH"]
@@ -165,7 +168,7 @@ def test_a_slot_is_filled_after_all_that_reads_it_and_read_after_it_is_filled(pl
 @pytest.mark.parametrize(("plan", "slots"), [("H", 1), ("SH", 2), ("SHHS", 2), ("HHSSH", 2)])
 def test_two_layers_at_most_are_on_the_device(plan, slots):
     model, queue = tiny_model(plan), Recorded()
-    weights = [sum(tensor.nbytes for tensor in layer.parameters()) for layer in model.layers]
+    weights = [sum(p.nbytes for name, p in layer.named_parameters() if name != "modulation") for layer in model.layers]
     model.layers.offload("cpu", queue)
     assert set(passed(model, queue.log)) == set(queue.kept)
     assert len(queue.kept) == slots
@@ -404,3 +407,29 @@ def test_two_streams_on_two_threads_have_the_bits_of_each_alone(offloaded):
     for thread in threads:
         thread.join(timeout=60)
     assert all(same(together[number], alone[number]) for number in range(2))
+
+
+# Together with other ways to run passes.
+
+
+def test_compiled_layers_have_the_same_bits():
+    model = tiny_model("HSH")
+    expected = outcome(model, blocks=6)
+    model.layers.offload("cpu", Recorded(late=True))
+    model.execution = Execution(compile="eager")
+    assert same(outcome(model, blocks=6), expected)
+
+
+def test_offloaded_layers_are_not_recorded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda = torch.device("cuda")
+    assert type(Execution().runner(cuda, offloaded=True)) is PassRunner
+    with pytest.raises(ConfigError, match=r"CUDA graphs need all weights on the device, but layers are offloaded; use"):
+        Execution(cuda_graphs="on").check(cuda, offloaded=True)
+
+
+def test_what_was_recorded_before_is_dropped():
+    model = tiny_model("SH")
+    before = model.runner
+    offload_transformer(model, "cpu")
+    assert model.runner is not before

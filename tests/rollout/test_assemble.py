@@ -12,7 +12,8 @@ import torch
 from arl2.checkpoints.hub import Located
 from arl2.errors import CheckpointError, ConfigError
 from arl2.pipeline.assemble import UntrainedConversionWarning, load_components
-from arl2.pipeline.budget import MemoryBudgetError, placed
+from arl2.pipeline.budget import MemoryBudgetError
+from arl2.pipeline.fitting import placed
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.planning import plan_source

@@ -19,10 +19,9 @@ from arl2.pipeline.budget import (
     MemoryPlan,
     changes_that_fit,
     check_fits,
-    check_host_fits,
-    placed,
     plan_memory,
 )
+from arl2.pipeline.fitting import check_host_fits, placed
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, wan_decoder
 from arl2.pipeline.free_memory import available_bytes
 from rollout.wan_vae import VAE_CONFIG
@@ -305,11 +304,31 @@ def test_what_is_kept_off_the_device_is_as_little_as_it_can_be():
         assert placed(whole, "auto", int(available), "cuda:1").work == replace(whole.work, **expected), available
     assert placed(plan(HYBRID_14B, window=12), "auto", CARD_24, "xpu").work.text_encoder == "leaves"
     # As requested, whatever fits.
-    assert placed(whole, "none", int(1e9), "cuda") is whole
+    assert placed(whole, "none", int(1e9), "cuda") == whole
     assert placed(whole, "layers", int(80e9), "cuda").work == replace(whole.work, offload=True)
     # Where nothing says what is free, and where nothing is gained.
     assert placed(whole, "auto", None, "xpu") == whole
     assert placed(whole, "auto", 1, "cpu") is placed(whole, "auto", 1, "mps") is whole
+
+
+def test_recorded_passes_are_counted_and_given_up_first():
+    plain, recorded = (plan(HYBRID, window=12, text=0, graphs=graphs) for graphs in (False, True))
+    assert plain.seat == 0
+    assert recorded.seat == plain.states + plain.cache + plain.prompts + plain.activations
+    assert recorded.phases["decode"] - plain.phases["decode"] == recorded.seat
+    # While a pass is recorded, memory is there a third time.
+    assert recorded.phases["denoise"] - plain.phases["denoise"] == recorded.seat + plain.states + plain.cache
+    guided = plan(HYBRID, window=12, text=0, graphs=True, guided=True)
+    assert guided.seat == recorded.seat  # the two memories take turns
+    # A cache that grows is never recorded, nor are layers that come and go.
+    assert plan(HYBRID, graphs=True).seat == plan(HYBRID, window=12, graphs=True, offload=True).seat == 0
+    between = int((plain.peak + recorded.peak) / 2 / 0.85)
+    for offload in ("auto", "none"):
+        assert placed(recorded, offload, 2 * recorded.peak, "cuda") is recorded
+        assert placed(recorded, offload, between, "cuda").work == plain.work
+        assert placed(recorded, offload, between, "cuda", needs_graphs=True).work.graphs
+    assert placed(recorded, "auto", int(3e9), "cuda").work.offload
+    assert not placed(recorded, "auto", int(3e9), "cuda", needs_graphs=True).work.offload
 
 
 def test_offloading_is_named_where_it_would_fit():
@@ -342,9 +361,12 @@ def test_offloaded_weights_are_what_a_model_holds(layers, dtype):
     model = cast_model(tiny_model(layers), dtype)
     model.layers.offload("cpu")
     counted = plan(tiny_config(layers), height=32, width=48, dtype=dtype, offload=True)
-    pieces = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.layers.parameters()}
+    large = {name: part for name, part in model.named_parameters() if name.startswith("layers.")}
+    small = sum(part.nbytes for name, part in model.named_parameters() if name not in large)
+    own = {name: large.pop(name) for name in list(large) if name.endswith(".modulation")}
+    small += sum(part.nbytes for part in own.values())
+    pieces = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in large.values()}
     assert counted.host == sum(pieces.values())
-    small = sum(part.nbytes for name, part in model.named_parameters() if not name.startswith("layers."))
     assert counted.transformer == min(2, len(layers)) * max(pieces.values()) + small
 
 

@@ -253,10 +253,12 @@ def _offloaded_size(config: str, dtype: torch.dtype) -> OffloadedSize:
     with torch.device("meta"):
         model = CausalWanTransformer3DModel(**json.loads(config))
 
-    def held(module: torch.nn.Module) -> list[int]:
+    def held(module: torch.nn.Module) -> dict[str, int]:
         named = module.named_parameters()
-        return [parameter.numel() * parameter_dtype(name, dtype).itemsize for name, parameter in named]
+        return {name: parameter.numel() * parameter_dtype(name, dtype).itemsize for name, parameter in named}
 
-    pieces = [piece_bytes(held(layer)) for layer in model.layers]
-    small = sum(held(model)) - sum(size for layer in model.layers for size in held(layer))
+    # A layer's own parameters stay on the device.
+    waiting = [[size for name, size in held(layer).items() if "." in name] for layer in model.layers]
+    pieces = [piece_bytes(sizes) for sizes in waiting]
+    small = sum(held(model).values()) - sum(map(sum, waiting))
     return OffloadedSize(min(SLOTS, len(pieces)) * max(pieces) + small, sum(pieces))

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline import folder as saved
-from arl2.pipeline.budget import MemoryPlan, can_offload, check_fits, check_host_fits, placed
-from arl2.pipeline.devices import automatic_dtype
+from arl2.pipeline.budget import check_fits
+from arl2.pipeline.devices import automatic_dtype, has_own_memory
+from arl2.pipeline.fitting import check_host_fits, placed, told
 from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
@@ -59,45 +61,34 @@ def load_components(
         ConfigError: an unknown name, options that exclude each other, or a device that layers cannot be offloaded from.
         MemoryBudgetError: parts that will not fit.
     """
-    if source.offload == "layers" and not can_offload(device):
+    if source.offload == "layers" and not has_own_memory(device):
         raise ConfigError(
             f"Layers are offloaded from a GPU's own memory, and device {device} has none of its own; leave offload out."
         )
     resolved = resolve_source(source)
     if dtype is None:
         dtype = automatic_dtype(device, resolved.config)
-    offload, text_on_device = source.offload == "layers", True
+    offload, text_on_device, execution = source.offload == "layers", True, source.execution
     if can_plan(resolved):
-        whole = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device)
+        graphs = device.startswith("cuda") and source.cuda_graphs != "off"
+        whole = plan_source(
+            resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device, graphs=graphs
+        )
         free = available_bytes(device)
-        plan = placed(whole, source.offload, free, device)
-        for sentence in _told(plan, whole, free, device):
+        plan = placed(whole, source.offload, free, device, needs_graphs=source.cuda_graphs == "on")
+        for sentence in told(plan, whole, free, device):
             logger.info("%s", sentence)
             if say is not None:
                 say(sentence)
         check_fits(plan, free, device)
         check_host_fits(plan, available_bytes("cpu"))
         offload, text_on_device = plan.work.offload, plan.work.text_encoder != "elsewhere"
+        if whole.seat and not plan.seat:
+            execution = replace(execution, cuda_graphs="off")
     loaded = _loaded(resolved, dtype)
     place(loaded, device, offload=offload, text_on_device=text_on_device)
+    loaded.transformer.execution = execution
     return loaded
-
-
-def _told(plan: MemoryPlan, whole: MemoryPlan, free: int | None, device: str) -> list[str]:
-    """How much memory will be taken, and what is kept off the device, and why."""
-    parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
-    told = [f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})"]
-    apart = [
-        *(["the layers of the transformer (two are on it at a time)"] if plan.work.offload else []),
-        *(["the text encoder"] if plan.work.text_encoder == "elsewhere" and plan.host else []),
-    ]
-    if apart:
-        known = "" if free is None else f", of {free / 1e9:.2f} GB that are free"
-        told.append(
-            f"kept off {device}, in {plan.host / 1e9:.2f} GB of the machine's memory: {' and '.join(apart)}; with "
-            f"everything on it, it would be {whole.peak / 1e9:.2f} GB{known}"
-        )
-    return told
 
 
 def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:

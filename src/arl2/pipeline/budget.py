@@ -21,13 +21,13 @@ from arl2.model.cost import (
     prompt_bytes,
     transformer_size,
 )
+from arl2.pipeline.devices import has_own_memory
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, text_pass_bytes
-from arl2.pipeline.options import Offload
 
 logger = logging.getLogger(__name__)
 
 _TEXT_DTYPE = torch.bfloat16  # of the text encoder, whatever the rest computes in
-_TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
+TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
 _SMALLEST_SIDE = 128  # pixels: no smaller picture is proposed
 
 
@@ -50,6 +50,7 @@ class GenerationJob:
         dtype: of computing; the codec is loaded in it, too.
         text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
         offload: whether the layers of the transformer wait in the machine's memory.
+        graphs: whether passes are recorded as CUDA graphs where they can be, which work on copies of their own.
     """
 
     frames: int | None
@@ -64,6 +65,7 @@ class GenerationJob:
     dtype: torch.dtype = torch.bfloat16
     text_encoder: Literal["leaves", "stays", "elsewhere"] = "leaves"
     offload: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.frames is not None and self.frames < 1):
@@ -84,6 +86,8 @@ class MemoryPlan:
         cache: keys and values of the frames kept.
         spare: room that a cache without a window has allocated ahead when the last frame is in, and what its last
             growth copied from.
+        seat: what recorded passes work on: copies of one memory and its prompt, and working memory (estimate).
+        seat_memory: of these, the memory, which is copied once more while a pass is recorded.
         activations: working memory of a pass (estimate).
         text_activations: of encoding the prompt (estimate).
         decoder_cache: what the decoder remembers (estimate).
@@ -102,6 +106,8 @@ class MemoryPlan:
     states: int
     cache: int
     spare: int
+    seat: int
+    seat_memory: int
     activations: int
     text_activations: int
     decoder_cache: int
@@ -117,10 +123,10 @@ class MemoryPlan:
         """The highest moment of each phase."""
         weights = self.transformer + self.codec
         staying = self.text_encoder if self.work.text_encoder == "stays" else 0
-        streaming = weights + staying + self.prompts + self.stream + self.decoder_cache
+        streaming = weights + staying + self.prompts + self.stream + self.seat + self.decoder_cache
         return {
             "encode prompt": weights + self.text_encoder + self.text_activations,
-            "denoise": streaming + self.activations,
+            "denoise": streaming + self.activations + self.seat_memory,
             "decode": streaming + self.decoder_work,
         }
 
@@ -138,6 +144,7 @@ class MemoryPlan:
             "prompts": self.prompts,
             "states": self.states,
             "key-value cache": self.cache + self.spare,
+            "CUDA graphs": self.seat + self.seat_memory,
             "a pass": self.activations,
             "decoding": self.decoder_cache + self.decoder_work,
         }
@@ -187,6 +194,12 @@ def _plan(
     text_bytes = text_encoder_parameters * _TEXT_DTYPE.itemsize
     on_device, on_host = offloaded_size(size, dtype) if work.offload else (size.weight_bytes(dtype), 0)
     block_pixels = 3 * decoder.temporal_factor * block * pixels * work.batch
+    states, cache = per_stream.states, per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states
+    prompts = prompt_bytes(config, batch=streams, element_size=dtype.itemsize)
+    activations = pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype)
+    # Passes are recorded once all blocks look alike: never in a cache that grows. Under guidance two take turns.
+    recorded = work.graphs and not work.offload and not (cache and work.window is None)
+    seat_memory = (states + cache) * work.batch // streams if recorded else 0
     return MemoryPlan(
         work=work,
         transformer_size=size,
@@ -196,11 +209,13 @@ def _plan(
         text_encoder=text_bytes if is_here else 0,
         codec=decoder.weight_bytes(dtype),
         host=on_host + (text_bytes if work.text_encoder == "elsewhere" else 0),
-        prompts=prompt_bytes(config, batch=streams, element_size=dtype.itemsize),
-        states=per_stream.states,
-        cache=per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states,
+        prompts=prompts,
+        states=states,
+        cache=cache,
         spare=spare.ahead * per_stream.cache_per_frame + growing,
-        activations=pass_bytes(config, tokens=work.batch * block * grid.tokens, dtype=dtype),
+        seat=seat_memory + prompts * work.batch // streams + activations if recorded else 0,
+        seat_memory=seat_memory,
+        activations=activations,
         text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,
         decoder_cache=decoder.cache_bytes(batch=work.batch, pixels=pixels, dtype=dtype),
         # Pixels leave as float32, and pieces of a block are joined into a copy.
@@ -235,54 +250,6 @@ def _frames_kept(work: GenerationJob, block: int, *, has_cache: bool) -> tuple[i
     return work.frames, _Spare(room - work.frames, old)
 
 
-def placed(plan: MemoryPlan, offload: Offload, available: int | None, device: str) -> MemoryPlan:
-    """The plan with the transformer's layers and the text encoder where there is room for them.
-
-    Args:
-        plan: everything on the device.
-        offload: ``"none"`` leaves the plan as it is; ``"layers"`` offloads the layers. ``"auto"`` first
-            tries the text encoder elsewhere, which costs seconds for each new prompt, then the layers, which cost every
-            pass.
-        available: bytes free on the device; None if it does not say: then nothing but what is asked for.
-        device: with memory of its own, or nothing is offloaded.
-
-    Returns:
-        The first that fits with room to spare, else the one that takes least.
-    """
-    whole, apart = plan.work, replace(plan.work, text_encoder="elsewhere")
-    if offload == "none" or not can_offload(device):
-        return plan
-    layers = [replace(work, offload=True) for work in (whole, apart)]
-    works = layers if offload == "layers" else [whole, apart, *layers]
-    plans = [_changed(plan, work) for work in works]
-    fitting = (one for one in plans if available is None or one.peak <= _TIGHT * available)
-    return next(fitting, plans[-1])
-
-
-def can_offload(device: str) -> bool:
-    """Whether a device has memory of its own, from which layers can be offloaded."""
-    return device.startswith(("cuda", "xpu"))
-
-
-def check_host_fits(plan: MemoryPlan, available: int | None) -> None:
-    """Refuse weights that would wait in the machine's memory where there is not enough.
-
-    Args:
-        available: bytes free on the machine; None if it does not say.
-
-    Raises:
-        MemoryBudgetError: as said.
-    """
-    if available is None or plan.host <= available:
-        return
-    half = plan.work.dtype.itemsize > torch.bfloat16.itemsize
-    advice = "dtype=bfloat16 halves that" if half else "free some, or take a GPU with more memory or a smaller model"
-    raise MemoryBudgetError(
-        f"What is kept off the device takes about {_gb(plan.host)} of the machine's memory, but {_gb(available)} are "
-        f"free; {advice}."
-    )
-
-
 def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
     """Refuse what will not fit, before it is loaded; warn where it is tight.
 
@@ -293,7 +260,7 @@ def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
     Raises:
         MemoryBudgetError: the message names the single changes that fit, or what all of them together need.
     """
-    if available is None or plan.peak <= _TIGHT * available:
+    if available is None or plan.peak <= TIGHT * available:
         return
     phase = max(plan.phases, key=lambda name: plan.phases[name])
     need = f"about {_gb(plan.peak)} on {device} ({phase}; {_listed(plan)})"
@@ -320,13 +287,13 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
     smallest = work.sink + block
 
     def fits(changed: GenerationJob) -> bool:
-        return _changed(plan, changed).peak <= available
+        return planned_anew(plan, changed).peak <= available
 
     if plan.cache:
         kept = work.window or work.frames or smallest
         window = _largest(smallest, kept - 1, lambda frames: fits(replace(work, window=frames)))
         if window is not None:
-            yield Change(f"window={window}", _changed(plan, replace(work, window=window)))
+            yield Change(f"window={window}", planned_anew(plan, replace(work, window=window)))
         if work.window is None and work.frames is not None:
             first = work.first_block_frames or block
             later = (work.frames - first) // block
@@ -334,10 +301,10 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
             if blocks is not None:
                 frames = first + blocks * block
                 shown = video_frames_of(0, frames, plan.decoder.temporal_factor)
-                yield Change(f"num_frames={shown}", _changed(plan, replace(work, frames=frames)))
+                yield Change(f"num_frames={shown}", planned_anew(plan, replace(work, frames=frames)))
     for picture in _smaller_pictures(work, tuple(config["patch_size"]), plan.decoder.spatial_factor):
         if fits(picture):
-            yield Change(f"height={picture.height}, width={picture.width}", _changed(plan, picture))
+            yield Change(f"height={picture.height}, width={picture.width}", planned_anew(plan, picture))
             break
     yield from _free_changes(plan, device)
 
@@ -346,17 +313,17 @@ def _free_changes(plan: MemoryPlan, device: str) -> Iterator[Change]:
     """Changes that leave the video as long and as large as it was."""
     work = plan.work
     if work.dtype.itemsize > torch.bfloat16.itemsize:
-        yield Change("dtype=bfloat16", _changed(plan, replace(work, dtype=torch.bfloat16)))
-    if not work.offload and can_offload(device):
-        yield Change("offload=layers", _changed(plan, replace(work, offload=True)))
+        yield Change("dtype=bfloat16", planned_anew(plan, replace(work, dtype=torch.bfloat16)))
+    if not work.offload and has_own_memory(device):
+        yield Change("offload=layers", planned_anew(plan, replace(work, offload=True)))
     if plan.decoder != TINY_DECODER:
         yield Change("the tiny decoder (--decoder)", _with_decoder(plan, work, TINY_DECODER))
     # From a CPU it has nowhere to go.
     if plan.text_encoder and work.text_encoder == "stays" and not device.startswith("cpu"):
         words = "a text encoder that leaves once the prompt is read"
-        yield Change(words, _changed(plan, replace(work, text_encoder="leaves")))
+        yield Change(words, planned_anew(plan, replace(work, text_encoder="leaves")))
     if plan.text_encoder and not device.startswith("cpu"):
-        yield Change("the text encoder on the CPU", _changed(plan, replace(work, text_encoder="elsewhere")))
+        yield Change("the text encoder on the CPU", planned_anew(plan, replace(work, text_encoder="elsewhere")))
 
 
 def _all_changes(plan: MemoryPlan, device: str) -> Change:
@@ -366,14 +333,15 @@ def _all_changes(plan: MemoryPlan, device: str) -> Change:
     if plan.cache and (work.window is None or work.window > work.sink + plan.transformer_size.config["block_frames"]):
         least = replace(least, window=work.sink + plan.transformer_size.config["block_frames"])
         words.append(f"window={least.window}")
-    if can_offload(device):
+    if has_own_memory(device):
         least = replace(least, offload=True)
     if plan.text_encoder:
         least = replace(least, text_encoder=work.text_encoder if device.startswith("cpu") else "elsewhere")
     return Change("; ".join(words) or "there is none left", _with_decoder(plan, least, TINY_DECODER))
 
 
-def _changed(plan: MemoryPlan, work: GenerationJob) -> MemoryPlan:
+def planned_anew(plan: MemoryPlan, work: GenerationJob) -> MemoryPlan:
+    """The plan of another job with the same model."""
     return _with_decoder(plan, work, plan.decoder)
 
 

@@ -45,7 +45,8 @@ class ModelSource:
             (default: auto, which offloads what would not fit otherwise).
         compile: Whether layers are compiled with torch.compile: inductor, eager (records graphs and computes them as
             they stand, to find faults), or off; auto is off.
-        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA.
+        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA, if there is room
+            and nothing is offloaded.
     """
 
     model: str | None = None

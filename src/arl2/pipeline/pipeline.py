@@ -165,9 +165,7 @@ class ARL2Pipeline(DiffusionPipeline):
             compile=compile,
             cuda_graphs=cuda_graphs,
         )
-        pipe = cls.from_components(load_components(source, dtype=torch_dtype))
-        pipe.transformer.execution = source.execution
-        return pipe
+        return cls.from_components(load_components(source, dtype=torch_dtype))
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None

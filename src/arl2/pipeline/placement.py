@@ -58,6 +58,7 @@ def offload_transformer(
 ) -> None:
     """Small parts to the device, layers to the machine's memory; see :meth:`arl2.model.offload.LayerStack.offload`."""
     transformer.layers.offload(device, transfers)
+    transformer.execution = transformer.execution  # what was recorded over the weights goes
     for part in transformer.children():
         if part is not transformer.layers:
             part.to(device)

@@ -40,6 +40,7 @@ def plan_source(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    graphs: bool = False,
 ) -> MemoryPlan:
     """Plan the memory of a generation, phase by phase.
 
@@ -49,6 +50,7 @@ def plan_source(
         batch: videos at once.
         dtype: of computing.
         device: where the text encoder is offloaded from once the prompt is embedded; on a CPU it stays.
+        graphs: passes are recorded as CUDA graphs.
 
     Raises:
         CheckpointError: files that are missing or damaged.
@@ -76,6 +78,7 @@ def plan_source(
         guided=settings.guidance_scale != 1.0,
         dtype=dtype,
         text_encoder="stays" if device.startswith("cpu") else "leaves",
+        graphs=graphs,
     )
     return plan_memory(config, work, text_encoder_parameters=parameters_of(text_encoder), decoder=decoder)
 

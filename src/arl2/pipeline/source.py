@@ -37,7 +37,7 @@ def open_pipeline(
     """
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
-    source.execution.check(torch.device(device))
+    source.execution.check(torch.device(device), offloaded=source.offload == "layers")
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
     settings = loaded.settings
@@ -47,6 +47,4 @@ def open_pipeline(
     if told := settings.told_of_size(height, width):
         logger.warning("%s", told)
     sized = replace(settings, height=height, width=width)
-    pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
-    pipe.transformer.execution = source.execution
-    return pipe
+    return ARL2Pipeline.from_components(replace(loaded, settings=sized))
