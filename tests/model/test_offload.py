@@ -428,6 +428,16 @@ def test_offloaded_layers_are_not_recorded(monkeypatch):
         Execution(cuda_graphs="on").check(cuda, offloaded=True)
 
 
+def test_hooks_on_a_layer_see_its_passes():
+    model, seen = tiny_model("SHH"), []
+    model.layers.offload("cpu", Recorded())
+    weight = model.layers[1].ffn.down.linear.weight
+    model.layers[1].ffn.down.register_forward_pre_hook(lambda part, _: seen.append(part.linear.weight))
+    outcome(model, blocks=1)
+    assert len(seen) == 2  # the last layer alone stops at its memory
+    assert all(one.data_ptr() != weight.data_ptr() for one in seen)
+
+
 def test_what_was_recorded_before_is_dropped():
     model = tiny_model("SH")
     before = model.runner

@@ -13,10 +13,10 @@ import copy
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from arl2.model.layer import TransformerLayer
 
 logger = logging.getLogger(__name__)
 
+Module = TypeVar("Module", bound=nn.Module)
 Mark = Any
 """A point in a queue of the device's work: an event, or None where work is done at once."""
 
@@ -266,10 +267,9 @@ class _Offloaded:
         """The layer with its parameters in a slot; made once, it takes no memory."""
         if number not in slot.layers:
             layer = self._layers[number]
-            own, staying = _tensors_of(layer), list(layer.parameters(recurse=False))
+            own = _tensors_of(layer)
             views = zip(own, _views(slot.memory, own), strict=True)
-            placed = {id(tensor): _like(tensor, view) for tensor, view in views}
-            slot.layers[number] = copy.deepcopy(layer, {**placed, **{id(tensor): tensor for tensor in staying}})
+            slot.layers[number] = _twin(layer, {tensor: _like(tensor, view) for tensor, view in views})
         return slot.layers[number]
 
     def _packed(self, layer: TransformerLayer) -> Tensor:
@@ -320,6 +320,19 @@ def _views(memory: Tensor, tensors: list[Tensor]) -> Iterator[Tensor]:
     for tensor in tensors:
         yield memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         start += _rounded(tensor.nbytes)
+
+
+def _twin(module: Module, placed: Mapping[Tensor, Tensor]) -> Module:
+    """A module like another one, with other tensors where they are given; all else, hooks as well, is shared."""
+    twin = copy.copy(module)
+    twin._parameters = {name: _placed(tensor, placed) for name, tensor in module._parameters.items()}
+    twin._buffers = {name: _placed(tensor, placed) for name, tensor in module._buffers.items()}
+    twin._modules = {name: None if part is None else _twin(part, placed) for name, part in module._modules.items()}
+    return twin
+
+
+def _placed(tensor: Any, placed: Mapping[Tensor, Tensor]) -> Any:
+    return placed.get(tensor, tensor)
 
 
 def _like(tensor: Tensor, view: Tensor) -> Tensor:
