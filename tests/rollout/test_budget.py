@@ -268,7 +268,7 @@ def test_weights_of_an_offloaded_model_by_hand():
     linear = 8 * width**2 + 2 * width * hidden
     # Of a hybrid layer: also the gates and one matrix a head for each of q, k, v.
     layer = 2 * (linear + 3 * width * 40 + 3 * width * 128)
-    small = 2 * (4096 * width + width**2 + 2 * 64 * width) + 4 * (256 * width + width**2 + 6 * width**2)
+    small = 2 * (4096 * width + width**2 + 2 * 64 * width) + 4 * (256 * width + 7 * width**2 + 40 * 6 * width)
     assert apart.transformer == pytest.approx(2 * layer + small, rel=0.001)
     assert apart.host == pytest.approx(40 * 2 * linear, rel=0.01)
     assert apart.host + apart.transformer == pytest.approx(whole.transformer + 2 * layer, rel=0.001)
