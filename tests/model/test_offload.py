@@ -412,14 +412,6 @@ def test_two_streams_on_two_threads_have_the_bits_of_each_alone(offloaded):
 # Together with other ways to run passes.
 
 
-def test_compiled_layers_have_the_same_bits():
-    model = tiny_model("HSH")
-    expected = outcome(model, blocks=6)
-    model.layers.offload("cpu", Recorded(late=True))
-    model.execution = Execution(compile="eager")
-    assert same(outcome(model, blocks=6), expected)
-
-
 def test_offloaded_layers_are_not_recorded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cuda = torch.device("cuda")

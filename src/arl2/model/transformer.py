@@ -383,7 +383,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         """The dtype of activations and caches; a few parameters are float32 whatever it is."""
         return self.patch_embedding.weight.dtype
 
-    @property
     def weights_address(self) -> int:
         return self.patch_embedding.weight.data_ptr()
 
