@@ -39,11 +39,13 @@ def streamed(model: CausalWanTransformer3DModel, batch: int = 1, width: int = 6)
         yield torch.stack(flows), memory.fingerprint(), graphs()
 
 
-def compare(plan: str, **changes: Any) -> dict[str, Any]:
-    """A plain model and a compiled one over the same blocks."""
+def compare(plan: str, *, offloaded: bool = False, **changes: Any) -> dict[str, Any]:
+    """A plain model and a compiled one, perhaps with offloaded layers, over the same blocks."""
     plain = tiny_model(plan, window=6, **changes)
     compiled = copy.deepcopy(plain)
     compiled.execution = Execution(compile="eager")
+    if offloaded:
+        compiled.layers.offload("cpu")
     before = graphs()
     pairs = list(zip(streamed(plain), streamed(compiled), strict=True))
     after = [theirs[2] - before for _, theirs in pairs]
@@ -59,6 +61,7 @@ def compare(plan: str, **changes: Any) -> dict[str, Any]:
 def main() -> None:
     with torch.no_grad():
         found = {plan: compare(plan) for plan in ("HSHS", "HH", "SS")}
+        found["offloaded"] = compare("HSHS", offloaded=True)
         found["ranks"] = compare("HS", state_rank=0, ffn_rank=0)
         model = tiny_model("HH")
         model.execution = Execution(compile="eager")

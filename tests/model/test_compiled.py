@@ -33,7 +33,7 @@ def found() -> dict:
     return json.loads(made.stdout)
 
 
-@pytest.mark.parametrize(("plan", "graphs"), [("HSHS", 4), ("HH", 3), ("SS", 3), ("ranks", 3)])
+@pytest.mark.parametrize(("plan", "graphs"), [("HSHS", 4), ("HH", 3), ("SS", 3), ("ranks", 3), ("offloaded", 4)])
 def test_compiled_passes_have_the_same_bits_and_nothing_is_compiled_again(found, plan, graphs):
     """Two passes for each kind of layer, of which softmax layers have one; and the last layer, which writes alone."""
     assert found[plan]["same bits"]

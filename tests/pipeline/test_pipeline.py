@@ -234,10 +234,3 @@ def test_settings_round_trip() -> None:
     assert settings_from_mapping(settings.to_mapping(), where="test") == settings
     assert len(settings.sampler().timesteps_of(0)) == 3
     assert len(settings.sampler().timesteps_of(1)) == 2
-
-
-@pytest.mark.parametrize("name", ["enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload"])
-def test_offloading_is_refused_with_what_to_do_instead(tmp_path: Path, name: str) -> None:
-    pipe = ARL2Pipeline.from_pretrained(stand_in_folder(tmp_path / "model"))
-    with pytest.raises(ConfigError, match="leaves the device once a prompt is read"):
-        getattr(pipe, name)()

@@ -95,6 +95,7 @@ def a_source_is_checked_when_it_is_made() -> None:
         "weights_branch": ("emma",),
         "dtype": ("float8", torch.float32),
         "device": (0,),
+        "offload": ("disk", None, True),
     }.items():
         for value in values:
             with pytest.raises(ConfigError, match=f"Got {name}"):

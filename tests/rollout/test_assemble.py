@@ -11,8 +11,9 @@ import torch
 
 from arl2.checkpoints.hub import Located
 from arl2.errors import CheckpointError, ConfigError
-from arl2.pipeline.assemble import UntrainedConversionWarning
+from arl2.pipeline.assemble import UntrainedConversionWarning, load_components
 from arl2.pipeline.budget import MemoryBudgetError
+from arl2.pipeline.fitting import placed
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.planning import plan_source
@@ -232,6 +233,36 @@ def test_python_users_have_the_memory_check_too(disk, monkeypatch):
     with pytest.raises(MemoryBudgetError, match="are free"):
         ARL2Pipeline.from_pretrained(disk / "student.pt", base=disk / "diffusers")
     assert not loaded
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_does_not_fit_on_a_gpu_is_kept_off_it_and_said_before_loading(disk, tmp_path, monkeypatch, saved):
+    model = source(disk / "student.pt", base=disk / "diffusers")
+    if saved:
+        ARL2Pipeline.from_pretrained(disk / "student.pt", base=disk / "diffusers").save_pretrained(tmp_path / "whole")
+        model = source(tmp_path / "whole")
+    options = SamplingOptions(height=32, width=48, num_frames=9)
+    whole = plan_source(resolve_source(model), options, device="cuda")
+    least = placed(whole, "auto", 1, "cuda")
+    assert least.work == replace(whole.work, text_encoder="elsewhere", offload=True)
+    kept, lines = [], []
+    free = {"cuda": 0, "cpu": 10**9}
+    monkeypatch.setattr("arl2.pipeline.assemble.available_bytes", free.get)
+    monkeypatch.setattr("arl2.pipeline.assemble.place", lambda _, device, **how: kept.append(how))
+    for available in (2 * whole.peak, int(1.1 * least.peak)):
+        free["cuda"] = available
+        load_components(model, options, device="cuda", say=lines.append)
+    assert kept == [{"offload": False, "text_on_device": True}, {"offload": True, "text_on_device": False}]
+    assert [line.split(" ")[:3] for line in lines] == [["memory", "on", "cuda:"]] * 2 + [["kept", "off", "cuda,"]]
+    # Nothing is loaded that would not fit, on the device or beside it.
+    monkeypatch.setattr("arl2.pipeline.assemble.load_codec", lambda *_, **__: kept.append({}))
+    free["cpu"] = 1000
+    with pytest.raises(MemoryBudgetError, match="kept off the device takes about"):
+        load_components(model, options, device="cuda")
+    free["cuda"] = 1000
+    with pytest.raises(MemoryBudgetError, match=r"on cuda \(.* are free"):
+        load_components(model, options, device="cuda")
+    assert len(kept) == 2
 
 
 def test_an_untrained_conversion_is_told_from_its_weights(disk, tmp_path):

@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 
 from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import split_blocks
+from arl2.model.precision import cast_model
 from arl2.model.presets import preset_config
 from arl2.model.registry import CARDS
 from arl2.pipeline.budget import (
     GenerationJob,
     MemoryBudgetError,
     MemoryPlan,
-    available_bytes,
     changes_that_fit,
     check_fits,
     plan_memory,
 )
+from arl2.pipeline.fitting import check_host_fits, placed
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, wan_decoder
+from arl2.pipeline.free_memory import available_bytes
 from rollout.wan_vae import VAE_CONFIG
 from support import randn, tiny_config, tiny_model
 
@@ -234,13 +236,14 @@ def test_changes_are_as_mild_as_they_can_be():
 def test_the_text_encoder_has_nowhere_to_go_from_a_cpu():
     whole = plan(HYBRID, text_encoder="stays")
     on_cpu, on_gpu = ({c.words for c in changes_that_fit(whole, int(18e9), where)} for where in ("cpu", "cuda:1"))
-    assert on_gpu - on_cpu == {"the text encoder on the CPU", "a text encoder that leaves once the prompt is read"}
+    away = {"the text encoder on the CPU", "a text encoder that leaves once the prompt is read"}
+    assert on_gpu - on_cpu == {*away, "offload=layers"}
 
 
 def test_a_device_that_is_too_small_for_any_single_change():
     whole = plan(frames=252, dtype=torch.float32)
     with pytest.raises(
-        MemoryBudgetError, match=r"no single change is enough; all together \(dtype=bfloat16; .* take 4\.5"
+        MemoryBudgetError, match=r"no single change is enough; all together \(dtype=bfloat16; .* take 1\.9"
     ):
         check_fits(whole, int(8e9), "cuda")
     bare = plan(HYBRID, TINY_DECODER, text=0, frames=None, window=3, height=128, width=128)
@@ -261,6 +264,120 @@ def test_what_cannot_be_planned():
         plan(height=488)
 
 
+# Offloading.
+
+HYBRID_14B = preset_config("wan2.1-t2v-14b", hybrid_layers=range(30))
+CARD_24, CARD_8 = int(23e9), int(7.5e9)  # bytes that such cards have free
+
+
+def test_weights_of_an_offloaded_model_by_hand():
+    whole, apart = plan(HYBRID_14B, window=12), plan(HYBRID_14B, window=12, offload=True)
+    width, hidden = 5120, 13824
+    linear = 8 * width**2 + 2 * width * hidden
+    # Of a hybrid layer: also the gates and one matrix a head for each of q, k, v.
+    layer = 2 * (linear + 3 * width * 40 + 3 * width * 128)
+    small = 2 * (4096 * width + width**2 + 2 * 64 * width) + 4 * (256 * width + 7 * width**2 + 40 * 6 * width)
+    assert apart.transformer == pytest.approx(2 * layer + small, rel=0.001)
+    assert apart.host == pytest.approx(40 * 2 * linear, rel=0.01)
+    assert apart.host + apart.transformer == pytest.approx(whole.transformer + 2 * layer, rel=0.001)
+    assert apart.peak - whole.peak == apart.transformer - whole.transformer
+    assert whole.host == 0
+    # A text encoder elsewhere waits on the machine, too.
+    assert plan(HYBRID_14B, window=12, offload=True, text_encoder="elsewhere").host == apart.host + 2 * UMT5
+
+
+@pytest.mark.parametrize(
+    ("config", "available", "text_encoder"), [(HYBRID_14B, CARD_24, "leaves"), (HYBRID, CARD_8, "elsewhere")]
+)
+@pytest.mark.parametrize("frames", [21, None])
+def test_14b_fits_24_gb_and_1_3b_fits_8_gb(config, available, text_encoder, frames):
+    whole = plan(config, frames=frames, window=12)
+    assert whole.peak > available
+    found = placed(whole, "auto", available, "cuda")
+    assert found.peak <= 0.85 * available
+    assert found.work == replace(whole.work, offload=True, text_encoder=text_encoder)
+    check_fits(found, available, "cuda")
+    with pytest.raises(MemoryBudgetError, match=r"offload=layers|no single change"):
+        check_fits(whole, available, "cuda")
+
+
+def test_what_is_kept_off_the_device_is_as_little_as_it_can_be():
+    whole = plan(HYBRID, window=12)
+    for available, expected in {
+        18e9: {},
+        12e9: {"text_encoder": "elsewhere"},  # the transformer fits; its text encoder, which is larger, does not
+        7.5e9: {"text_encoder": "elsewhere", "offload": True},
+        1e9: {"text_encoder": "elsewhere", "offload": True},
+    }.items():
+        assert placed(whole, "auto", int(available), "cuda:1").work == replace(whole.work, **expected), available
+    assert placed(plan(HYBRID_14B, window=12), "auto", CARD_24, "xpu").work.text_encoder == "leaves"
+    # As requested, whatever fits.
+    assert placed(whole, "none", int(1e9), "cuda") == whole
+    assert placed(whole, "layers", int(80e9), "cuda").work == replace(whole.work, offload=True)
+    # Where nothing says what is free, and where nothing is gained.
+    assert placed(whole, "auto", None, "xpu") == whole
+    assert placed(whole, "auto", 1, "cpu") is placed(whole, "auto", 1, "mps") is whole
+
+
+def test_recorded_passes_are_counted_and_given_up_first():
+    plain, recorded = (plan(HYBRID, window=12, text=0, graphs=graphs) for graphs in (False, True))
+    assert plain.seat == 0
+    assert recorded.seat == plain.states + plain.cache + plain.prompts + plain.activations
+    assert recorded.phases["decode"] - plain.phases["decode"] == recorded.seat
+    # While a pass is recorded, memory is there a third time.
+    assert recorded.phases["denoise"] - plain.phases["denoise"] == recorded.seat + plain.states + plain.cache
+    guided = plan(HYBRID, window=12, text=0, graphs=True, guided=True)
+    assert guided.seat == recorded.seat  # the two memories take turns
+    # A cache that grows is never recorded, nor are layers that come and go.
+    assert plan(HYBRID, graphs=True).seat == plan(HYBRID, window=12, graphs=True, offload=True).seat == 0
+    between = int((plain.peak + recorded.peak) / 2 / 0.85)
+    for offload in ("auto", "none"):
+        assert placed(recorded, offload, 2 * recorded.peak, "cuda") is recorded
+        assert placed(recorded, offload, between, "cuda").work == plain.work
+        assert placed(recorded, offload, between, "cuda", needs_graphs=True).work.graphs
+    assert placed(recorded, "auto", int(3e9), "cuda").work.offload
+    assert not placed(recorded, "auto", int(3e9), "cuda", needs_graphs=True).work.offload
+
+
+def test_offloading_is_named_where_it_would_fit():
+    whole = plan(HYBRID_14B, window=12)
+    words = {change.words for change in changes_that_fit(whole, CARD_24, "cuda")}
+    assert words == {"offload=layers"}
+    assert "offload=layers" not in {change.words for change in changes_that_fit(whole, CARD_24, "cpu")}
+    with pytest.raises(
+        MemoryBudgetError, match=r"about 40\.9 GB on cuda .* any one of these would fit: offload=layers"
+    ):
+        check_fits(whole, CARD_24, "cuda")
+
+
+def test_the_machine_must_hold_what_is_kept_off_the_device():
+    found = placed(plan(HYBRID_14B, window=12), "auto", CARD_24, "cuda")
+    check_host_fits(found, int(29e9))
+    check_host_fits(found, None)
+    with pytest.raises(
+        MemoryBudgetError,
+        match=r"^What is kept off the device takes about 28\.3 GB .* but 16\.0 GB are free; free some",
+    ):
+        check_host_fits(found, int(16e9))
+    with pytest.raises(MemoryBudgetError, match="dtype=bfloat16 halves"):
+        check_host_fits(plan(HYBRID_14B, window=12, offload=True, dtype=torch.float32), int(16e9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layers", ["S", "SH", "HSH"])
+def test_offloaded_weights_are_what_a_model_holds(layers, dtype):
+    model = cast_model(tiny_model(layers), dtype)
+    model.layers.offload("cpu")
+    counted = plan(tiny_config(layers), height=32, width=48, dtype=dtype, offload=True)
+    large = {name: part for name, part in model.named_parameters() if name.startswith("layers.")}
+    small = sum(part.nbytes for name, part in model.named_parameters() if name not in large)
+    own = {name: large.pop(name) for name in list(large) if name.endswith(".modulation")}
+    small += sum(part.nbytes for part in own.values())
+    pieces = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in large.values()}
+    assert counted.host == sum(pieces.values())
+    assert counted.transformer == min(2, len(layers)) * max(pieces.values()) + small
+
+
 # What is free.
 
 
@@ -268,6 +385,19 @@ def test_free_memory_of_this_machine():
     free = available_bytes("cpu")
     assert free is None or 0 < free < 2**50
     assert available_bytes("meta") is None
+
+
+def test_a_gpu_has_what_the_driver_says_and_what_torch_does_not_use(monkeypatch):
+    said = {"mem_get_info": (1000, 5000), "memory_reserved": 300, "memory_allocated": 100}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert available_bytes("cuda:1") == 1200
+
+    def silent(device):
+        raise RuntimeError("The device doesn't support querying the available free memory.")
+
+    monkeypatch.setattr(torch.xpu, "mem_get_info", silent)
+    assert available_bytes("xpu") is None
 
 
 def test_the_lowest_limit_counts(tmp_path):

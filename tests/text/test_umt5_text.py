@@ -2,11 +2,15 @@
 
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import UMT5EncoderModel
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.text.interface import TextPart
@@ -225,6 +229,25 @@ def test_a_device_is_let_go_after_an_error() -> None:
     ):
         raise RuntimeError("stop")
     assert not place.loaded
+
+
+def test_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, built = tiny_text(), []
+    long = " ".join(["cat"] * (LENGTH + 3))  # cutting it changes the tokenizer's settings for a while
+    expected = {prompt: text.encode([prompt]) for prompt in (*PROMPTS, long)}
+    shared = tiny_text()
+    build = UMT5Weights.build
+
+    def slowly(self: UMT5Weights, **how: Any) -> UMT5EncoderModel:
+        built.append(1)
+        time.sleep(0.05)  # the other threads come meanwhile
+        return build(self, **how)
+
+    monkeypatch.setattr(UMT5Weights, "build", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda prompt: (prompt, shared.encode([prompt])), list(expected) * 10))
+    assert all(torch.equal(rows, expected[prompt]) for prompt, rows in found)
+    assert built == [1]
 
 
 def test_moving_the_part_is_remembered_before_anything_is_loaded(published: Path) -> None:

@@ -90,7 +90,7 @@ def _ffmpeg() -> str:
 
 
 def _memory() -> str:
-    from arl2.pipeline.budget import available_bytes
+    from arl2.pipeline.free_memory import available_bytes
 
     free = available_bytes("cpu")
     return "unknown" if free is None else f"{free / 1e9:.1f} GB free"

@@ -20,6 +20,7 @@ from arl2.attention.layer_memory import MemoryGeometry
 from arl2.attention.plan import converted_layers
 from arl2.geometry import split_blocks
 from arl2.model.config import ffn_rank_beside, layer_specs
+from arl2.model.offload import SLOTS, piece_bytes
 from arl2.model.precision import parameter_dtype
 from arl2.model.transformer import CausalWanTransformer3DModel
 
@@ -227,3 +228,37 @@ def _transformer_size(config: str) -> TransformerSize:
         else:
             compute += parameter.numel()
     return TransformerSize(dict(model.config), compute, kept)
+
+
+class OffloadedSize(NamedTuple):
+    """Bytes of a transformer's weights where its layers are offloaded.
+
+    Attributes:
+        device: on the device: two slots for layers, and the small parts.
+        host: in the machine's memory: all layers.
+    """
+
+    device: int
+    host: int
+
+
+def offloaded_size(size: TransformerSize, dtype: torch.dtype) -> OffloadedSize:
+    """What :class:`arl2.model.offload.LayerStack` takes of a model that computes in ``dtype``."""
+    config = {name: value for name, value in size.config.items() if not name.startswith("_")}
+    return _offloaded_size(json.dumps(config, sort_keys=True), dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _offloaded_size(config: str, dtype: torch.dtype) -> OffloadedSize:
+    with torch.device("meta"):
+        model = CausalWanTransformer3DModel(**json.loads(config))
+
+    def held(module: torch.nn.Module) -> dict[str, int]:
+        named = module.named_parameters()
+        return {name: parameter.numel() * parameter_dtype(name, dtype).itemsize for name, parameter in named}
+
+    # A layer's own parameters stay on the device.
+    waiting = [[size for name, size in held(layer).items() if "." in name] for layer in model.layers]
+    pieces = [piece_bytes(sizes) for sizes in waiting]
+    small = sum(held(model).values()) - sum(map(sum, waiting))
+    return OffloadedSize(min(SLOTS, len(pieces)) * max(pieces) + small, sum(pieces))

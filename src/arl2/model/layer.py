@@ -3,7 +3,7 @@
 Legend: B batch, F frames, S tokens a frame, T = F S tokens, d width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -129,7 +129,7 @@ class TransformerLayer(nn.Module):
 
 
 def modulations_of(
-    layers: Sequence[TransformerLayer], time: Float[Tensor, "batch frames 6 width"]
+    layers: Iterable[TransformerLayer], time: Float[Tensor, "batch frames 6 width"]
 ) -> Float[Tensor, "layers batch frames 6 width"]:
     """What the timesteps of a block become for each layer, in two kernels for all of them."""
     return torch.stack([layer.modulation.float() for layer in layers])[:, None, None] + time

@@ -11,6 +11,7 @@ from arl2.attention.layer_memory import LayerMemory
 from arl2.attention.memory import Memory
 from arl2.kernels.rope import Rotation
 from arl2.model.layer import TransformerLayer
+from arl2.model.offload import LayerStack
 
 
 @runtime_checkable
@@ -18,8 +19,8 @@ class LayeredModel(Protocol):
     """What a runner needs of the transformer."""
 
     @property
-    def stack(self) -> list[TransformerLayer]:
-        """Its layers, in order."""
+    def layers(self) -> LayerStack:
+        """Its layers, which a pass takes in turn."""
 
     def weights_address(self) -> int:
         """Another one when its weights have moved."""
@@ -63,8 +64,9 @@ class PassRunner:
     def predict(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> Tensor:
         """The flow of a block ``[B, C, F, h, w]``; memory is read."""
         x = model.embed(block.latents)
-        for layer, by, words, own in zip(model.stack, block.modulations, block.words, memory.layers, strict=True):
-            x = self.stream(layer, x, by, words, block.rotation, own, Access.READ)
+        with model.layers.in_turn() as layers:
+            for layer, by, words, own in zip(layers, block.modulations, block.words, memory.layers, strict=True):
+                x = self.stream(layer, x, by, words, block.rotation, own, Access.READ)
         return model.flow_of(x, block.time, block.rows, block.columns)
 
     def commit(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> None:
@@ -76,11 +78,12 @@ class PassRunner:
         """What a cache-update pass does with tensors. Past the last layer's memory there is nothing to compute."""
         memory.is_whole = False
         x = model.embed(block.latents)
-        *layers, last = zip(model.stack, block.modulations, block.words, memory.layers, strict=True)
-        for layer, by, words, own in layers:
-            x = self.stream(layer, x, by, words, block.rotation, own, Access.COMMIT)
-        layer, by, _, own = last
-        self.write(layer, x, by, block.rotation, own)
+        with model.layers.in_turn() as layers:
+            for layer, by, words, own in zip(layers, block.modulations, block.words, memory.layers, strict=True):
+                if own is memory.layers[-1]:
+                    self.write(layer, x, by, block.rotation, own)
+                else:
+                    x = self.stream(layer, x, by, words, block.rotation, own, Access.COMMIT)
 
     def stream(
         self,

@@ -32,6 +32,7 @@ from arl2.model.embeddings import TextEmbedder, TimeEmbedder
 from arl2.model.execution import Execution
 from arl2.model.inputs import checked_latents
 from arl2.model.layer import FlowHead, TransformerLayer, modulations_of
+from arl2.model.offload import LayerStack
 from arl2.model.parallelism import chosen_ranks, require_splits
 from arl2.model.passes import ParallelPass, TeacherForcing
 from arl2.model.runner import PassRunner, StreamedBlock
@@ -135,7 +136,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.time_embedder = TimeEmbedder(width, freq_dim)
         self.text_embedder = TextEmbedder(text_dim, width)
-        self.layers = nn.ModuleList(
+        self.layers = LayerStack(
             TransformerLayer(
                 spec,
                 size=size,
@@ -211,11 +212,11 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         time = self.time_embedder(timestep)
         # Both copies stand at the same positions.
         rotation = self._rotation([*range(layout.frames)] * len(layout.copies()), rows, columns, x.device)
-        for layer, words in zip(self.stack, prompt.layers, strict=True):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(keeping_backends(layer), x, time.layers, words, rotation, layout, use_reentrant=False)
-            else:
-                x = layer(x, time.layers, words, rotation, layout)
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        with self.layers.in_turn() as layers:
+            for layer, words in zip(layers, prompt.layers, strict=True):
+                given = x, time.layers, words, rotation, layout
+                x = checkpoint(keeping_backends(layer), *given, use_reentrant=False) if again else layer(*given)
         noisy, noisy_time = x[:, layout.copies()[-1] :], time.head[:, -layout.frames :]
         return self.flow_of(noisy, noisy_time, rows, columns)
 
@@ -265,7 +266,7 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         rotation = self._rotation(range(memory.frames, memory.frames + frames), rows, columns, latents.device)
         rotation = self.parallel.own_rotation(rotation, frame_tokens=rows * columns)
         time = self.time_embedder(timestep)
-        modulations = modulations_of(self.stack, time.layers)
+        modulations = modulations_of(self.layers, time.layers)
         return StreamedBlock(latents, time.head, modulations, prompt.layers, rotation, rows, columns)
 
     def _checked(self, latents: Tensor, timestep: Tensor, text: Tensor | PromptCache) -> tuple[PromptCache, int, int]:
@@ -301,8 +302,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             )
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
-        layers = tuple(layer.cross_attention.remember(embedded) for layer in self.stack)
-        return PromptCache(self.identity, layers)
+        with self.layers.in_turn() as layers:
+            return PromptCache(self.identity, tuple(layer.cross_attention.remember(embedded) for layer in layers))
 
     def allocate_memory(
         self,
@@ -347,16 +348,17 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
                 dtype=self.compute_dtype,
                 device=self.patch_embedding.weight.device,
             )
-            for layer in self.stack
+            for layer in self.layers
         )
         return Memory(self.identity, geometry, layers, parallel=self.parallel)
 
     def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
         """Split streams that begin from now on over several ranks: :meth:`ARL2Pipeline.enable_parallelism`."""
-        attentions = [layer.self_attention for layer in self.stack]
-        parallel = chosen_ranks(config, ulysses_degree, self.patch_embedding.weight.device)
+        attentions = [layer.self_attention for layer in self.layers]
+        device = self.patch_embedding.weight.device
+        parallel = chosen_ranks(config, ulysses_degree, device)
         require_splits(attentions, self.config.num_attention_heads, parallel.ranks)
-        self._runner = self._execution.runner(self.patch_embedding.weight.device, parallel.ranks)
+        self._runner = self._execution.runner(device, parallel.ranks, offloaded=self.layers.is_offloaded)
         self.parallel = parallel
         for attention in attentions:
             attention.parallel = parallel
@@ -374,7 +376,8 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def runner(self) -> PassRunner:
         """What runs the streaming passes, made for the device at the first of them; another one may be set."""
         if self._runner is None:
-            self._runner = self._execution.runner(self.patch_embedding.weight.device, self.parallel.ranks)
+            device = self.patch_embedding.weight.device
+            self._runner = self._execution.runner(device, self.parallel.ranks, offloaded=self.layers.is_offloaded)
         return self._runner
 
     @runner.setter
@@ -398,10 +401,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
     def compute_dtype(self) -> torch.dtype:
         """The dtype of activations and caches; a few parameters are float32 whatever it is."""
         return self.patch_embedding.weight.dtype
-
-    @property
-    def stack(self) -> list[TransformerLayer]:
-        return cast(list[TransformerLayer], list(self.layers))
 
     def weights_address(self) -> int:
         return self.patch_embedding.weight.data_ptr()

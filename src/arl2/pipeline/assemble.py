@@ -1,7 +1,9 @@
 """From a source to the loaded components of a pipeline: resolved, memory planned and checked, then loaded."""
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,15 +14,20 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline import folder as saved
-from arl2.pipeline.budget import available_bytes, check_fits
-from arl2.pipeline.devices import automatic_dtype
+from arl2.pipeline.budget import check_fits
+from arl2.pipeline.devices import automatic_dtype, has_own_memory
+from arl2.pipeline.fitting import check_host_fits, placed, told
+from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
-from arl2.pipeline.planning import plan_source
+from arl2.pipeline.placement import place
+from arl2.pipeline.planning import can_plan, plan_source
 from arl2.pipeline.resolve import ResolvedSource, resolve_source
 from arl2.streams.components import Components
 from arl2.text.interface import TextPart
 from arl2.video.codec import VideoCodec
+
+logger = logging.getLogger(__name__)
 
 
 class UntrainedConversionWarning(UserWarning):
@@ -37,7 +44,9 @@ def load_components(
     ranks: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> Components:
-    """Load a model on the CPU, after checking that published parts and what is to be sampled fit into memory.
+    """Load a model onto its device, after checking that it and what is to be sampled fit into memory.
+
+    Saved pipelines with a codec or a text part of other kinds than Wan's are not checked.
 
     Args:
         source: which model.
@@ -51,19 +60,37 @@ def load_components(
 
     Raises:
         CheckpointError: a part that is missing or damaged; a model that is not downloaded.
-        ConfigError: an unknown name, or options that exclude each other.
-        MemoryBudgetError: published parts that will not fit.
+        ConfigError: an unknown name, options that exclude each other, or a device that layers cannot be offloaded from.
+        MemoryBudgetError: parts that will not fit.
     """
+    if source.offload == "layers" and not has_own_memory(device):
+        raise ConfigError(
+            f"Layers are offloaded from a GPU's own memory, and device {device} has none of its own; leave offload out."
+        )
     resolved = resolve_source(source)
     if dtype is None:
         dtype = automatic_dtype(device, resolved.config)
-    if resolved.is_published:
-        plan = plan_source(resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device, ranks=ranks)
-        if say is not None:
-            parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.parts().items())
-            say(f"memory on {device}: about {plan.peak / 1e9:.2f} GB at the most ({parts})")
-        check_fits(plan, available_bytes(device), device)
-    return _loaded(resolved, dtype)
+    offload, text_on_device, execution = source.offload == "layers", True, source.execution
+    if can_plan(resolved):
+        graphs = device.startswith("cuda") and source.cuda_graphs != "off" and ranks == 1
+        whole = plan_source(
+            resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device, graphs=graphs, ranks=ranks
+        )
+        free = available_bytes(device)
+        plan = placed(whole, source.offload, free, device, needs_graphs=source.cuda_graphs == "on")
+        for sentence in told(plan, whole, free, device):
+            logger.info("%s", sentence)
+            if say is not None:
+                say(sentence)
+        check_fits(plan, free, device)
+        check_host_fits(plan, available_bytes("cpu"))
+        offload, text_on_device = plan.work.offload, plan.work.text_encoder != "elsewhere"
+        if whole.seat and not plan.seat:
+            execution = replace(execution, cuda_graphs="off")
+    loaded = _loaded(resolved, dtype)
+    place(loaded, device, offload=offload, text_on_device=text_on_device)
+    loaded.transformer.execution = execution
+    return loaded
 
 
 def _loaded(resolved: ResolvedSource, dtype: torch.dtype) -> Components:

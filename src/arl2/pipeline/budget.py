@@ -5,23 +5,29 @@ which single change would.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from arl2.errors import Arl2Error, ConfigError, GeometryError
 from arl2.geometry import SinkPositions, token_grid, video_frames_of
-from arl2.model.cost import TransformerSize, memory_bytes, pass_bytes, prompt_bytes, transformer_size
+from arl2.model.cost import (
+    TransformerSize,
+    memory_bytes,
+    offloaded_size,
+    pass_bytes,
+    prompt_bytes,
+    transformer_size,
+)
+from arl2.pipeline.devices import has_own_memory
 from arl2.pipeline.footprint import TINY_DECODER, DecoderFootprint, text_pass_bytes
 
 logger = logging.getLogger(__name__)
 
 _TEXT_DTYPE = torch.bfloat16  # of the text encoder, whatever the rest computes in
-_TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
+TIGHT = 0.85  # of what is free: beyond it, what libraries take for themselves may not fit
 _SMALLEST_SIDE = 128  # pixels: no smaller picture is proposed
 
 
@@ -44,6 +50,8 @@ class GenerationJob:
         dtype: of computing; the codec is loaded in it, too.
         text_encoder: ``"leaves"`` the device once the prompt is read, ``"stays"``, or is ``"elsewhere"`` all along.
         ranks: devices that share a stream: each holds its share of memory and of a pass, and all of the rest.
+        offload: whether the layers of the transformer wait in the machine's memory.
+        graphs: whether passes are recorded as CUDA graphs where they can be, which work on copies of their own.
     """
 
     frames: int | None
@@ -58,6 +66,8 @@ class GenerationJob:
     dtype: torch.dtype = torch.bfloat16
     text_encoder: Literal["leaves", "stays", "elsewhere"] = "leaves"
     ranks: int = 1
+    offload: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.frames is not None and self.frames < 1):
@@ -70,12 +80,16 @@ class MemoryPlan:
 
     Attributes:
         work, transformer_size, decoder, text_encoder_parameters: what it was counted from.
-        transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere.
+        transformer, text_encoder, codec: weights; the text encoder's are 0 if it is elsewhere, the transformer's those
+            of two layers and the small parts if it is offloaded.
+        host: what of these waits in the machine's memory instead.
         prompts: cross-attention keys and values.
         states: of layers whose memory is constant.
         cache: keys and values of the frames kept.
         spare: room that a cache without a window has allocated ahead when the last frame is in, and what its last
             growth copied from.
+        seat: what recorded passes work on: copies of one memory and its prompt, and working memory (estimate).
+        seat_memory: of these, the memory, which is copied once more while a pass is recorded.
         activations: working memory of a pass (estimate).
         text_activations: of encoding the prompt (estimate).
         decoder_cache: what the decoder remembers (estimate).
@@ -89,10 +103,13 @@ class MemoryPlan:
     transformer: int
     text_encoder: int
     codec: int
+    host: int
     prompts: int
     states: int
     cache: int
     spare: int
+    seat: int
+    seat_memory: int
     activations: int
     text_activations: int
     decoder_cache: int
@@ -108,10 +125,10 @@ class MemoryPlan:
         """The highest moment of each phase."""
         weights = self.transformer + self.codec
         staying = self.text_encoder if self.work.text_encoder == "stays" else 0
-        streaming = weights + staying + self.prompts + self.stream + self.decoder_cache
+        streaming = weights + staying + self.prompts + self.stream + self.seat + self.decoder_cache
         return {
             "encode prompt": weights + self.text_encoder + self.text_activations,
-            "denoise": streaming + self.activations,
+            "denoise": streaming + self.activations + self.seat_memory,
             "decode": streaming + self.decoder_work,
         }
 
@@ -129,6 +146,7 @@ class MemoryPlan:
             "prompts": self.prompts,
             "states": self.states,
             "key-value cache": self.cache + self.spare,
+            "CUDA graphs": self.seat + self.seat_memory,
             "a pass": self.activations,
             "decoding": self.decoder_cache + self.decoder_work,
         }
@@ -175,20 +193,31 @@ def _plan(
     is_here = work.text_encoder != "elsewhere" and text_encoder_parameters > 0
     # One tensor of one layer grows at a time: then its old copy is there, too.
     growing = spare.old * per_stream.growth_per_frame
+    text_bytes = text_encoder_parameters * _TEXT_DTYPE.itemsize
+    on_device, on_host = offloaded_size(size, dtype) if work.offload else (size.weight_bytes(dtype), 0)
     block_pixels = 3 * decoder.temporal_factor * block * pixels * work.batch
+    states, cache = per_stream.states, per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states
+    prompts = prompt_bytes(config, batch=streams, element_size=dtype.itemsize)
+    activations = pass_bytes(config, tokens=work.batch * block * -(-grid.tokens // work.ranks), dtype=dtype)
+    # Passes are recorded once all blocks look alike: never in a cache that grows. Under guidance two take turns.
+    recorded = work.graphs and not work.offload and not (cache and work.window is None)
+    seat_memory = (states + cache) * work.batch // streams if recorded else 0
     return MemoryPlan(
         work=work,
         transformer_size=size,
         decoder=decoder,
         text_encoder_parameters=text_encoder_parameters,
-        transformer=size.weight_bytes(dtype),
-        text_encoder=text_encoder_parameters * _TEXT_DTYPE.itemsize if is_here else 0,
+        transformer=on_device,
+        text_encoder=text_bytes if is_here else 0,
         codec=decoder.weight_bytes(dtype),
-        prompts=prompt_bytes(config, batch=streams, element_size=dtype.itemsize),
-        states=per_stream.states // work.ranks,
-        cache=(per_stream.at(kept, moved_sinks=moved_sinks) - per_stream.states) // work.ranks,
+        host=on_host + (text_bytes if work.text_encoder == "elsewhere" else 0),
+        prompts=prompts,
+        states=states // work.ranks,
+        cache=cache // work.ranks,
         spare=(spare.ahead * per_stream.cache_per_frame + growing) // work.ranks,
-        activations=pass_bytes(config, tokens=work.batch * block * -(-grid.tokens // work.ranks), dtype=dtype),
+        seat=seat_memory + prompts * work.batch // streams + activations if recorded else 0,
+        seat_memory=seat_memory,
+        activations=activations,
         text_activations=text_pass_bytes(config, batch=streams, dtype=_TEXT_DTYPE) if is_here else 0,
         decoder_cache=decoder.cache_bytes(batch=work.batch, pixels=pixels, dtype=dtype),
         # Pixels leave as float32, and pieces of a block are joined into a copy.
@@ -227,13 +256,13 @@ def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
     """Refuse what will not fit, before it is loaded; warn where it is tight.
 
     Args:
-        available: bytes free on the device, from :func:`available_bytes`; None if it does not say: then all passes.
+        available: bytes free on the device; None if it does not say: then all passes.
         device: as the caller named it.
 
     Raises:
         MemoryBudgetError: the message names the single changes that fit, or what all of them together need.
     """
-    if available is None or plan.peak <= _TIGHT * available:
+    if available is None or plan.peak <= TIGHT * available:
         return
     phase = max(plan.phases, key=lambda name: plan.phases[name])
     need = f"about {_gb(plan.peak)} on {device} ({phase}; {_listed(plan)})"
@@ -260,13 +289,13 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
     smallest = work.sink + block
 
     def fits(changed: GenerationJob) -> bool:
-        return _changed(plan, changed).peak <= available
+        return planned_anew(plan, changed).peak <= available
 
     if plan.cache:
         kept = work.window or work.frames or smallest
         window = _largest(smallest, kept - 1, lambda frames: fits(replace(work, window=frames)))
         if window is not None:
-            yield Change(f"window={window}", _changed(plan, replace(work, window=window)))
+            yield Change(f"window={window}", planned_anew(plan, replace(work, window=window)))
         if work.window is None and work.frames is not None:
             first = work.first_block_frames or block
             later = (work.frames - first) // block
@@ -274,10 +303,10 @@ def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
             if blocks is not None:
                 frames = first + blocks * block
                 shown = video_frames_of(0, frames, plan.decoder.temporal_factor)
-                yield Change(f"num_frames={shown}", _changed(plan, replace(work, frames=frames)))
+                yield Change(f"num_frames={shown}", planned_anew(plan, replace(work, frames=frames)))
     for picture in _smaller_pictures(work, tuple(config["patch_size"]), plan.decoder.spatial_factor):
         if fits(picture):
-            yield Change(f"height={picture.height}, width={picture.width}", _changed(plan, picture))
+            yield Change(f"height={picture.height}, width={picture.width}", planned_anew(plan, picture))
             break
     yield from _free_changes(plan, device)
 
@@ -286,15 +315,17 @@ def _free_changes(plan: MemoryPlan, device: str) -> Iterator[Change]:
     """Changes that leave the video as long and as large as it was."""
     work = plan.work
     if work.dtype.itemsize > torch.bfloat16.itemsize:
-        yield Change("dtype=bfloat16", _changed(plan, replace(work, dtype=torch.bfloat16)))
+        yield Change("dtype=bfloat16", planned_anew(plan, replace(work, dtype=torch.bfloat16)))
+    if not work.offload and has_own_memory(device):
+        yield Change("offload=layers", planned_anew(plan, replace(work, offload=True)))
     if plan.decoder != TINY_DECODER:
         yield Change("the tiny decoder (--decoder)", _with_decoder(plan, work, TINY_DECODER))
     # From a CPU it has nowhere to go.
     if plan.text_encoder and work.text_encoder == "stays" and not device.startswith("cpu"):
         words = "a text encoder that leaves once the prompt is read"
-        yield Change(words, _changed(plan, replace(work, text_encoder="leaves")))
+        yield Change(words, planned_anew(plan, replace(work, text_encoder="leaves")))
     if plan.text_encoder and not device.startswith("cpu"):
-        yield Change("the text encoder on the CPU", _changed(plan, replace(work, text_encoder="elsewhere")))
+        yield Change("the text encoder on the CPU", planned_anew(plan, replace(work, text_encoder="elsewhere")))
 
 
 def _all_changes(plan: MemoryPlan, device: str) -> Change:
@@ -304,12 +335,15 @@ def _all_changes(plan: MemoryPlan, device: str) -> Change:
     if plan.cache and (work.window is None or work.window > work.sink + plan.transformer_size.config["block_frames"]):
         least = replace(least, window=work.sink + plan.transformer_size.config["block_frames"])
         words.append(f"window={least.window}")
+    if has_own_memory(device):
+        least = replace(least, offload=True)
     if plan.text_encoder:
         least = replace(least, text_encoder=work.text_encoder if device.startswith("cpu") else "elsewhere")
     return Change("; ".join(words) or "there is none left", _with_decoder(plan, least, TINY_DECODER))
 
 
-def _changed(plan: MemoryPlan, work: GenerationJob) -> MemoryPlan:
+def planned_anew(plan: MemoryPlan, work: GenerationJob) -> MemoryPlan:
+    """The plan of another job with the same model."""
     return _with_decoder(plan, work, plan.decoder)
 
 
@@ -334,63 +368,6 @@ def _smaller_pictures(work: GenerationJob, patch: tuple[int, int, int], spatial_
         width = max(columns, round(work.width * height / work.height / columns) * columns)
         if width >= _SMALLEST_SIDE:
             yield replace(work, height=height, width=width)
-
-
-def available_bytes(device: str, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that can still be allocated on a device; None where nothing says.
-
-    Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``; others do not say.
-        proc, cgroups: where Linux keeps its books. A container's limit counts if it is lower.
-    """
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if kind != "cpu":
-        return None
-    limits = [free for free in (_system_free(proc), _cgroup_free(proc, cgroups)) if free is not None]
-    return min(limits) if limits else None
-
-
-def _system_free(proc: Path) -> int | None:
-    table = _table(proc / "meminfo")
-    if "MemAvailable:" in table:
-        return 1024 * table["MemAvailable:"]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows, macOS
-        return None
-
-
-def _cgroup_free(proc: Path, cgroups: Path) -> int | None:
-    """The tightest limit of the process's control groups (version 2, then 1) less what cannot be given back."""
-    own = [line.split(":", 2)[2].lstrip("/") for line in _lines(proc / "self" / "cgroup") if line.startswith("0::")]
-    folders = [cgroups / own[0], *(cgroups / own[0]).parents] if own else []
-    inside = [folder for folder in folders if folder.is_relative_to(cgroups)]
-    free = [_group_free(folder, "memory.max", "memory.current", "inactive_file") for folder in inside or [cgroups]]
-    old = cgroups / "memory"
-    free.append(_group_free(old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
-    known = [one for one in free if one is not None]
-    return min(known) if known else None
-
-
-def _group_free(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
-    numbers = [line for name in (limit, used) for line in _lines(folder / name)[:1]]
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):  # "max" is no limit
-        return None
-    return max(0, int(numbers[0]) - int(numbers[1]) + _table(folder / "memory.stat").get(reclaimable, 0))
-
-
-def _table(path: Path) -> dict[str, int]:
-    words = [line.split() for line in _lines(path)]
-    return {name: int(value) for name, value, *_ in (w for w in words if len(w) > 1) if value.isdecimal()}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").split("\n")
-    except OSError:
-        return []  # not Linux, or not this kind of control group
 
 
 def _gb(size: float) -> str:

@@ -51,6 +51,11 @@ def devices() -> list[str]:
     ]
 
 
+def has_own_memory(device: str) -> bool:
+    """Whether a device has memory apart from the machine's, from which weights can be offloaded."""
+    return device.startswith(("cuda", "xpu"))
+
+
 def automatic_dtype(device: str, config: Mapping[str, Any]) -> torch.dtype:
     """What a transformer of this configuration computes in on a device, where nobody says: float32 if it is small."""
     dtype = large_model_dtype(device)

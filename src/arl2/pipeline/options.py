@@ -17,6 +17,7 @@ from arl2.streams.options import Window as Window
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 WeightsBranch = Literal["auto", "ema", "plain"]
+Offload = Literal["none", "layers", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,12 @@ class ModelSource:
         lora_alpha: LoRA alpha of a published hybrid checkpoint, which no file says (default: 32).
         dtype: Precision to compute in (default: bfloat16 for large models on a GPU that has it, else float32).
         device: Where to run: auto, cpu, cuda, cuda:1, xpu, mps (default: auto, a GPU if there is one).
+        offload: What waits in the machine's memory on a small GPU: none, layers (two are on the GPU at a time), auto
+            (default: auto, which offloads what would not fit otherwise).
         compile: Whether layers are compiled with torch.compile: inductor, eager (records graphs and computes them as
             they stand, to find faults), or off; auto is off.
-        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA.
+        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA, if there is room
+            and nothing is offloaded.
     """
 
     model: str | None = None
@@ -57,6 +61,7 @@ class ModelSource:
     lora_alpha: float | None = None
     dtype: Dtype | None = None
     device: str | None = "auto"
+    offload: Offload = "auto"
     compile: Compile = "auto"
     cuda_graphs: Graphs = "auto"
 
@@ -74,9 +79,10 @@ class ModelSource:
             elif value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ConfigError(f"Got {name} {value!r:.80}; give text.")
         _ = self.execution
-        for name, accepted in (("dtype", get_args(Dtype)), ("weights_branch", get_args(WeightsBranch))):
+        choices = {"dtype": get_args(Dtype), "weights_branch": get_args(WeightsBranch), "offload": get_args(Offload)}
+        for name, accepted in choices.items():
             value = getattr(self, name)
-            if value is not None and value not in accepted:
+            if not (value is None and name != "offload") and value not in accepted:
                 raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")
         if self.lora_alpha is not None and finite("lora_alpha", self.lora_alpha) <= 0:
             raise ConfigError(f"Got lora_alpha {self.lora_alpha!r:.80}; give a number above 0.")

@@ -20,10 +20,12 @@ from arl2.model.reward_model import RewardModel
 from arl2.model.settings import GenerationSettings, whole
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.assemble import load_components
-from arl2.pipeline.budget import MemoryBudgetError, available_bytes
+from arl2.pipeline.devices import checked_device
 from arl2.pipeline.folder import save_parts
+from arl2.pipeline.free_memory import require_room
 from arl2.pipeline.keywords import StreamKeywords, options_and_inputs
 from arl2.pipeline.options import ModelSource
+from arl2.pipeline.placement import NO_OTHER_OFFLOADING, check_group_options, place
 from arl2.rollout.blocks import Block
 from arl2.rollout.blocks import VideoBlock as VideoBlock
 from arl2.rollout.frames import FramePlan
@@ -46,14 +48,6 @@ from arl2.video.saving import save_video
 from arl2.video.writers import DEFAULT_FPS
 
 logger = logging.getLogger(__name__)
-
-_NO_OFFLOAD = (
-    "This pipeline does not offload its components: a stream needs its transformer for every pass of every block. The "
-    "text encoder leaves the device once a prompt is read. To use less memory: torch_dtype=torch.bfloat16, a "
-    "window, the tiny decoder, or a smaller height and width."
-)
-
-_BYTES_A_PIXEL = 2 * 3 * 4  # blocks of float32, and the whole video that they become
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
@@ -165,9 +159,7 @@ class ARL2Pipeline(DiffusionPipeline):
             compile=compile,
             cuda_graphs=cuda_graphs,
         )
-        pipe = cls.from_components(load_components(source, dtype=torch_dtype))
-        pipe.transformer.execution = source.execution
-        return pipe
+        return cls.from_components(load_components(source, dtype=torch_dtype))
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
@@ -182,21 +174,30 @@ class ARL2Pipeline(DiffusionPipeline):
             raise ConfigError("A pipeline is saved as safetensors without variants; leave these two arguments out.")
         save_parts(self._loaded(), Path(save_directory))
 
-    def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
-        """Refused: hooks of diffusers move a component in and out around its ``forward``.
+    def enable_group_offload(self, onload_device: torch.device | str = "cuda", **options: Any) -> None:
+        """Run on a device that the transformer is too large for: its layers wait in the machine's memory.
 
-        A stream uses the transformer for the whole of its life (prompt embeddings, memory, cache-update passes), so it
-        would be moved for every pass of every block.
+        Two layers are on the device at a time; one is copied there while the one before it computes. All else moves
+        there and stays; ``pipe.text.to("cpu")`` keeps the text encoder off it. The bits are those without.
+
+        Args:
+            onload_device: CUDA or XPU. A CPU stands in for one, and saves nothing.
+            options: as in diffusers, if they say what is done here: ``offload_type="block_level"``,
+                ``num_blocks_per_group=1``, ``use_stream=True``.
+
+        Raises:
+            ConfigError: another way of offloading, a device that is not there or has no memory of its own.
         """
-        raise ConfigError(_NO_OFFLOAD)
+        check_group_options(options)
+        place(self._loaded(), checked_device(str(onload_device)), offload=True)
+
+    def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused: it would move the transformer in and out for every pass of every block."""
+        raise ConfigError(NO_OTHER_OFFLOADING)
 
     def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:
         """Refused, as ``enable_model_cpu_offload``."""
-        raise ConfigError(_NO_OFFLOAD)
-
-    def enable_group_offload(self, *_: Any, **__: Any) -> None:
-        """Refused, as ``enable_model_cpu_offload``."""
-        raise ConfigError(_NO_OFFLOAD)
+        raise ConfigError(NO_OTHER_OFFLOADING)
 
     def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
         """Split streams that begin from now on over several processes with a GPU each (Ulysses sequence parallelism).
@@ -266,7 +267,7 @@ class ARL2Pipeline(DiffusionPipeline):
         plan = checked.plan
         assert plan is not None  # only a stream without num_frames has none
         if output_type != "latent":
-            _require_room(plan.video_frames * inputs.batch, checked.settings)
+            require_room(plan.video_frames * inputs.batch, checked.settings)
         stream = self._begin(options, inputs, callback_on_step_end, rewind_blocks=0, rewind_kind="light")
         decoded = []
         total = count_blocks(plan.latent_frames, self.block_frames, self.settings.first_block_frames)
@@ -385,18 +386,6 @@ def _require_choice(name: str, value: object, accepted: tuple[str, ...]) -> None
 def _require_function(name: str, value: object) -> None:
     if value is not None and not callable(value):
         raise ConfigError(f"Got {name} {value!r:.80}; give a function.")
-
-
-def _require_room(video_frames: int, settings: GenerationSettings) -> None:
-    """Refuse a video that cannot be held whole; ``stream`` holds a block of it."""
-    needed = _BYTES_A_PIXEL * video_frames * settings.height * settings.width
-    free = available_bytes("cpu")
-    if free is not None and needed > free:
-        raise MemoryBudgetError(
-            f"{video_frames} video frames of {settings.width} x {settings.height} take {needed / 1e9:,.0f} GB of "
-            f"memory, and {free / 1e9:,.0f} GB are free; ask for fewer, or use pipe.stream(...), which gives one "
-            "block at a time."
-        )
 
 
 def _as_output(video: Float[Tensor, "batch 3 frames height width"], kind: OutputType) -> Any:

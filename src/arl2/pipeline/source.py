@@ -35,11 +35,11 @@ def open_pipeline(
 
     Raises:
         CheckpointError, ConfigError: a part that is missing, damaged or unknown, or a device that is not there.
-        MemoryBudgetError: published parts that will not fit.
+        MemoryBudgetError: parts that will not fit.
     """
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
-    source.execution.check(torch.device(device))
+    source.execution.check(torch.device(device), offloaded=source.offload == "layers")
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, ranks=ranks, say=say)
     settings = loaded.settings
@@ -50,9 +50,6 @@ def open_pipeline(
         logger.warning("%s", told)
     sized = replace(settings, height=height, width=width)
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
-    if device != "cpu":
-        pipe.to(device)
-    pipe.transformer.execution = source.execution
     if ranks > 1:
         pipe.enable_parallelism(ulysses_degree=ranks)
     return pipe

@@ -4,6 +4,7 @@ import html
 import json
 import logging
 import re
+import threading
 from pathlib import Path
 
 import ftfy
@@ -57,7 +58,7 @@ class UMT5Text(nn.Module):
 
     The weights stay where they lie, mapped, until a prompt is encoded that the cache does not know. On the CPU the
     encoder then stays in memory. With another device (``text.to("cuda")``, or the pipeline's ``to``) it is there only
-    while prompts are encoded, unless ``keep_on_device``. The encoder is frozen.
+    while prompts are encoded, unless ``keep_on_device``. The encoder is frozen. Threads take turns.
 
     It computes in bfloat16, in which Wan's is published, or in float32. Not in float16: the feed-forward's last
     product goes beyond its range. Norms are computed in float32 in any case.
@@ -105,6 +106,8 @@ class UMT5Text(nn.Module):
         self._length = length
         self._encoder = EncoderPlace(weights)
         self._fingerprints: dict[torch.dtype, str] = {}
+        # Two threads would build the encoder twice, and set the length that the tokenizer cuts at in between.
+        self._turn = threading.Lock()
         # Empty, and moved by whatever moves a module: so the device is known before there are weights on it.
         self.register_buffer("place", torch.empty(0, dtype=torch_dtype), persistent=False)
 
@@ -243,8 +246,9 @@ class UMT5Text(nn.Module):
             logger.warning(
                 "UMT5 computes in bfloat16 or float32, not in %s; it stays in %s.", self.place.dtype, self.dtype
             )
-        tokens = [self._tokens(prompt) for prompt in prompts]
-        rows = self._rows(list(dict.fromkeys(tokens)))
+        with self._turn:
+            tokens = [self._tokens(prompt) for prompt in prompts]
+            rows = self._rows(list(dict.fromkeys(tokens)))
         embeddings = torch.zeros(len(tokens), self.length, self.width, device=self.device, dtype=self.dtype)
         for row, one in zip(embeddings, tokens, strict=True):
             row[: len(one)] = rows[one]
