@@ -93,6 +93,7 @@ def full_size() -> Iterator[tuple[CausalWanTransformer3DModel, tuple[object, ...
             owner, _, last = name.rpartition(".")
             cast = parameter.detach().to(parameter_dtype(name, torch.bfloat16))
             setattr(model.get_submodule(owner), last, nn.Parameter(cast, requires_grad=False))
+        model.fuse_qkv_projections()
         memory = model.allocate_memory(batch=1, height=HEIGHT, width=WIDTH)
         latents = torch.randn(1, 16, FRAMES, HEIGHT, WIDTH, device="cuda")
         timestep = torch.full((1, FRAMES), 500.0, device="cuda", dtype=torch.float64)

@@ -17,7 +17,7 @@ from arl2.attention.plan import BASELINE
 from arl2.attention.projections import Projections
 from arl2.errors import ConfigError
 from arl2.geometry import SinkPositions
-from arl2.kernels.attention import range_attention, softmax_attention
+from arl2.kernels.attention import range_attention
 from arl2.kernels.rope import Rotation, turn_frames
 
 
@@ -107,13 +107,12 @@ class SoftmaxAttention(SelfAttention):
         cache = _own(memory)
         q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
         seen_k, seen_v = cache.with_block(k, v)
-        return self.shared.merge(softmax_attention(q=q, k=seen_k, v=seen_v))
+        return self.shared.merge(self.shared.attend(q, seen_k, seen_v))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         cache = _own(memory)
-        k = self.shared.key(self.shared.to_k(x), rotation)
-        v = self.shared.split(self.shared.to_v(x))
-        cache.write(k, v)
+        raw_k, raw_v = self.shared.project_keys(x)
+        cache.write(self.shared.key(raw_k, rotation), self.shared.split(raw_v))
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout

@@ -17,6 +17,7 @@ from arl2.streams.options import Window as Window
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 WeightsBranch = Literal["auto", "ema", "plain"]
+AttentionBackend = Literal["auto", "sdpa", "float32", "flash", "cudnn", "efficient"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class ModelSource:
         compile: Whether layers are compiled with torch.compile: inductor, eager (records graphs and computes them as
             they stand, to find faults), or off; auto is off.
         cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA.
+        attention_backend: Kernel of softmax attention: auto measures which is the fastest, sdpa leaves it to torch;
+            flash, cudnn and efficient are for CUDA.
     """
 
     model: str | None = None
@@ -59,6 +62,7 @@ class ModelSource:
     device: str | None = "auto"
     compile: Compile = "auto"
     cuda_graphs: Graphs = "auto"
+    attention_backend: AttentionBackend = "auto"
 
     def __post_init__(self) -> None:
         for name in ("weights", "base", "vae", "text_encoder", "config"):
@@ -74,7 +78,8 @@ class ModelSource:
             elif value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ConfigError(f"Got {name} {value!r:.80}; give text.")
         _ = self.execution
-        for name, accepted in (("dtype", get_args(Dtype)), ("weights_branch", get_args(WeightsBranch))):
+        words = {"dtype": Dtype, "weights_branch": WeightsBranch, "attention_backend": AttentionBackend}
+        for name, accepted in ((name, get_args(kind)) for name, kind in words.items()):
             value = getattr(self, name)
             if value is not None and value not in accepted:
                 raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")

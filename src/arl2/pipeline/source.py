@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from arl2.errors import ConfigError
+from arl2.kernels.attention.variants import refused_on
 from arl2.pipeline.assemble import load_components
 from arl2.pipeline.devices import checked_device
 from arl2.pipeline.options import ModelSource, SamplingOptions
@@ -38,6 +40,8 @@ def open_pipeline(
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
     source.execution.check(torch.device(device))
+    if refusal := refused_on(source.attention_backend, device):
+        raise ConfigError(refusal)
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, say=say)
     settings = loaded.settings
@@ -50,5 +54,7 @@ def open_pipeline(
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
     if device != "cpu":
         pipe.to(device)
+        pipe.transformer.fuse_qkv_projections()  # on a CPU it gains less than the copy of the weights costs
     pipe.transformer.execution = source.execution
+    pipe.transformer.set_attention_backend(source.attention_backend)
     return pipe
