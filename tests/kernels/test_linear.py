@@ -6,7 +6,7 @@ from torch import nn
 
 from arl2.attention.lora import LoRALinear, as_function
 from arl2.kernels.attention import softmax_attention
-from arl2.kernels.linear import Linear, linear
+from arl2.kernels.linear import FastProducts, Linear, linear
 from arl2.kernels.timings import Timings, use_timings
 from arl2.model.layer import FeedForward
 from support import randn, relative
@@ -50,6 +50,17 @@ def test_float32_rounds_a_product_once():
     with torch.no_grad(), choosing(1):
         ours = linear(x, weight)
     assert torch.equal(ours, (x.float() @ weight.float().T).to(HALF))
+
+
+def test_models_of_other_libraries_multiply_so_too():
+    torch.manual_seed(0)
+    other = nn.Sequential(nn.Linear(96, 40), nn.Linear(40, 7, bias=False)).to(HALF)
+    x = randn(64, 96).to(HALF)
+    with torch.no_grad(), choosing(1), FastProducts():
+        ours = other(x)
+    first = (x.float() @ other[0].weight.float().T + other[0].bias.float()).to(HALF)
+    # Equal but for sums with a bias, which a library may begin with the bias or end with it.
+    assert relative(ours, (first.float() @ other[1].weight.float().T).to(HALF)) < 2**-9
 
 
 def test_other_dtypes_and_gradients_are_left_alone():

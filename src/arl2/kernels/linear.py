@@ -5,12 +5,15 @@ product without gradients takes its inputs to float32, which is exact, and round
 product in bfloat16 does, which sums in float32. On a GPU nothing of this happens.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from arl2.kernels.backends import settled
+from arl2.kernels.backends import announce, settled
 from arl2.kernels.timings import machine_part, timings
 
 _ROWS, _WIDTH = 64, 1024  # of the product that is timed: some 20 ms where half precision is slow
@@ -35,6 +38,15 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class FastProducts(TorchFunctionMode):
+    """Within the ``with``, ``nn.Linear`` is :class:`Linear`: for models that other libraries build."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and not kwargs:
+            return linear(*args)
+        return func(*args, **(kwargs or {}))
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype to multiply ``x`` in: its own, or float32 where that is faster."""
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16) or torch.is_grad_enabled():
@@ -44,7 +56,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 @settled
 def _half_is_slow(dtype: torch.dtype) -> bool:
-    key = f"matrix product, {machine_part(torch.device('cpu'))}, {str(dtype).removeprefix('torch.')}"
+    key = f"matrix product, {machine_part(torch.device('cpu'))}, {_name(dtype)}"
 
     def product(work: torch.dtype) -> Tensor:
         return F.linear(x.to(work), weight.to(work)).to(dtype)
@@ -52,4 +64,10 @@ def _half_is_slow(dtype: torch.dtype) -> bool:
     with torch.no_grad():
         x, weight = torch.ones(_ROWS, _WIDTH, dtype=dtype), torch.ones(_WIDTH, _WIDTH, dtype=dtype)
         ways = {"own": lambda: product(dtype), "float32": lambda: product(torch.float32)}
-        return timings().fastest(key, ways) == "float32"
+        chosen = timings().fastest(key, ways)
+    announce(f"products in {_name(dtype)} on a CPU", chosen, "the fastest that was measured")
+    return chosen == "float32"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
