@@ -177,10 +177,13 @@ def _of_process() -> Timings:
 
 
 def can_be_timed(x: Tensor) -> bool:
-    """Whether running something on ``x`` tells a time: not while it is traced, captured or fake, or has gradients."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or type(x) not in (Tensor, torch.nn.Parameter):
-        return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    """Whether running something on ``x`` tells a time: a tensor with numbers, not fake or another library's."""
+    return type(x) in (Tensor, torch.nn.Parameter)
+
+
+def is_captured(x: Tensor) -> bool:
+    """Whether what runs on ``x`` now goes into a CUDA graph."""
+    return can_be_timed(x) and x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def wait_for(device: torch.device) -> None:

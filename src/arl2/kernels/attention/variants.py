@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from arl2.errors import ConfigError
 from arl2.kernels.backends import ATTENTION, settled
-from arl2.kernels.timings import can_be_timed, machine_part, timings, wait_for
+from arl2.kernels.timings import can_be_timed, is_captured, machine_part, timings, wait_for
 
 OWN, FLOAT32 = "sdpa", "float32"  # torch's own choice of kernel, in the tensors' dtype or in float32
 CUDA_KERNELS = {
@@ -53,24 +53,26 @@ def refused_on(variant: str, device: torch.device | str) -> str:
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The fastest variant for these tensors, timed if it has to be.
+    """The fastest variant for these tensors, timed if it has to be; torch's own choice while gradients are recorded.
 
-    Where nothing can be timed (in a graph, with gradients) it is what was found before, or else torch's own choice.
+    In a graph nothing can be timed: there it is what was found before, or else torch's own choice.
     """
     if q.is_cuda:
         candidates = tuple(CUDA_KERNELS)
-    elif q.device.type == "cpu" and q.dtype.itemsize < 4 and not torch.is_grad_enabled():
+    elif q.device.type == "cpu" and q.dtype.itemsize < 4:
         candidates = (OWN, FLOAT32)
         q, k, v = q[:1, :_CUT_QUERIES], k[:1, :_CUT_KEYS], v[:1, :_CUT_KEYS]
     else:
         return OWN
-    if torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not (q.numel() and k.numel()):
+        return OWN
+    if torch.compiler.is_compiling() or is_captured(q):
         return _found_before(q.device.type, q.device.index, q.dtype, tuple(q.shape), k.shape[1], candidates)
-    if not (can_be_timed(q) and q.numel() and k.numel()):
+    if not can_be_timed(q):
         return OWN
     ways = {name: lambda name=name: _run(q, k, v, None, name) for name in candidates}
     try:
-        key = _key(q.device, q.dtype, tuple(q.shape), k.shape[1])
+        key = _key(q.device, q.dtype, tuple(q.shape), _rounded(k.shape[1]))
         return timings().fastest(key, ways, lambda: wait_for(q.device))
     except RuntimeError:
         return OWN  # float64, or heads too wide for any of them: torch has a slow way
@@ -80,15 +82,24 @@ def fastest(q: Tensor, k: Tensor, v: Tensor) -> str:
 def _found_before(
     kind: str, index: int | None, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
 ) -> str:
-    key = _key(torch.device(kind, index), dtype, queries, keys)
-    return timings().known(key, dict.fromkeys(candidates, lambda: None)) or OWN
+    most = _rounded(keys)
+    # Passes are compiled when the window is full, so the passes before had fewer keys: half as many tell as much.
+    for size in (most, most // 2):
+        key = _key(torch.device(kind, index), dtype, queries, size)
+        if found := timings().known(key, dict.fromkeys(candidates, lambda: None)):
+            return found
+    return OWN
+
+
+def _rounded(keys: int) -> int:
+    """The next power of two: a cache that grows is timed again whenever it has doubled."""
+    return 1 << (keys - 1).bit_length()
 
 
 def _key(device: torch.device, dtype: torch.dtype, queries: tuple[int, ...], keys: int) -> str:
-    """What a choice may follow from. A cache that grows is timed again whenever it has doubled."""
+    """What a choice may follow from."""
     batch, tokens, heads, head = queries
-    most = 1 << (keys - 1).bit_length()
-    sizes = f"{batch} x {tokens} queries, up to {most} keys, {heads} heads of {head}"
+    sizes = f"{batch} x {tokens} queries, up to {keys} keys, {heads} heads of {head}"
     return f"{ATTENTION}, {machine_part(device)}, {_name(dtype)}, {sizes}"
 
 
