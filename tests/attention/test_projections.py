@@ -86,7 +86,13 @@ def hooked(one: Projections) -> None:
     one.to_q.register_forward_hook(lambda layer, inputs, output: output + 1)
 
 
-@pytest.mark.parametrize("change", [written_in_place, loaded, assigned, another_tensor, cast, hooked])
+def wrapped(one: Projections) -> None:
+    """As diffusers' hooks do, which keep weights in 8 bits or on another device."""
+    inner = one.to_v.forward
+    one.to_v.forward = lambda x: inner(x) + 1  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [written_in_place, loaded, assigned, another_tensor, cast, hooked, wrapped])
 @torch.no_grad()
 def test_whatever_changes_a_layer_changes_the_product(projections, change):
     projections.fuse_projections()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.errors import CheckpointError
-from arl2.kernels.linear import Linear, product_dtype
+from arl2.kernels.linear import Linear, is_untouched, product_dtype
 
 
 class LoRA(nn.Module):
@@ -81,7 +81,7 @@ def as_function(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tens
 
     None if it is another layer by now, or something hooks into it: then it has to be called itself.
     """
-    if any(part._forward_hooks or part._forward_pre_hooks for part in layer.modules()):
+    if not all(is_untouched(part) for part in layer.modules()):
         return None
     own = layer.linear if type(layer) is LoRALinear else layer
     if type(own) is not Linear:

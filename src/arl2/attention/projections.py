@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from arl2.kernels.attention import softmax_attention
 from arl2.kernels.fused import rms_normed, rms_normed_and_turned
-from arl2.kernels.linear import Linear, linear
+from arl2.kernels.linear import Linear, is_untouched, linear
 from arl2.kernels.rope import Rotation
 
 
@@ -125,7 +125,7 @@ class Projections(nn.Module):
             if not (one.weight.is_set_to(weight) and one.bias.is_set_to(bias)):
                 self._joint = None  # its memory is not needed any more
                 return None
-            if one._forward_hooks or one._forward_pre_hooks:
+            if not is_untouched(one):
                 return None
         return joint
 
