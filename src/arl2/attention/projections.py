@@ -122,7 +122,7 @@ class Projections(nn.Module):
         if torch.compiler.is_compiling():
             return joint  # a graph cannot look; whoever compiles has the weights where they stay
         for one, (weight, bias) in zip(self._three(), joint.parts, strict=True):
-            if not (one.weight.is_set_to(weight) and one.bias.is_set_to(bias)):
+            if not (_is_same(one.weight, weight) and _is_same(one.bias, bias)):
                 self._joint = None  # its memory is not needed any more
                 return None
             if not is_untouched(one):
@@ -162,3 +162,13 @@ class Projections(nn.Module):
     ) -> Float[Tensor, "batch tokens heads head"]:
         """Keys as softmax attention takes them."""
         return self.norm_k.turned(raw, rotation, self.heads)
+
+
+def _is_same(own: Tensor, part: Tensor) -> bool:
+    """Whether both are the same numbers at the same place. ``Tensor.is_set_to`` cannot be asked of fake tensors."""
+    return (
+        own.untyped_storage() is part.untyped_storage()
+        and own.storage_offset() == part.storage_offset()
+        and own.shape == part.shape
+        and own.dtype == part.dtype
+    )
