@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ THREADS = int(os.environ.get("ARL2_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 # Threads that wait for one without a core sleep instead of spinning on the core that it needs: 20 times as fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What is timed on this machine is kept for the tests alone.
+_CACHE = tempfile.TemporaryDirectory(prefix="arl2-cache-")
+os.environ["ARL2_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 

@@ -80,6 +80,10 @@ def rows(batch: int, frames: int, heads: int, head: int, dtype: torch.dtype) -> 
     turned = fused_triton.rms_normed(x, weight, 1e-6, rotation.cos, rotation.sin, heads)
     close(turned, rotation(normed.unflatten(-1, (heads, -1))).flatten(-2), limit)
 
+    # As one product for q, k and v leaves them: a third of each row.
+    third = torch.cat([other, x, other], dim=-1)[..., width : 2 * width]
+    close(fused_triton.rms_normed(third, weight, 1e-6, None, None, 1), normed, limit)
+
     # As a product over heads leaves them: batch, heads, tokens.
     per_head = randn(batch, heads, tokens, head, number=4).to(dtype).transpose(1, 2)
     close(fused_triton.turned_to_unit(per_head, rotation.cos, rotation.sin), l2_norm(rotation(per_head.float())), limit)

@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.projections import Projections
-from arl2.kernels.attention import softmax_attention
 
 
 class CrossAttentionCache(NamedTuple):
@@ -36,4 +35,4 @@ class CrossAttention(nn.Module):
         self, x: Float[Tensor, "batch tokens width"], text: CrossAttentionCache
     ) -> Float[Tensor, "batch tokens width"]:
         q = self.shared.split(self.shared.norm_q(self.shared.to_q(x)))
-        return self.shared.merge(softmax_attention(q=q, k=text.k, v=text.v))
+        return self.shared.merge(self.shared.attend(q, text.k, text.v))

@@ -24,7 +24,7 @@ from arl2.attention.recurrent_state import RecurrentState
 from arl2.attention.state_branch import Gate, StateBranch, read_state
 from arl2.errors import CheckpointError
 from arl2.geometry import SinkPositions
-from arl2.kernels.attention import range_attention, softmax_attention
+from arl2.kernels.attention import range_attention
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
@@ -166,14 +166,14 @@ class HybridAttention(SelfAttention):
         q, k, v, queries, gate = self.parallel.to_heads(
             *inputs, queries, self.gate_proj(x), frame_tokens=own.frame_tokens
         )
-        intra = softmax_attention(q=q, k=k, v=v)
+        intra = self.shared.attend(q, k, v)
         mixed = with_read(intra, gate, read_state(queries, own.read()))
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
         return self.shared.merge(self.parallel.to_tokens(mixed, frame_tokens=own.frame_tokens, dtype=x.dtype))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
-        self._write(x, self.shared.to_k(x), self.shared.to_v(x), rotation, _own(memory))
+        self._write(x, *self.shared.project_keys(x), rotation, _own(memory))
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout

@@ -1,13 +1,15 @@
 """LoRA (arXiv 2106.09685) as the published ARL2 checkpoints store it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.errors import CheckpointError
+from arl2.kernels.linear import Linear, is_untouched, product_dtype
 
 
 class LoRA(nn.Module):
@@ -31,6 +33,26 @@ class LoRA(nn.Module):
         # In training the weights may be float32 where all else is half precision.
         return self.scale * ((x @ self.A.to(x.dtype)) @ self.B.to(x.dtype))
 
+    def added_to(
+        self, y: Float[Tensor, "*rows outputs"], x: Float[Tensor, "*rows inputs"], *, in_place: bool = False
+    ) -> Float[Tensor, "*rows outputs"]:
+        """``y`` plus what the adapter makes of ``x``; without gradients the sum is part of the product.
+
+        Args:
+            y: what is added to.
+            x: tokens.
+            in_place: ``y``, contiguous, is not needed any more.
+        """
+        if torch.is_grad_enabled():
+            return y + self(x)
+        work = product_dtype(x)
+        inner = x.flatten(0, -2).to(work) @ self.A.to(work)
+        rows, out = y.flatten(0, -2), self.B.to(work)
+        if in_place and y.dtype == work:
+            rows.addmm_(inner, out, alpha=self.scale)
+            return y
+        return torch.addmm(rows.to(work), inner, out, alpha=self.scale).to(y.dtype).unflatten(0, y.shape[:-1])
+
     def extra_repr(self) -> str:
         return f"{self.A.shape[0]} -> {self.A.shape[1]} -> {self.B.shape[1]}, scale {self.scale:g}"
 
@@ -40,18 +62,35 @@ class LoRALinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
+        self.linear = Linear(in_features, out_features)
         self.change = LoRA(in_features, out_features, rank, alpha)
 
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return self.linear(x) + self.change(x)
+        return self.change.added_to(self.linear(x), x, in_place=True)
 
 
 def linear(in_features: int, out_features: int, rank: int, alpha: float) -> nn.Module:
     """A plain linear layer, or one with a LoRA if ``rank`` is not 0."""
     if rank == 0:
-        return nn.Linear(in_features, out_features)
+        return Linear(in_features, out_features)
     return LoRALinear(in_features, out_features, rank, alpha)
+
+
+def as_function(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """A layer that :func:`linear` made as a function of ``[rows, inputs]``, its weights cast once. No gradients.
+
+    None if it is another layer by now, or something hooks into it: then it has to be called itself.
+    """
+    if not all(is_untouched(part) for part in layer.modules()):
+        return None
+    own = layer.linear if type(layer) is LoRALinear else layer
+    if type(own) is not Linear:
+        return None
+    weight, bias = own.weight.to(dtype), None if own.bias is None else own.bias.to(dtype)
+    if type(layer) is not LoRALinear:
+        return lambda x: F.linear(x, weight, bias)
+    inner, outer, scale = layer.change.A.to(dtype), layer.change.B.to(dtype), layer.change.scale
+    return lambda x: F.linear(x, weight, bias).addmm_(x @ inner, outer, alpha=scale)
 
 
 def common_rank(ranks: Mapping[int, int], expected: set[int], where: str) -> int:

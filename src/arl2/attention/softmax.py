@@ -17,7 +17,7 @@ from arl2.attention.plan import BASELINE
 from arl2.attention.projections import Projections
 from arl2.errors import ConfigError
 from arl2.geometry import SinkPositions
-from arl2.kernels.attention import range_attention, softmax_attention
+from arl2.kernels.attention import range_attention
 from arl2.kernels.rope import Rotation, turn_frames
 
 
@@ -111,15 +111,14 @@ class SoftmaxAttention(SelfAttention):
             *self.shared.rotated_inputs(self.shared.project(x), rotation), frame_tokens=tokens
         )
         seen_k, seen_v = cache.with_block(k, v)
-        out = softmax_attention(q=q, k=seen_k, v=seen_v)
+        out = self.shared.attend(q, seen_k, seen_v)
         return self.shared.merge(self.parallel.to_tokens(out, frame_tokens=tokens, dtype=x.dtype))
 
     def commit(self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory) -> None:
         cache = _own(memory)
-        k = self.shared.key(self.shared.to_k(x), rotation)
-        v = self.shared.split(self.shared.to_v(x))
-        k, v = self.parallel.to_heads(k, v, frame_tokens=cache.geometry.frame_tokens)
-        cache.write(k, v)
+        raw_k, raw_v = self.shared.project_keys(x)
+        k, v = self.shared.key(raw_k, rotation), self.shared.split(raw_v)
+        cache.write(*self.parallel.to_heads(k, v, frame_tokens=cache.geometry.frame_tokens))
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout

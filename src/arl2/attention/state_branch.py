@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from arl2.attention.lora import LoRA
 from arl2.attention.projections import Projected, Projections
 from arl2.kernels.fused import decay_and_strength, turned_to_unit
+from arl2.kernels.linear import Linear, product_dtype
 from arl2.kernels.rope import Rotation
 
 
-class Gate(nn.Linear):
+class Gate(Linear):
     """``W x``, one number per token and head, in the dtype of ``W`` whatever the tokens are in.
 
     In training the weights may be float32 where all else is half precision: so few numbers are cheap in float32, and
@@ -88,7 +89,11 @@ class StateBranch(nn.Module):
 
     def _changed(self, name: str, raw: Tensor, x: Tensor) -> Tensor:
         """The shared projection plus this branch's LoRA, added before the norm."""
-        return raw + self.changes[name](x) if name in self.changes else raw
+        if name not in self.changes:
+            return raw
+        change = self.changes[name]
+        assert isinstance(change, LoRA)
+        return change.added_to(raw, x)
 
 
 def read_state(
@@ -110,4 +115,5 @@ def read_state(
 
 def _per_head(phi: Tensor, x: Tensor) -> Tensor:
     """Apply each head's matrix to that head."""
-    return torch.einsum("hoi,bthi->btho", phi.to(x.dtype), x)
+    work = product_dtype(x)
+    return torch.einsum("hoi,bthi->btho", phi.to(work), x.to(work)).to(x.dtype)

@@ -41,6 +41,7 @@ def environment() -> dict[str, Any]:
     """Names and values, plain enough for JSON."""
     import torch
 
+    from arl2.kernels.timings import processor_name
     from arl2.pipeline.devices import best_device, devices, large_model_dtype
 
     of_gpu = {f"cuda:{i}": f" {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())}
@@ -53,7 +54,7 @@ def environment() -> dict[str, Any]:
         "python": f"{platform.python_version()} {sys.executable}",
         **packages,
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -101,11 +102,3 @@ def _version_of(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    except OSError:
-        return platform.processor() or "unknown"

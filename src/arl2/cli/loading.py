@@ -1,18 +1,14 @@
 """From options to a model on its device, and the CPU threads it works with."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from arl2.cli.checks import check_source
+from arl2.cli.threads import use_threads
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline
-
-# Smaller models are done with an operation before a second thread is awake; where cores are busy, threads that wait
-# for each other take ten times as long as one.
-_SMALL = 50_000_000
 
 
 def load_pipeline(
@@ -32,17 +28,3 @@ def load_pipeline(
     pipe = open_pipeline(source, sampling, batch=batch, ranks=ranks, say=say)
     use_threads(threads, pipe)
     return pipe
-
-
-def use_threads(threads: int | None, pipe: "ARL2Pipeline | None" = None) -> None:
-    """As many CPU threads as asked for; by default one where the model is small, else torch's own number."""
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif pipe is not None and "OMP_NUM_THREADS" not in os.environ and _size(pipe) < _SMALL:
-        torch.set_num_threads(1)
-
-
-def _size(pipe: "ARL2Pipeline") -> int:
-    return sum(parameter.numel() for parameter in pipe.transformer.parameters())

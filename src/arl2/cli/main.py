@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "arl2"
     try:
         from arl2.cli.standard_streams import lasting_streams, say_error
+        from arl2.cli.threads import sleep_while_waiting
+
+        sleep_while_waiting()
 
         with lasting_streams():
             from arl2.cli import miniature

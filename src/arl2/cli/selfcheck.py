@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, get_args
 
 from rich.console import Console
 
-from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
+from arl2.cli.threads import use_threads
 from arl2.model.execution import Compile, Execution, Graphs
 
 # Written out here so that `arl2 --help` needs no torch; a test holds them against the library's own lists.

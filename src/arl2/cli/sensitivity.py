@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.console import Console
 
 from arl2.cli.checks import exclusive
-from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
+from arl2.cli.threads import use_threads
 from arl2.errors import ConfigError
 from arl2.files.places import check_place
 

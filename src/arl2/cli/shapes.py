@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from arl2.cli.checks import exclusive
-from arl2.cli.loading import load_pipeline, use_threads
+from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Only
+from arl2.cli.threads import use_threads
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource, SamplingOptions
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 
-from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
+from arl2.cli.threads import use_threads
 from arl2.errors import ConfigError
 
 if TYPE_CHECKING:

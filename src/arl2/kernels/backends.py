@@ -17,14 +17,17 @@ import torch
 from arl2.errors import ConfigError
 
 T = TypeVar("T")
+Question = TypeVar("Question", bound=Callable[..., Any])
 logger = logging.getLogger("arl2.kernels")
 
 DELTA_RULE, ATTENTION, ELEMENTWISE = "gated delta rule", "softmax attention", "norms and gates"
 ACCEPTED = {
     DELTA_RULE: ("auto", "naive", "chunked", "blockwise", "triton", "fla"),
-    ATTENTION: ("auto", "naive", "sdpa", "flex"),
+    ATTENTION: ("auto", "naive", "sdpa", "float32", "flash", "cudnn", "efficient", "flex"),
     ELEMENTWISE: ("auto", "torch", "triton"),
 }
+
+_QUESTIONS: list[Callable[..., Any]] = []  # beside this module's own
 
 # A switch of the calling context, so that models and layers need not hand it down.
 _requested: ContextVar[dict[str, str] | None] = ContextVar("arl2_backends", default=None)
@@ -111,10 +114,16 @@ def is_default() -> bool:
     return all(backend == "auto" for backend in (_requested.get() or {}).values())
 
 
+def settled(question: Question) -> Question:
+    """Marks a function whose answer is a constant to compilers: a choice that is made outside of graphs."""
+    _QUESTIONS.append(question)
+    return question
+
+
 @functools.cache
 def settle_choices() -> None:
     """Let compilers ask for a choice once, while they trace, and take the answer as a constant."""
-    for question in (requested_backend, is_installed, is_interpreted, announce):
+    for question in (requested_backend, is_installed, is_interpreted, announce, *_QUESTIONS):
         torch.compiler.assume_constant_result(question)
 
 

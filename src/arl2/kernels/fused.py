@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from arl2.errors import ConfigError
 from arl2.kernels.backends import ELEMENTWISE, announce, is_installed, requested_backend
+from arl2.kernels.linear import Linear
 from arl2.kernels.norm import l2_norm, layer_norm, rms_norm
 from arl2.kernels.rope import Rotation
 
@@ -119,7 +120,7 @@ def gelu_of_linear(x: Float[Tensor, "*rows inputs"], linear: nn.Linear) -> Float
     Not on a CPU: there torch's joint operation computes the erf form. Nor where something hooks into the layer.
     """
     is_hooked = bool(linear._forward_hooks or linear._forward_pre_hooks)
-    if x.is_cuda and not torch.is_grad_enabled() and type(linear) is nn.Linear and not is_hooked:
+    if x.is_cuda and not torch.is_grad_enabled() and type(linear) in (nn.Linear, Linear) and not is_hooked:
         joint = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
         return joint.unflatten(0, x.shape[:-1])
     return F.gelu(linear(x), approximate="tanh")

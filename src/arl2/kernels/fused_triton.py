@@ -18,9 +18,9 @@ for _name in ("rms_normed", "turned_to_unit", "layer_normed", "gated_sum", "with
 
 
 def rms_normed(x: Tensor, weight: Tensor, eps: float, cos: Tensor | None, sin: Tensor | None, heads: int) -> Tensor:
-    """``[B, T, d]``; with ``cos`` and ``sin`` ``[T, 1, D / 2]`` each of the heads is turned."""
-    x = x.contiguous()
-    out = torch.empty_like(x)
+    """``[B, T, d]`` with any strides but the last; with ``cos`` and ``sin`` ``[T, 1, D / 2]`` each head is turned."""
+    x = by_numbers(x)
+    out = x.new_empty(x.shape)
     batch, tokens, width = x.shape
     turn = cos is not None
     head = width // heads if turn else width
@@ -28,7 +28,7 @@ def rms_normed(x: Tensor, weight: Tensor, eps: float, cos: Tensor | None, sin: T
     if turn and head != triton.next_power_of_2(head):
         rows, columns = triton.next_power_of_2(heads), triton.next_power_of_2(head)
     norm_rows[(batch * tokens,)](
-        x, weight, cos if turn else weight, sin if turn else weight, out, tokens, width, head, eps,
+        x, weight, cos if turn else weight, sin if turn else weight, out, tokens, width, head, *x.stride()[:2], eps,
         ROWS=rows, COLUMNS=columns, TURN=turn, num_warps=_WARPS,
     )  # fmt: skip
     return out
@@ -115,14 +115,16 @@ def turned(values, cos, sin, token, head, ROWS: tl.constexpr, COLUMNS: tl.conste
 @triton.jit
 @no_type_check
 def norm_rows(
-    x, weight, cos, sin, out, tokens, width, head, eps, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TURN: tl.constexpr
-):
+    x, weight, cos, sin, out, tokens, width, head, x_batch, x_token, eps,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TURN: tl.constexpr,
+):  # fmt: skip
     """RMS norm of one token over all heads, then the rotation."""
     token = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
     place = tl.arange(0, ROWS)[:, None] * head + column[None, :]
     mask = (place < width) & (column < head)[None, :]
-    values = tl.load(x + token * width + place, mask=mask, other=0.0).to(tl.float32)
+    start = x + (token // tokens) * x_batch + (token % tokens) * x_token
+    values = tl.load(start + place, mask=mask, other=0.0).to(tl.float32)
     mean = tl.sum(tl.sum(values * values, 1), 0) / width
     values = values * tl.rsqrt(mean + eps) * tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
     if TURN:

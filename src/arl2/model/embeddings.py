@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.float64 import float64_device
+from arl2.kernels.linear import Linear
 
 
 class TimeEmbedding(NamedTuple):
@@ -40,8 +41,8 @@ class TextEmbedder(nn.Module):
 
     def __init__(self, text_dim: int, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(text_dim, width)
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_1 = Linear(text_dim, width)
+        self.linear_2 = Linear(width, width)
 
     def forward(self, text: Float[Tensor, "batch words text"]) -> Float[Tensor, "batch words width"]:
         return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))

@@ -3,7 +3,7 @@
 Legend: B batch, F frames, S tokens a frame, T = F S tokens, d width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,9 +16,12 @@ from arl2.attention.cross import CrossAttention, CrossAttentionCache
 from arl2.attention.kind import Access, AttentionSpec
 from arl2.attention.layer_memory import LayerMemory
 from arl2.attention.layout import ClipLayout
-from arl2.attention.lora import linear
+from arl2.attention.lora import as_function, linear
 from arl2.kernels.fused import gated_sum, gelu_of_linear, layer_normed, modulated
+from arl2.kernels.linear import Linear, product_dtype
 from arl2.kernels.rope import Rotation
+
+_PIECE_BYTES = 16_000_000  # of the feed-forward's hidden values: half of what glibc's allocator keeps for the next one
 
 
 class Modulation(NamedTuple):
@@ -36,11 +39,30 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = linear(width, hidden, rank, alpha)
         self.down = linear(hidden, width, rank, alpha)
+        self.hidden = hidden
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            work = product_dtype(x)
+            up, down = as_function(self.up, work), as_function(self.down, work)
+            if up is not None and down is not None:
+                return self._in_pieces(x, up, down, work)
         if isinstance(self.up, nn.Linear):
             return self.down(gelu_of_linear(x, self.up))
         return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+    def _in_pieces(
+        self, x: Tensor, up: Callable[[Tensor], Tensor], down: Callable[[Tensor], Tensor], work: torch.dtype
+    ) -> Tensor:
+        """Some tokens at a time, so that what is between the two products stays in the processor's cache.
+
+        New memory is dear on a CPU: its first touch takes as long as the GELU. Pieces are small enough for the
+        allocator to use the same memory again.
+        """
+        rows = x.flatten(0, -2)
+        size = max(1, _PIECE_BYTES // (self.hidden * work.itemsize))
+        pieces = [down(F.gelu(up(piece.to(work)), approximate="tanh")).to(x.dtype) for piece in rows.split(size)]
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view_as(x)
 
 
 class CrossNorm(nn.Module):
@@ -147,7 +169,7 @@ class FlowHead(nn.Module):
     def __init__(self, width: int, patch_values: int, eps: float) -> None:
         super().__init__()
         self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
-        self.proj = nn.Linear(width, patch_values)
+        self.proj = Linear(width, patch_values)
         self.eps = eps
 
     def forward(

@@ -21,7 +21,6 @@ from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
-from arl2.attention.sequence_parallel import ALONE, SequenceParallel
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid
@@ -29,13 +28,12 @@ from arl2.kernels.backends import keeping_backends
 from arl2.kernels.rope import Rotation
 from arl2.model.config import check_config, check_sink_positions, ffn_rank_beside, layer_specs
 from arl2.model.embeddings import TextEmbedder, TimeEmbedder
-from arl2.model.execution import Execution
+from arl2.model.inference import InferenceSettings
 from arl2.model.inputs import checked_latents
 from arl2.model.layer import FlowHead, TransformerLayer, modulations_of
 from arl2.model.offload import LayerStack
-from arl2.model.parallelism import chosen_ranks, require_splits
 from arl2.model.passes import ParallelPass, TeacherForcing
-from arl2.model.runner import PassRunner, StreamedBlock
+from arl2.model.runner import StreamedBlock
 
 # Stored in every config beside our own settings. The Wan transformer of diffusers takes any config, and would come with
 # random weights in its 40 default layers and no more than a warning; this is no number of layers, so it stops.
@@ -75,7 +73,7 @@ class _Float32Names:
         return [*self._OWN, *(name for kind in all_kinds() for name in kind.float32)]
 
 
-class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
+class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
     """Predicts the flow ``v = noise - x0`` of video latents, block after block.
 
     Args:
@@ -99,7 +97,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         ConfigError: a plan, window or size that cannot be.
     """
 
-    parallel: SequenceParallel = ALONE
     _supports_gradient_checkpointing = True
     _keep_in_fp32_modules = _Float32Names()
     _no_split_modules = ["TransformerLayer"]  # noqa: RUF012
@@ -149,13 +146,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
         )
         self.head = FlowHead(width, out_channels * math.prod(patch), eps)
         self.gradient_checkpointing = False
-        self._execution = Execution()
-        self._runner: PassRunner | None = None
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As in torch (``to``, ``half``, ``cuda``): weights may move, and what was recorded over them goes."""
-        self._runner = None
-        return super()._apply(fn, recurse)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """As in diffusers; the files can be read by whom the system's mask lets."""
@@ -351,38 +341,6 @@ class CausalWanTransformer3DModel(ModelMixin, ConfigMixin):
             for layer in self.layers
         )
         return Memory(self.identity, geometry, layers, parallel=self.parallel)
-
-    def enable_parallelism(self, *, config: object = None, ulysses_degree: int | None = None) -> None:
-        """Split streams that begin from now on over several ranks: :meth:`ARL2Pipeline.enable_parallelism`."""
-        attentions = [layer.self_attention for layer in self.layers]
-        device = self.patch_embedding.weight.device
-        parallel = chosen_ranks(config, ulysses_degree, device)
-        require_splits(attentions, self.config.num_attention_heads, parallel.ranks)
-        self._runner = self._execution.runner(device, parallel.ranks, offloaded=self.layers.is_offloaded)
-        self.parallel = parallel
-        for attention in attentions:
-            attention.parallel = parallel
-
-    @property
-    def execution(self) -> Execution:
-        """How streaming passes run; training is not concerned. Set it to change that from the next pass on."""
-        return self._execution
-
-    @execution.setter
-    def execution(self, execution: Execution) -> None:
-        self._execution, self._runner = execution, None
-
-    @property
-    def runner(self) -> PassRunner:
-        """What runs the streaming passes, made for the device at the first of them; another one may be set."""
-        if self._runner is None:
-            device = self.patch_embedding.weight.device
-            self._runner = self._execution.runner(device, self.parallel.ranks, offloaded=self.layers.is_offloaded)
-        return self._runner
-
-    @runner.setter
-    def runner(self, runner: PassRunner) -> None:
-        self._runner = runner
 
     @property
     def signature(self) -> str:

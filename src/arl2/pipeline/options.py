@@ -18,6 +18,7 @@ from arl2.streams.options import Window as Window
 Dtype = Literal["float32", "bfloat16", "float16"]
 WeightsBranch = Literal["auto", "ema", "plain"]
 Offload = Literal["none", "layers", "auto"]
+AttentionBackend = Literal["auto", "sdpa", "float32", "flash", "cudnn", "efficient"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class ModelSource:
             they stand, to find faults), or off; auto is off.
         cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA, if there is room
             and nothing is offloaded.
+        attention_backend: Kernel of softmax attention: auto measures which is the fastest, sdpa leaves it to torch;
+            flash, cudnn and efficient are for CUDA.
     """
 
     model: str | None = None
@@ -64,6 +67,7 @@ class ModelSource:
     offload: Offload = "auto"
     compile: Compile = "auto"
     cuda_graphs: Graphs = "auto"
+    attention_backend: AttentionBackend = "auto"
 
     def __post_init__(self) -> None:
         for name in ("weights", "base", "vae", "text_encoder", "config"):
@@ -79,10 +83,15 @@ class ModelSource:
             elif value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ConfigError(f"Got {name} {value!r:.80}; give text.")
         _ = self.execution
-        choices = {"dtype": get_args(Dtype), "weights_branch": get_args(WeightsBranch), "offload": get_args(Offload)}
-        for name, accepted in choices.items():
+        words = {
+            "dtype": Dtype,
+            "weights_branch": WeightsBranch,
+            "offload": Offload,
+            "attention_backend": AttentionBackend,
+        }
+        for name, accepted in ((name, get_args(kind)) for name, kind in words.items()):
             value = getattr(self, name)
-            if not (value is None and name != "offload") and value not in accepted:
+            if not (value is None and name in ("dtype", "weights_branch")) and value not in accepted:
                 raise ConfigError(f"Got {name} {value!r:.80}; give one of {', '.join(accepted)}.")
         if self.lora_alpha is not None and finite("lora_alpha", self.lora_alpha) <= 0:
             raise ConfigError(f"Got lora_alpha {self.lora_alpha!r:.80}; give a number above 0.")

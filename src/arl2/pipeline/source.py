@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from arl2.errors import ConfigError
+from arl2.kernels.attention.variants import refused_on
 from arl2.pipeline.assemble import load_components
 from arl2.pipeline.devices import checked_device
 from arl2.pipeline.options import ModelSource, SamplingOptions
@@ -40,6 +42,8 @@ def open_pipeline(
     options = options or SamplingOptions()
     device = checked_device(source.device or "cpu")
     source.execution.check(torch.device(device), offloaded=source.offload == "layers")
+    if refusal := refused_on(source.attention_backend, device):
+        raise ConfigError(refusal)
     dtype = None if source.dtype is None else _DTYPES[source.dtype]
     loaded = load_components(source, options, dtype=dtype, device=device, batch=batch, ranks=ranks, say=say)
     settings = loaded.settings
@@ -50,6 +54,10 @@ def open_pipeline(
         logger.warning("%s", told)
     sized = replace(settings, height=height, width=width)
     pipe = ARL2Pipeline.from_components(replace(loaded, settings=sized))
+    transformer = pipe.transformer
+    if device != "cpu" and not transformer.layers.is_offloaded:
+        transformer.fuse_qkv_projections()  # on a CPU it gains less than the copy of the weights costs
+    transformer.set_attention_backend(source.attention_backend)
     if ranks > 1:
         pipe.enable_parallelism(ulysses_degree=ranks)
     return pipe

@@ -17,6 +17,7 @@ from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.files.atomic import write_atomically
 from arl2.files.plain import read_json
 from arl2.files.regular import parsed_by_others
+from arl2.kernels.linear import FastProducts
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
 from arl2.text.umt5_files import open_encoder_file, open_encoder_folder, open_own_tokenizer, open_tokenizer
 from arl2.text.umt5_weights import EncoderPlace, UMT5Weights
@@ -282,7 +283,8 @@ class UMT5Text(nn.Module):
             return rows
         with self._encoder.encoder(device=self.device, dtype=self.dtype, keep=self.keep_on_device) as encoder:
             for tokens in lacking:
-                output = encoder(input_ids=torch.tensor([tokens], device=self.device)).last_hidden_state[0]
+                with FastProducts():
+                    output = encoder(input_ids=torch.tensor([tokens], device=self.device)).last_hidden_state[0]
                 if not output.isfinite().all():
                     raise NonFiniteError(
                         f"The text encoder gave NaN or infinity for a prompt of {len(tokens)} tokens; its weights are "

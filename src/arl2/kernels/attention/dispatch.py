@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.kernels.attention import naive, sdpa
+from arl2.kernels.attention import naive, sdpa, variants
 from arl2.kernels.attention.ranges import Ranges, is_block_diagonal
 from arl2.kernels.backends import ACCEPTED, ATTENTION, announce, requested_backend
 
@@ -25,15 +25,24 @@ def softmax_attention(
     Args:
         q: ``[B, Tq, H, D]``; k: ``[B, Tk, H, D]``; v: ``[B, Tk, H, V]``.
         scale: of the scores; ``D**-0.5`` if None.
-        backend: one of ``BACKENDS`` (``flex`` has no use without ranges and runs as ``sdpa``).
+        backend: one of ``BACKENDS``; ``auto`` is the fastest as measured, see
+            :mod:`arl2.kernels.attention.variants` (``flex`` has no use without ranges and runs as ``auto``).
 
     Raises:
-        ConfigError: an unknown backend.
+        ConfigError: an unknown backend, or one that cannot do these tensors.
     """
-    naively = requested_backend(ATTENTION, backend) == "naive"
-    announce("full attention", "naive" if naively else "sdpa", "requested" if naively else "torch picks its kernel")
-    run = naive.softmax_attention if naively else sdpa.softmax_attention
-    return run(q=q, k=k, v=v, scale=scale)
+    backend = requested_backend(ATTENTION, backend)
+    if backend == "naive":
+        announce("full attention", "naive", "requested")
+        return naive.softmax_attention(q=q, k=k, v=v, scale=scale)
+    if backend in ("auto", "flex"):
+        variant, reason = variants.fastest(q, k, v), "the fastest that was measured"
+        if variant == variants.OWN:
+            reason = "torch picks its kernel"
+    else:
+        variant, reason = backend, "requested"
+    announce("full attention", variant, reason)
+    return sdpa.softmax_attention(q=q, k=k, v=v, scale=scale, variant=variant)
 
 
 def range_attention(
@@ -66,7 +75,7 @@ def range_attention(
         from arl2.kernels.attention import flex  # imports torch's compiler stack: only when used
 
         return flex.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
-    return sdpa.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale)
+    return sdpa.range_attention(q=q, k=k, v=v, ranges=ranges, scale=scale, variant=backend)
 
 
 def _best(q: Tensor, ranges: Ranges) -> tuple[str, str]:

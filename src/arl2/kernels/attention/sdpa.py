@@ -7,11 +7,11 @@ as cheap as the visible keys allow.
 import itertools
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from arl2.kernels.attention.ranges import Ranges, is_block_diagonal
+from arl2.kernels.attention.variants import OWN, attend
 
 
 def softmax_attention(
@@ -20,10 +20,10 @@ def softmax_attention(
     k: Float[Tensor, "batch keys heads head"],
     v: Float[Tensor, "batch keys heads value"],
     scale: float | None = None,
+    variant: str = OWN,
 ) -> Float[Tensor, "batch queries heads value"]:
-    """``softmax(scale q k^T) v``, in the inputs' dtype."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    """``softmax(scale q k^T) v``, in the inputs' dtype; see :mod:`arl2.kernels.attention.variants`."""
+    return attend(q, k, v, scale, variant)
 
 
 def range_attention(
@@ -33,10 +33,11 @@ def range_attention(
     v: Float[Tensor, "batch keys heads value"],
     ranges: Ranges,
     scale: float | None = None,
+    variant: str = OWN,
 ) -> Float[Tensor, "batch tokens heads value"]:
     """Attention in which each range of queries sees its ranges of keys alone."""
     if is_block_diagonal(ranges, q.shape[1]):
-        return _block_diagonal(q, k, v, len(ranges), scale)
+        return _block_diagonal(q, k, v, len(ranges), scale, variant)
     # Cut once, at every edge: the gradient of a split is one concatenation, that of each slice a full-size sum.
     edges = _edges(ranges, q.shape[1], k.shape[1])
     sizes = [stop - start for start, stop in itertools.pairwise(edges)]
@@ -53,6 +54,7 @@ def range_attention(
                 k=torch.cat([keys[i] for i in seen], dim=1),
                 v=torch.cat([values[i] for i in seen], dim=1),
                 scale=scale,
+                variant=variant,
             )
         )
     return torch.cat(outputs, dim=1)
@@ -64,7 +66,7 @@ def _edges(ranges: Ranges, queries: int, keys: int) -> list[int]:
     return sorted(own | {edge for part in ranges for pair in part.keys for edge in pair} | {0, queries, keys})
 
 
-def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, blocks: int, scale: float | None) -> Tensor:
+def _block_diagonal(q: Tensor, k: Tensor, v: Tensor, blocks: int, scale: float | None, variant: str) -> Tensor:
     q_b, k_b, v_b = (x.unflatten(1, (blocks, -1)).flatten(0, 1) for x in (q, k, v))
-    o = softmax_attention(q=q_b, k=k_b, v=v_b, scale=scale)
+    o = softmax_attention(q=q_b, k=k_b, v=v_b, scale=scale, variant=variant)
     return o.unflatten(0, (-1, blocks)).flatten(1, 2)
