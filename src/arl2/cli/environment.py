@@ -3,11 +3,8 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any, ClassVar
 
 from arl2.cli.options import Command
@@ -41,19 +38,20 @@ def environment() -> dict[str, Any]:
     """Names and values, plain enough for JSON."""
     import torch
 
+    from arl2.evaluation.bench.machine import commit, processor_name, version_of
     from arl2.pipeline.devices import best_device, devices, large_model_dtype
 
     of_gpu = {f"cuda:{i}": f" {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())}
     default = best_device()
     dtype = str(large_model_dtype(default)).removeprefix("torch.")
-    packages = {name: _version_of(name) for name in _PACKAGES}
+    packages = {name: version_of(name) for name in _PACKAGES}
     return {
         "arl2": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": f"{platform.python_version()} {sys.executable}",
         **packages,
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -64,20 +62,6 @@ def environment() -> dict[str, Any]:
         "FFmpeg": _ffmpeg(),
         "memory": _memory(),
     }
-
-
-def _commit() -> str:
-    """Of a working copy; an installed package has its version alone."""
-    package = Path(__file__).resolve().parents[1]
-    try:
-        # Of a checkout that holds the package, and not of a folder that happens to lie around an installation.
-        found = [
-            subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, timeout=10, check=True)
-            for words in (["ls-files", "--error-unmatch", "version.py"], ["describe", "--always", "--dirty"])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return "none (an installed package)"
-    return found[1].stdout.strip()
 
 
 def _ffmpeg() -> str:
@@ -94,18 +78,3 @@ def _memory() -> str:
 
     free = available_bytes("cpu")
     return "unknown" if free is None else f"{free / 1e9:.1f} GB free"
-
-
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    except OSError:
-        return platform.processor() or "unknown"
