@@ -15,7 +15,8 @@ Made from the options by `python -m arl2.cli.reference_page > docs/cli.md`; a te
 (`--num_frames`). Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted.
 
 To try out a list of commands before the real run, set `ARL2_MINIATURE=1`: videos have few frames and one denoising
-step, models that are not embedded a picture of 32 x 48 pixels, streams an end; training is a dry run, a benchmark a tiny model."""
+step, models that are not embedded a picture of 32 x 48 pixels, streams an end; training is a dry run, and a benchmark
+takes its tiny preset."""
 
 
 def page() -> str:

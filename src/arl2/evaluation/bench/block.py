@@ -28,9 +28,8 @@ _COUNT_LIMIT = 0.03
 
 @dataclass
 class _Piece:
-    """Something that is timed, what it counts to, and its times so far."""
+    """Something that is timed: what it counts to, and its times so far."""
 
-    run: Callable[[], object]
     account: Account
     laps: list[Lap]
 
@@ -44,7 +43,8 @@ class BlockPart(Part[BlockOptions]):
         self.plan = hybrid_plan(self.size.layers, options.hybrid_share)
         self._pieces: dict[str, _Piece] = {}
         self._counted: dict[str, int] = {}
-        self._memory: Memory | None = None
+        assert type(options.window) is int  # as BlockOptions has checked
+        self.window = options.window
 
     def gate(self) -> Iterator[Check]:
         yield from kernel_checks(self.dtype, self.device)
@@ -53,20 +53,12 @@ class BlockPart(Part[BlockOptions]):
 
     @torch.no_grad()
     def measure(self) -> Iterator[str]:
-        model = random_model(self.size.config(self.plan, window=self.options.window), self.dtype, self.device)
-        memory = model.allocate_memory(batch=1, height=self.size.height, width=self.size.width)
-        memory.fill_random(4 * self.options.window // memory.geometry.block_frames * memory.geometry.block_frames)
-        self._memory = memory
-        draw = torch.Generator(self.device).manual_seed(0)
-        text = torch.randn(1, model.config.text_len, model.config.text_dim, generator=draw, device=self.device)
-        prompt = model.prompt_context(text)
-        runs = self._passes(model, memory, prompt, draw) | self._parts(model, memory, prompt, draw)
-        if self.options.vae:
-            runs |= self._decoding(memory, draw)
-        for name, run in runs.items():
-            self._pieces[name] = _Piece(run, counted(run), [])
-            yield f"counted: {name}"
-        for name, lap in self.watch.interleaved({n: one.run for n, one in self._pieces.items()}, repeats=self._repeats):
+        with FakeTensorMode():  # all that is built and run in it has shapes and no numbers
+            accounts = {name: _counted(run) for name, run in self._runs().items()}
+        yield "counted kernels and bytes"
+        runs = self._runs()
+        self._pieces = {name: _Piece(accounts[name], []) for name in runs}
+        for name, lap in self.watch.interleaved(runs, repeats=self.options.repeats):
             self._pieces[name].laps.append(lap)
             yield f"timed: {name}"
 
@@ -99,16 +91,22 @@ class BlockPart(Part[BlockOptions]):
 
     def notes(self) -> Iterator[str]:
         yield (
-            f"Plan {self.plan}, window {self.options.window}, full; a part is of one layer. product_share: the counted "
+            f"Plan {self.plan}, window {self.window}, full; a part is of one layer. product_share: the counted "
             "operations at this machine's own rate of a matrix product, over the time. floor_share: with the bytes of "
             "everything else at its rate of a copy."
         )
         if self.dtype is not torch.float32:
             yield "State and state update are float32 whatever the dtype; their share is of the dtype's own rate."
 
-    @property
-    def _repeats(self) -> int:
-        return self.options.repeats
+    def _runs(self) -> dict[str, Callable[[], object]]:
+        model = random_model(self.size.config(self.plan, window=self.window), self.dtype, self.device)
+        memory = model.allocate_memory(batch=1, height=self.size.height, width=self.size.width)
+        memory.fill_random(4 * self.window // memory.geometry.block_frames * memory.geometry.block_frames)
+        draw = torch.Generator(self.device).manual_seed(0)
+        text = torch.randn(1, model.config.text_len, model.config.text_dim, generator=draw, device=self.device)
+        prompt = model.prompt_context(text)
+        runs = self._passes(model, memory, prompt, draw) | self._parts(model, memory, prompt, draw)
+        return runs | (self._decoding(memory, draw) if self.options.vae else {})
 
     def _passes(
         self, model: CausalWanTransformer3DModel, memory: Memory, prompt: PromptCache, draw: torch.Generator
@@ -117,7 +115,7 @@ class BlockPart(Part[BlockOptions]):
         shape = (1, model.config.in_channels, frames, self.size.height, self.size.width)
         latents = torch.randn(shape, generator=draw, device=self.device)
         noisy, clean = torch.full((1, frames), 600.0), torch.zeros(1, frames)
-        past = self.options.window - frames
+        past = self.window - frames
         for name, commit in (("denoising pass", False), ("cache-update pass", True)):
             flops = pass_flops(model.config, memory.geometry, past_frames=past, commit=commit)
             self._counted[name] = flops.total
@@ -164,8 +162,8 @@ class BlockPart(Part[BlockOptions]):
         return {"Wan VAE, decode": lambda: codec.decode(latents, cache)}
 
 
-def counted(run: Callable[[], object]) -> Account:
-    """What a run launches and moves, counted on fake tensors: nothing is computed, and no tensor changes."""
-    with FakeTensorMode(allow_non_fake_inputs=True), accounted() as account:
+def _counted(run: Callable[[], object]) -> Account:
+    """What a run launches and moves."""
+    with accounted() as account:
         run()
     return account

@@ -13,7 +13,7 @@ from arl2.evaluation.bench.options import DecodeOptions
 from arl2.evaluation.bench.part import Part
 from arl2.evaluation.bench.result import Check, Finding, Row
 from arl2.evaluation.bench.timing import Lap, Timing
-from arl2.video.codec import FRAMES_AT_ONCE
+from arl2.video.codec import FRAMES_AT_ONCE, CodecCache
 from arl2.video.tiny_codec import TinyCodec
 from arl2.video.wan_codec import WanCodec
 
@@ -69,9 +69,8 @@ class DecodePart(Part[DecodeOptions]):
         frames = self.options.blocks * FRAMES_AT_ONCE
         latents = self._latents(frames, self.options.height // 8, self.options.width // 8)
         for repeat in range(-1, self.options.repeats):  # the first is a warm-up
-            cache, laps = codec.new_cache(), []
-            for block in latents.split(FRAMES_AT_ONCE, dim=2):
-                laps.append(self.watch.time(lambda block=block: codec.decode(block, cache)))  # type: ignore[misc]
+            cache = codec.new_cache()
+            laps = [self._time_block(block, cache) for block in latents.split(FRAMES_AT_ONCE, dim=2)]
             self._cache_bytes = sum(x.nbytes for x in cache.features.values())
             if repeat >= 0:
                 self._laps[_OURS].append(Lap(*(sum(times) for times in zip(*laps, strict=True))))
@@ -106,6 +105,9 @@ class DecodePart(Part[DecodeOptions]):
                 min(theirs.runs) / max(ours.runs),
                 max(theirs.runs) / min(ours.runs),
             )
+
+    def _time_block(self, block: Tensor, cache: CodecCache) -> Lap:
+        return self.watch.time(lambda: self._codec.decode(block, cache))
 
     def _latents(self, frames: int, height: int, width: int) -> Tensor:
         draw = torch.Generator().manual_seed(0)

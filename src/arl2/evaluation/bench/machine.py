@@ -5,7 +5,8 @@ import gc
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,27 @@ def ceilings(watch: Stopwatch, dtype: torch.dtype, *, repeats: int = 3) -> dict[
     }
 
 
-def living_bytes(device: torch.device | str) -> int:
-    """Bytes that tensors take now: as the allocator counts them on CUDA, else the storages of all living tensors."""
+@contextmanager
+def new_bytes(device: torch.device | str) -> Iterator[Callable[[], int]]:
+    """Gives a function that says what tensors made within the ``with`` take now.
+
+    That is what CUDA's allocator counts; elsewhere the storages of all living tensors that Python's collector knows and
+    that were not there before.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        return torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.memory_allocated(device) - before
+        return
+    gc.freeze()  # takes what is there out of the collector's lists
+    try:
+        yield lambda: _living_bytes(device)
+    finally:
+        gc.unfreeze()
+
+
+def _living_bytes(device: torch.device) -> int:
     tensors = [one for one in gc.get_objects() if type(one) in _TENSORS and one.device.type == device.type]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
     return sum(storages.values())

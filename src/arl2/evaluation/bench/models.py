@@ -14,8 +14,8 @@ from arl2.model.precision import cast_model
 from arl2.model.presets import PRESETS
 from arl2.model.transformer import CausalWanTransformer3DModel
 
-# Sizes of their own. ``small`` is Wan 2.1 1.3B with a quarter of everything (width, heads, feed-forward, words, LoRA rank,
-# and tokens a frame), so that what is spent where has the same proportions: a CPU can measure 921 video frames of it.
+# Sizes of their own. ``small`` is Wan 2.1 1.3B with a quarter of everything (width, heads, feed-forward, words, LoRA
+# rank, tokens a frame), so that its work has the same proportions, and a CPU can measure 921 video frames of it.
 _OWN: dict[str, dict[str, Any]] = {
     "tiny": {
         "num_layers": 4,
@@ -120,9 +120,11 @@ def random_weights(
     Args:
         dtype: of all parameters; None: as they are.
     """
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype or parameter.dtype)
-    module = module.to_empty(device=device).eval().requires_grad_(False)
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            # Not ``to_empty``, which does not take fake tensors.
+            own = torch.empty(parameter.shape, dtype=dtype or parameter.dtype, device=device)
+            setattr(owner, name, nn.Parameter(own, requires_grad=False))
     draw = torch.Generator(device).manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name.endswith("A_log"):
@@ -133,4 +135,4 @@ def random_weights(
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(0, parameter[0].numel() ** -0.5, generator=draw)
-    return module
+    return module.eval()

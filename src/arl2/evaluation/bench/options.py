@@ -55,8 +55,8 @@ class ModelOptions(BenchOptions):
     """Of the parts that run a transformer with random weights.
 
     Attributes:
-        preset: Sizes of the transformer: those of Wan 2.1, small (a quarter of wan-1.3b in every size and 4 layers, for a
-            CPU), or tiny (a dry run).
+        preset: Sizes of the transformer: those of Wan 2.1, small (a quarter of wan-1.3b in every size and 4 layers, for
+            a CPU), or tiny (a dry run).
         layers: Number of layers (default: the preset's).
         height: Height of the video in pixels (default: the preset's).
         width: Width of the video in pixels (default: the preset's).
@@ -88,15 +88,18 @@ class RolloutOptions(ModelOptions):
     part: ClassVar = "rollout"
 
     num_frames: int = 921
-    steps: int = 4
-    window: int = 12
+    steps: int | tuple[int, ...] = 4
+    window: int | None = 12
     sink: int = 3
     hybrid_share: float = 0.75
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "window"):  # neither a list of timesteps nor the whole past
-            whole(name, getattr(self, name), least=1)
+        if type(self.steps) is not int:
+            raise ConfigError(
+                f"Got the timesteps {self.steps}; give the number of denoising passes, such as --steps 4."
+            )
+        _check_window(self.window)
         _check_share(self.hybrid_share)
 
 
@@ -112,13 +115,13 @@ class BlockOptions(ModelOptions):
 
     part: ClassVar = "block"
 
-    window: int = 12
+    window: int | None = 12
     hybrid_share: float = 0.75
     vae: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("window", self.window, least=1)
+        _check_window(self.window)
         _check_share(self.hybrid_share)
 
 
@@ -134,7 +137,7 @@ class DecodeOptions(BenchOptions):
     """Of a codec that decodes a stream.
 
     Attributes:
-        codec: wan (the Wan 2.1 VAE, against that of diffusers) or tiny (the TAEHV decoder).
+        codec: Codec: wan (the Wan 2.1 VAE, against that of diffusers) or tiny (the TAEHV decoder).
         base_dim: Width of the Wan VAE; 96 as published.
         blocks: Blocks of 3 latent frames to decode.
         height: Height of the video in pixels.
@@ -178,14 +181,14 @@ class SnapshotOptions(ModelOptions):
 
     part: ClassVar = "snapshot"
 
-    window: int = 12
+    window: int | None = 12
     hybrid_share: float = 0.75
     vae: bool = False
     folder: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("window", self.window, least=1)
+        _check_window(self.window)
         _check_share(self.hybrid_share)
 
     def settings(self) -> dict[str, Any]:
@@ -209,6 +212,11 @@ class TrainOptions(ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_share(self.hybrid_share)
+
+
+def _check_window(window: int | None) -> None:
+    if window is None:
+        raise ConfigError("Got the whole past as the window; give a number of latent frames, such as --window 12.")
 
 
 def _check_share(share: float) -> None:

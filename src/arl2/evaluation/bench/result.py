@@ -166,7 +166,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], *, across_machi
     """
     if first["part"] != second["part"]:
         raise ConfigError(
-            f"The first result is of '{first['part']}' and the second of '{second['part']}'; compare results of one part."
+            f"The first result is of '{first['part']}' and the second of '{second['part']}'; compare two of one part."
         )
     if not across_machines and not is_same_machine(first["machine"], second["machine"]):
         raise ConfigError(

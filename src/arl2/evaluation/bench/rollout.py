@@ -18,7 +18,7 @@ from arl2.attention.memory import Memory
 from arl2.errors import ConfigError, is_out_of_memory
 from arl2.evaluation.bench.chart import Panel
 from arl2.evaluation.bench.gate import kernel_checks, streaming_check
-from arl2.evaluation.bench.machine import living_bytes
+from arl2.evaluation.bench.machine import new_bytes
 from arl2.evaluation.bench.models import ModelSize, hybrid_plan, random_model
 from arl2.evaluation.bench.options import RolloutOptions
 from arl2.evaluation.bench.part import Part
@@ -90,6 +90,9 @@ class RolloutPart(Part[RolloutOptions]):
         self.size = ModelSize.of(options)
         config = self.size.config("S")
         self.block: int = config.get("block_frames", 3)
+        assert type(options.window) is int  # as RolloutOptions has checked
+        assert type(options.steps) is int
+        self._steps = options.steps
         if options.window < options.sink + self.block:
             raise ConfigError(
                 f"A window of {options.window} latent frames cannot hold {options.sink} sink frames and a block of "
@@ -196,7 +199,7 @@ class RolloutPart(Part[RolloutOptions]):
 
     def late_checks(self) -> Iterator[Check]:
         for baseline in self.baselines:
-            measured = [p.memory for p in self._points[baseline.name].values() if p.memory is not None]
+            measured = [p.memory for p in self._points[baseline.name].values() if p.memory and p.memory.counted]
             if measured:
                 last = measured[-1]
                 yield Check(
@@ -213,7 +216,7 @@ class RolloutPart(Part[RolloutOptions]):
 
     def notes(self) -> Iterator[str]:
         yield (
-            f"A block is {self.options.steps} denoising passes and a cache-update pass. The time of a video is the sum "
+            f"A block is {self._steps} denoising passes and a cache-update pass. The time of a video is the sum "
             f"over its {self.latent_frames // self.block} blocks, interpolated linearly between the lengths measured."
         )
         yield (
@@ -283,17 +286,17 @@ class RolloutPart(Part[RolloutOptions]):
 
     def _filled(self, baseline: Baseline, past: int, point: _Point) -> Memory:
         """A memory that stands at ``past``; what it takes is found out the first time."""
-        before = living_bytes(self.device) if point.memory is None else 0
-        memory = self._models[baseline.plan].transformer.allocate_memory(
-            batch=1,
-            height=self.size.height,
-            width=self.size.width,
-            window=baseline.window,
-            sink=baseline.sink,
-        )
-        memory.fill_random(past, seed=past)
+        with new_bytes(self.device) as taken:
+            memory = self._models[baseline.plan].transformer.allocate_memory(
+                batch=1,
+                height=self.size.height,
+                width=self.size.width,
+                window=baseline.window,
+                sink=baseline.sink,
+            )
+            memory.fill_random(past, seed=past)
+            allocated = taken() if point.memory is None else 0
         if point.memory is None:
-            allocated = living_bytes(self.device) - before
             held = sum(x.nbytes for x in memory.views().values())
             counted = self._counted(baseline).at(self._kept(baseline, past))
             point.memory = _Bytes(counted, held, memory.nbytes, allocated)
@@ -312,7 +315,7 @@ class RolloutPart(Part[RolloutOptions]):
         return sum(x.nbytes for x in self._models[baseline.plan].transformer.parameters())
 
     def _whole_block(self, read: Lap, commit: Lap) -> Lap:
-        steps = self.options.steps
+        steps = self._steps
         return Lap(steps * read.seconds + commit.seconds, steps * read.clock + commit.clock)
 
     def _curve(self, baseline: Baseline, kind: str = "median") -> dict[int, float] | None:
@@ -322,7 +325,7 @@ class RolloutPart(Part[RolloutOptions]):
             return None
         choose = {"median": statistics.median, "smallest": min, "largest": max}[kind]
         return {
-            past: self.options.steps * choose([lap.seconds for lap in point.reads])
+            past: self._steps * choose([lap.seconds for lap in point.reads])
             + choose([lap.seconds for lap in point.commits])
             for past, point in points.items()
         }

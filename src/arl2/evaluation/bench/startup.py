@@ -56,7 +56,7 @@ class StartupPart(Part[StartupOptions]):
         )
 
     def notes(self) -> Iterator[str]:
-        yield "seconds: wall clock, from before the process is started. processor_seconds: what the process itself used."
+        yield "seconds: wall clock, from before the process starts. processor_seconds: what the process itself used."
 
     def _timing(self, stage: str, *, busy: bool = False) -> Timing:
         laps = [Lap(run["busy" if busy else "clock"][stage], run["clock"][stage]) for run in self._runs]

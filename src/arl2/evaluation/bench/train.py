@@ -1,5 +1,6 @@
-"""An optimisation step of each stage of a conversion, by the real task and the real loop, on random clips and weights."""
+"""An optimisation step of each stage of a conversion, by the real task and loop, on random clips and weights."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -139,8 +140,8 @@ class TrainPart(Part[TrainOptions]):
 
         def timed(batch: Batch) -> Loss:
             begun.append(self.watch.now())
-            # The first two steps are a warm-up: an interval is known once the next step begins.
-            step.laps = [after.since(before) for before, after in zip(begun[1:], begun[2:], strict=False)]
+            # A step ends where the next begins, so the last one is not timed; the first is a warm-up.
+            step.laps = [after.since(before) for before, after in itertools.pairwise(begun[1:])]
             return loss(batch)
 
         # Steps alone are measured: no scores after them and no export.
