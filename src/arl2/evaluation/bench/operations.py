@@ -197,8 +197,9 @@ def _rms(x: Tensor) -> Tensor:
 
 def _turned(x: Tensor, rotation: Rotation, heads: int) -> Tensor:
     """Pairs of numbers as complex ones, times those of the angles."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (heads, -1, 2)).contiguous())
-    waves = torch.complex(*(wave.to(x.dtype) for wave in (rotation.cos, rotation.sin)))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # there are no complex numbers of half precision
+    pairs = torch.view_as_complex(wide.unflatten(-1, (heads, -1, 2)).contiguous())
+    waves = torch.complex(*(wave.to(wide.device, wide.dtype) for wave in (rotation.cos, rotation.sin)))
     return torch.view_as_real(pairs * waves).flatten(-2)
 
 
