@@ -188,12 +188,11 @@ class RolloutPart(Part[RolloutOptions]):
                     both = [kept[one.name] + self._weights(one) for one in (baseline, full)]
                     yield Finding(f"{baseline.name}: memory saved, weights included", 1 - both[0] / both[1], "share")
         for baseline in self.baselines:
-            if not baseline.grows and (ratios := self._old_over_young(baseline)):
-                curve = self._curve(baseline, "smallest")
-                assert curve is not None  # both blocks were measured, and so were those before them
-                young, old = (curve[(number - 1) * self.block] for number in (_YOUNG, _OLD))
+            young, old = ([] if baseline.grows else self._blocks(baseline, number) for number in (_YOUNG, _OLD))
+            if young and old:
                 name = f"{baseline.name}: time of block {_OLD:,} over block {_YOUNG}, fastest runs"
-                yield Finding(name, old / young, "times", *_middle_half(ratios))
+                pairs = [late / early for early, late in zip(young, old, strict=False)]
+                yield Finding(name, min(old) / min(young), "times", *_middle_half(pairs))
 
     def late_checks(self) -> Iterator[Check]:
         for baseline in self.baselines:
@@ -355,14 +354,10 @@ class RolloutPart(Part[RolloutOptions]):
         assert curve is not None  # asked for once all lengths were measured
         return _between(curve, self.latent_frames - self.block)
 
-    def _old_over_young(self, baseline: Baseline) -> list[float]:
-        """In each round, in which the two were timed one after the other."""
-        young, old = (self._points[baseline.name][(number - 1) * self.block] for number in (_YOUNG, _OLD))
-        blocks = [
-            [self._whole_block(*laps).seconds for laps in zip(point.reads, point.commits, strict=False)]
-            for point in (young, old)
-        ]
-        return [late / early for early, late in zip(*blocks, strict=False)]
+    def _blocks(self, baseline: Baseline, number: int) -> list[float]:
+        """Seconds of each time that a block was timed; blocks are counted from 1."""
+        point = self._points[baseline.name][(number - 1) * self.block]
+        return [self._whole_block(*laps).seconds for laps in zip(point.reads, point.commits, strict=False)]
 
 
 def _middle_half(values: list[float]) -> tuple[float, float]:
