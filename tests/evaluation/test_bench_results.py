@@ -295,6 +295,8 @@ def test_results_that_cannot_be_compared(written, tmp_path, capsys, harm, said):
         (["rollout", "--height", "33"], "a multiple of 16 pixels; got 33, use 32"),
         (["rollout", "--layers", "0"], "give a whole number from 1"),
         (["rollout", "--layers", "1001"], "Got layers 1001; give a whole number from 1 to 1000"),
+        (["rollout", "--layers", "1"], "With 1 layers a share of 0.75 makes 1 hybrid"),
+        (["block", "--window", "2"], "Got window 2; give a whole number from 3"),
         (["rollout", "--window", "5"], "cannot hold 3 sink frames and a block of 3; use --window 6 or more"),
         (["rollout", "--window", "full"], "Got the whole past as the window; give a number of latent frames"),
         (["rollout", "--steps", "1000,500"], "Got the timesteps (1000, 500); give the number of denoising passes"),

@@ -121,8 +121,8 @@ class BlockPart(Part[BlockOptions]):
             self._counted[name] = flops.total
         return {
             "denoising pass": lambda: model.predict(latents, noisy, prompt, memory),
-            # The clone shares its windows until it writes: a copy of them, once a run, is what this adds.
-            "cache-update pass": lambda: model.commit(latents, clean, prompt, memory.clone()),
+            # The window is full and stays so: every run is that of a later block.
+            "cache-update pass": lambda: model.commit(latents, clean, prompt, memory),
         }
 
     def _parts(

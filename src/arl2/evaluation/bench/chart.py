@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from arl2.errors import ConfigError
 
 _WIDTH, _HEIGHT, _LEFT, _EDGE, _LINE = 620, 240, 76, 44, 17
-_COLOURS = ("#c2410c", "#b45309", "#1d4ed8", "#15803d", "#0f172a", "#a21caf", "#0e7490", "#64748b")
+_COLOURS = ("#c2410c", "#a21caf", "#1d4ed8", "#15803d", "#0f172a", "#b45309", "#0e7490", "#64748b")
 _INK, _PALE, _GRID = "#0f172a", "#475569", "#e2e8f0"
 
 

@@ -47,7 +47,9 @@ def machine_facts(device: torch.device | str) -> dict[str, Any]:
 def machine_words(facts: Mapping[str, Any]) -> str:
     """The machine in a line."""
     on_device = "" if facts.get("device") == "cpu" else f"{facts.get('device_name')}, "
-    return f"{on_device}{facts.get('processor')}, {facts.get('cores')} cores, {facts.get('threads')} threads"
+    threads = facts.get("threads")
+    end = "" if threads == 1 else "s"
+    return f"{on_device}{facts.get('processor')}, {facts.get('cores')} cores, {threads} thread{end}"
 
 
 def is_same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ Preset = Literal["tiny", "small", "wan-1.3b", "wan-14b"]
 _OUTPUTS = ("output", "plot", "overwrite", "as_json")
 _FROM_ZERO = ("sink",)
 _MOST_LAYERS = 1000
+_BLOCK = 3  # latent frames, of every preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +218,7 @@ class TrainOptions(ModelOptions):
 def _check_window(window: int | None) -> None:
     if window is None:
         raise ConfigError("Got the whole past as the window; give a number of latent frames, such as --window 12.")
+    whole("window", window, least=_BLOCK)
 
 
 def _check_share(share: float) -> None:

@@ -103,6 +103,11 @@ class RolloutPart(Part[RolloutOptions]):
         self.latent_frames = max(2, -(-latents // self.block)) * self.block
         self.video_frames = video_frames_of(0, self.latent_frames, _TEMPORAL)
         layers, hybrid = self.size.layers, hybrid_plan(self.size.layers, options.hybrid_share)
+        if set(hybrid) != {"H", "S"}:
+            raise ConfigError(
+                f"With {layers} layers a share of {options.hybrid_share:g} makes {hybrid.count('H')} hybrid; give a share, "
+                "or a number of layers, that makes some hybrid and leaves some softmax."
+            )
         window, sink = options.window, options.sink
         self.baselines = (
             Baseline(_SOFTMAX, "S" * layers, None, 0),
