@@ -105,8 +105,8 @@ class RolloutPart(Part[RolloutOptions]):
         layers, hybrid = self.size.layers, hybrid_plan(self.size.layers, options.hybrid_share)
         if set(hybrid) != {"H", "S"}:
             raise ConfigError(
-                f"With {layers} layers a share of {options.hybrid_share:g} makes {hybrid.count('H')} hybrid; give a share, "
-                "or a number of layers, that makes some hybrid and leaves some softmax."
+                f"With {layers} layers a share of {options.hybrid_share:g} makes {hybrid.count('H')} hybrid; give "
+                "a share, or a number of layers, that makes some hybrid and leaves some softmax."
             )
         window, sink = options.window, options.sink
         self.baselines = (
