@@ -8,6 +8,7 @@ import torch
 
 from arl2.cli.main import main
 from arl2.cli.miniature import VARIABLE
+from arl2.evaluation.bench import part as part_module
 from arl2.evaluation.bench import startup
 from arl2.evaluation.bench.block import BlockPart
 from arl2.evaluation.bench.decode import DecodePart
@@ -33,6 +34,12 @@ from arl2.evaluation.bench.train import TrainPart
 from arl2.model.presets import preset_config
 
 TINY = {"preset": "tiny", "device": "cpu", "repeats": 1}
+
+
+@pytest.fixture(autouse=True)
+def _known_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own rates take seconds to measure; they have a test of their own."""
+    monkeypatch.setattr(part_module, "ceilings", lambda *given: {"matrix_product_flops": 1e11, "copy_bytes": 1e10})
 
 
 def values_of(part) -> dict[str, dict[str, object]]:
@@ -123,9 +130,8 @@ def test_snapshots():
     assert once["decoder_bytes"] > 1e6
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_of_both_stages(dtype):
-    rows = values_of(TrainPart(TrainOptions(**TINY, layers=2, hybrid_share=0.5, dtype=dtype)))
+def test_a_step_of_both_stages():
+    rows = values_of(TrainPart(TrainOptions(**TINY, layers=2, hybrid_share=0.5)))
     for row in rows.values():
         assert row["loss"] > 0
         assert row["gradient_norm"] > 0
@@ -149,12 +155,12 @@ def test_startup(monkeypatch, capsys):
         return SimpleNamespace(returncode=0, stdout=capsys.readouterr().out, stderr="")
 
     monkeypatch.setattr(startup, "subprocess", SimpleNamespace(run=run))
-    rows = values_of(StartupPart(StartupOptions(device="cpu", repeats=2)))
-    assert len(started) == 4  # two of them are the gate
+    rows = values_of(StartupPart(StartupOptions(device="cpu", repeats=1)))
+    assert len(started) == 3  # two of them are the gate
     total = rows["process start to first block"]["seconds"]
     stages = [values["seconds"] for name, values in rows.items() if name != "process start to first block"]
     assert len(stages) == 4
-    assert sum(stages) == pytest.approx(total, rel=0.5)  # medians of each stage do not add up exactly
+    assert sum(stages) == pytest.approx(total)
 
 
 def test_a_process_that_fails_is_named(monkeypatch, capsys):

@@ -69,11 +69,13 @@ def ceilings(watch: Stopwatch, dtype: torch.dtype, *, repeats: int = 3) -> dict[
     a = torch.randn(size, size, generator=draw).to(watch.device, dtype)
     source = torch.ones(count // 4, device=watch.device)
     target = torch.empty_like(source)
-    # Several at once, so that one lasts long enough to be timed.
-    products = watch.timing(lambda: [a @ a for _ in range(4)], repeats=repeats)
+    # Several at once, unless one lasts long enough to be timed.
+    _ = a @ a
+    count_at_once = max(1, min(16, int(0.2 / max(watch.time(lambda: a @ a).clock, 1e-9))))
+    products = watch.timing(lambda: [a @ a for _ in range(count_at_once)], repeats=repeats, warmup=0)
     copies = watch.timing(lambda: target.copy_(source), repeats=repeats)
     return {
-        "matrix_product_flops": 4 * 2 * size**3 / min(products.runs),
+        "matrix_product_flops": count_at_once * 2 * size**3 / min(products.runs),
         "copy_bytes": 2 * count / min(copies.runs),
     }
 

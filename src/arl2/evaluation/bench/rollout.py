@@ -256,7 +256,8 @@ class RolloutPart(Part[RolloutOptions]):
     def _turns(self, baseline: Baseline) -> list[int]:
         """The pasts of a round in their order. Young and old block alternate a few times: a small ratio takes many."""
         pasts = list(self._points[baseline.name])
-        return pasts if baseline.grows else [*pasts, *(4 * [(n - 1) * self.block for n in (_YOUNG, _OLD)])]
+        more = 0 if baseline.grows or self.options.repeats == 1 else 4
+        return [*pasts, *(more * [(number - 1) * self.block for number in (_YOUNG, _OLD)])]
 
     def _build(self, plan: str) -> _Model:
         model = random_model(self.size.config(plan), self.dtype, self.device)

@@ -13,6 +13,7 @@ from arl2.evaluation.bench.options import StartupOptions
 from arl2.evaluation.bench.part import Part
 from arl2.evaluation.bench.result import Check, Row
 from arl2.evaluation.bench.timing import Lap, Timing
+from arl2.files.plain import parse_json
 
 _STAGES = ("torch", "pipeline", "model", "block")
 _WORDS = {
@@ -77,7 +78,7 @@ class StartupPart(Part[StartupOptions]):
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise ConfigError(f"A process that generates one block failed: {said:.300}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = parse_json(done.stdout.splitlines()[-1])
         clock, found["total"] = found["clock"], found["done"] - started
         # The interpreter's own start is in the first stage.
         clock["torch"] += found["total"] - sum(clock.values())
@@ -87,7 +88,7 @@ class StartupPart(Part[StartupOptions]):
 
 def main(words: list[str]) -> None:
     """One block, in this process; prints JSON."""
-    asked = json.loads(" ".join(words))
+    asked = parse_json(" ".join(words))
     marks = [(time.perf_counter(), 0.0)]
 
     def mark() -> None:
