@@ -130,7 +130,7 @@ class Memory:
         draw = torch.Generator(self.owner.device).manual_seed(seed)
         for layer in self.layers:
             layer.fill_random(frames, draw)
-        self.frames, self.start = frames, 0
+        self.frames, self.start, self.is_whole = frames, 0, True
 
     def move_origin(self, frames: int) -> None:
         """Count positions from ``frames`` frames later: everything kept turns back, and what follows stays the same.

@@ -134,6 +134,7 @@ class BlockPart(Part[BlockOptions]):
         here = range(memory.frames, memory.frames + geometry.block_frames)
         rotation = Rotation.of_grid(here, geometry.rows, geometry.columns, head_dim, self.device)
         layers = list(model.layers)
+        memory.prepare(geometry.block_frames)
         runs: dict[str, Callable[[], object]] = {}
         for i, layer in enumerate(layers):
             kind = layer.self_attention.spec.name
