@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from arl2.evaluation.bench.decode import random_codec
 from arl2.evaluation.bench.models import ModelSize, hybrid_plan, random_model
 from arl2.evaluation.bench.options import BlockOptions
 from arl2.evaluation.bench.timing import Stopwatch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from arl2.kernels.backends import use_backends
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.model.execution import Execution

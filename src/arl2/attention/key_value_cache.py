@@ -153,6 +153,16 @@ class KeyValueCache(LayerMemory):
         for name, own in self.held().items():
             own.copy_(tensors[name].detach())
 
+    def fill_random(self, frames: int, generator: torch.Generator) -> None:
+        kept = frames if self.window is None else min(frames, self.window - self.geometry.block_frames)
+        sinks = min(self.sink, kept)
+        self._slots = []  # nothing that was held is worth copying
+        self._make_writable(kept * self.geometry.frame_tokens)
+        self._slots, self.frames = [*range(sinks), *range(frames - kept + sinks, frames)], frames
+        for own in self.held().values():
+            own.normal_(generator=generator)
+        self._place_sinks()
+
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
         self._slots = [sink for sink in self._slots[: self.sink] if keep_sinks and sink < frame]
         self.frames = frame

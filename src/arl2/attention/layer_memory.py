@@ -107,6 +107,10 @@ class LayerMemory(ABC):
         """Remember exactly what another memory held, once all was found as :meth:`expected`."""
 
     @abstractmethod
+    def fill_random(self, frames: int, generator: torch.Generator) -> None:
+        """Hold standard normal numbers as if ``frames`` frames had been written; see ``Memory.fill_random``."""
+
+    @abstractmethod
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
         """Continue at ``frame`` with an empty window; see :meth:`arl2.attention.memory.Memory.begin_at`."""
 
@@ -167,6 +171,11 @@ class ConstantMemory(LayerMemory):
     def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
         for name, own in self.tensors.items():
             own.copy_(tensors[name].detach())
+        self.frames = frames
+
+    def fill_random(self, frames: int, generator: torch.Generator) -> None:
+        for own in self.tensors.values():
+            own.normal_(generator=generator)
         self.frames = frames
 
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:

@@ -128,6 +128,21 @@ class Memory:
         self.frames = self.start = frame
         self.is_whole = True
 
+    def fill_random(self, frames: int, *, seed: int = 0) -> None:
+        """Stand where a stream stands after ``frames`` frames, with random numbers for keys, values and states.
+
+        Sizes, positions and time of what follows are those of such a stream; nobody has to roll it out.
+
+        Raises:
+            MemoryMismatchError: a number of frames that is no position.
+        """
+        if type(frames) is not int or not 0 <= frames < POSITION_LIMIT:
+            raise MemoryMismatchError(f"A memory is filled with a whole number of frames from 0; got {frames!r:.40}.")
+        draw = torch.Generator(self.owner.device).manual_seed(seed)
+        for layer in self.layers:
+            layer.fill_random(frames, draw)
+        self.frames, self.start, self.is_whole = frames, 0, True
+
     def move_origin(self, frames: int) -> None:
         """Count positions from ``frames`` frames later: everything kept turns back, and what follows stays the same.
 

@@ -16,6 +16,16 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
+from arl2.cli.bench import (
+    BenchBlock,
+    BenchCompare,
+    BenchDecode,
+    BenchKernels,
+    BenchRollout,
+    BenchSnapshot,
+    BenchStartup,
+    BenchTrain,
+)
 from arl2.cli.convert import Convert
 from arl2.cli.download import Download
 from arl2.cli.environment import Env
@@ -37,7 +47,14 @@ from arl2.version import __version__
 _ABOUT = "Streaming video generation with constant memory: attend locally, remember linearly."
 _EPILOGUE = """'arl2 COMMAND --help' explains a command and shows examples.
 -v, --verbose, with any command, says which backends are chosen, and why."""
-SHAPES = "The shapes world: scenes from a few numbers, captions, and an evaluator that reads videos."
+# What stands above the commands of a group of commands.
+ABOUT = {
+    "shapes": "The shapes world: scenes from a few numbers, captions, and an evaluator that reads videos.",
+    "bench": (
+        "Time and memory on this machine, with random weights. Every part checks correctness first and prints no "
+        "figures if a check fails (exit code 1)."
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +82,16 @@ GROUPS: dict[str, dict[str, type[Command]]] = {
     "Models": {"models": Models, "download": Download, "inspect": Inspect, "export": Export, "convert": Convert},
     "Train": {"rollouts": Rollouts, "train": Train, "sensitivity": Sensitivity},
     "Laboratory": {"shapes sample": Sample, "shapes render": Render, "shapes score": Score},
+    "Benchmarks": {
+        "bench rollout": BenchRollout,
+        "bench block": BenchBlock,
+        "bench kernels": BenchKernels,
+        "bench decode": BenchDecode,
+        "bench snapshot": BenchSnapshot,
+        "bench startup": BenchStartup,
+        "bench train": BenchTrain,
+        "bench compare": BenchCompare,
+    },
     "Check": {"selfcheck": Selfcheck, "env": Env, "completion": Completion},
 }
 COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
@@ -94,7 +121,7 @@ def build_app() -> App:
         for name, command in commands.items():
             parent, _, verb = name.rpartition(" ")
             if parent and parent not in app:
-                app.command(App(name=parent, help=SHAPES, help_epilogue="", group=group))
+                app.command(App(name=parent, help=ABOUT[parent], help_epilogue="", group=group))
             shown = "\n".join(_folded(line) for line in command.examples)
             (app[parent] if parent else app).command(
                 parser_of(command),

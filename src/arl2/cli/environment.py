@@ -3,11 +3,8 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any, ClassVar
 
 from arl2.cli.options import Command
@@ -41,16 +38,17 @@ def environment() -> dict[str, Any]:
     """Names and values, plain enough for JSON."""
     import torch
 
+    from arl2.evaluation.bench.machine import commit, version_of
     from arl2.kernels.timings import processor_name
     from arl2.pipeline.devices import best_device, devices, large_model_dtype
 
     of_gpu = {f"cuda:{i}": f" {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())}
     default = best_device()
     dtype = str(large_model_dtype(default)).removeprefix("torch.")
-    packages = {name: _version_of(name) for name in _PACKAGES}
+    packages = {name: version_of(name) for name in _PACKAGES}
     return {
         "arl2": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": f"{platform.python_version()} {sys.executable}",
         **packages,
         "system": platform.platform(),
@@ -67,20 +65,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
-    """Of a working copy; an installed package has its version alone."""
-    package = Path(__file__).resolve().parents[1]
-    try:
-        # Of a checkout that holds the package, and not of a folder that happens to lie around an installation.
-        found = [
-            subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, timeout=10, check=True)
-            for words in (["ls-files", "--error-unmatch", "version.py"], ["describe", "--always", "--dirty"])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return "none (an installed package)"
-    return found[1].stdout.strip()
-
-
 def _ffmpeg() -> str:
     """The libraries inside PyAV, which write and read video."""
     try:
@@ -95,10 +79,3 @@ def _memory() -> str:
 
     free = available_bytes("cpu")
     return "unknown" if free is None else f"{free / 1e9:.1f} GB free"
-
-
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -1,7 +1,8 @@
 """``ARL2_MINIATURE=1``: every command at a size that takes seconds, to try out a list of commands before the real run.
 
 Videos have few frames and one denoising step, models that are not embedded a picture of 32 x 48 pixels, streams an end;
-training and its clips are dry runs or two prompts. Which files are read and written stays as it is.
+training and its clips are dry runs or two prompts, benchmarks take their tiny preset. Which files are
+read and written stays as it is.
 """
 
 import os
@@ -15,6 +16,7 @@ from arl2.cli.sensitivity import Sensitivity
 from arl2.cli.shapes import Score
 from arl2.cli.stream import Stream
 from arl2.cli.train import Train
+from arl2.evaluation.bench.options import BenchOptions, DecodeOptions, ModelOptions
 from arl2.model.registry import CARDS
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
@@ -51,9 +53,20 @@ def miniature(command: Command) -> Command:
         return replace(command, **changes, sampling=sampling)
     if isinstance(command, Score):
         return replace(command, count=_PROMPTS, sampling=_small(command.sampling, command.source, _MORE_FRAMES))
+    if isinstance(command, BenchOptions):
+        return _small_bench(command)
     if isinstance(command, Sensitivity):
         return replace(command, limit=_PROMPTS)
     return replace(command, dry_run=True) if isinstance(command, Train) else command
+
+
+def _small_bench(command: Any) -> Command:
+    changes: dict[str, Any] = {"repeats": 1}
+    if isinstance(command, ModelOptions):
+        changes |= {"preset": "tiny", "layers": None, "height": None, "width": None}
+    if isinstance(command, DecodeOptions):
+        changes |= {"base_dim": 8, "blocks": 2, "height": _HEIGHT, "width": _WIDTH}
+    return replace(command, **changes)
 
 
 def _small(sampling: SamplingOptions, source: ModelSource, frames: int) -> SamplingOptions:

@@ -259,10 +259,13 @@ def options_of(command: type, _path: tuple[str, ...] = (), _hidden: bool = False
 
 
 def descriptions(command: type) -> dict[str, str]:
-    """What the docstring says of each field under ``Attributes``."""
-    _, _, listed = (inspect.getdoc(command) or "").partition("\nAttributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", listed, flags=re.M)
-    return {name: " ".join(text.replace("``", "'").split()) for name, text in entries}
+    """What the docstrings of a dataclass and of those it extends say of each field under ``Attributes``."""
+    texts: dict[str, str] = {}
+    for kind in reversed(command.__mro__):
+        _, _, listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("\nAttributes:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", listed, flags=re.M)
+        texts |= {name: " ".join(text.replace("``", "'").split()) for name, text in entries}
+    return texts
 
 
 def summary(command: type) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import groupby
 
-from arl2.cli.app import GROUPS, SHAPES
+from arl2.cli.app import ABOUT, GROUPS
 from arl2.cli.options import Command, Option, choices_of, described, metavar, notes, options_of, summary
 
 _HEAD = """# Command line
@@ -15,7 +15,8 @@ Made from the options by `python -m arl2.cli.reference_page > docs/cli.md`; a te
 (`--num_frames`). Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted.
 
 To try out a list of commands before the real run, set `ARL2_MINIATURE=1`: videos have few frames and one denoising
-step, models that are not embedded a picture of 32 x 48 pixels, streams an end; training is a dry run."""
+step, models that are not embedded a picture of 32 x 48 pixels, streams an end; training is a dry run, and a benchmark
+takes its tiny preset."""
 
 
 def page() -> str:
@@ -30,8 +31,7 @@ def _contents() -> Iterator[str]:
 
 def _group(title: str) -> Iterator[str]:
     yield f"## {title}"
-    if title == "Laboratory":
-        yield SHAPES
+    yield from {ABOUT[name.split()[0]]: None for name in GROUPS[title] if " " in name}
     for name, command in GROUPS[title].items():
         yield f"### arl2 {name}"
         yield summary(command)
