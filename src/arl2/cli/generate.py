@@ -50,6 +50,7 @@ class Generate(Command):
     """
 
     positional: ClassVar = ("prompts",)
+    light: ClassVar = True
     examples: ClassVar = (
         'arl2 generate "a red circle moves right on navy" --frames 81 -o red.mp4 --sheet red.png',
         "arl2 generate --prompts-file prompts.txt --model causal-forcing --dtype bf16 --device cuda -o videos",

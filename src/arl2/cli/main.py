@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from arl2.cli.standard_streams import lasting_streams, say_error
 
         with lasting_streams():
+            from arl2.bases.choice import prefer_own
             from arl2.cli import miniature
             from arl2.cli.app import command_of, parse
             from arl2.errors import Arl2Error, is_out_of_memory
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 command = parse(["env"] if verbose and words == ["--version"] else words)
                 if command is None:
                     return 0
+                if command.light:
+                    prefer_own()
                 _log(verbose)
                 if miniature.asked():
                     say_error(f"{name}: in miniature, as the environment variable {miniature.VARIABLE} says")

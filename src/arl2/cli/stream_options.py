@@ -79,6 +79,7 @@ class StreamOptions(Command):
     """
 
     positional: ClassVar = ("prompt",)
+    light: ClassVar = True
     examples: ClassVar = (
         'arl2 stream "a red circle moves right on navy" --forever --preview',
         'arl2 stream "a red circle moves right on navy" --frames 801 -o run.hls --snapshot run.arl2 --save-every 20',

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from arl2.bases.pipelines import BaseOutput, DiffusionPipeline
 from arl2.errors import ConfigError, GeometryError, suggestion
 from arl2.geometry import count_blocks
 from arl2.model.execution import Compile, Graphs
