@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from arl2.cli.checks import check_source
+from arl2.cli.collector import collect_from_here
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def load_pipeline(
     use_threads(threads)
     pipe = open_pipeline(source, sampling, batch=batch, say=say)
     use_threads(threads, pipe)
+    collect_from_here()
     return pipe
 
 

@@ -5,6 +5,7 @@ What takes time to import is imported inside, so that Ctrl-C is caught from the 
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 _BUG = "this is a bug in arl2. Please report it with the lines below and with what 'arl2 env' prints."
 _NO_MEMORY = (
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from arl2.bases.choice import prefer_own
             from arl2.cli import miniature
             from arl2.cli.app import command_of, parse
+            from arl2.cli.collector import without_collector
             from arl2.errors import Arl2Error, is_out_of_memory
 
             words, verbose = _without_verbose(words)
@@ -37,13 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 command = parse(["env"] if verbose and words == ["--version"] else words)
                 if command is None:
                     return 0
-                if command.light:
-                    prefer_own()
                 _log(verbose)
                 if miniature.asked():
                     say_error(f"{name}: in miniature, as the environment variable {miniature.VARIABLE} says")
                     command = miniature.miniature(command)
-                return command.run()
+                if not command.light:
+                    return command.run()
+                prefer_own()
+                with without_collector():
+                    return command.run()
             except Arl2Error as error:
                 say_error(f"{name}: {error}")
                 return 2
@@ -89,5 +93,14 @@ def _log(verbose: bool) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"arl2: warning: {message}\n"
 
 
+def script() -> NoReturn:
+    """The console script: ``main``, and the end of the process."""
+    from arl2.cli.collector import leave_to_the_system
+
+    code = main()
+    leave_to_the_system()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -66,7 +66,7 @@ class WordTokenizer:
         config = read_json(folder / _CONFIG)
         length = config.get("model_max_length")
         if type(length) is not int or not 1 <= length <= LARGEST_TOKENIZER:
-            raise CheckpointError(f"'{folder / _CONFIG}' has model_max_length {length!r:.80}; it must be 1 or more.")
+            raise CheckpointError(f"'{folder / _CONFIG}' has model_max_length {length!r:.60}; give 1 or more.")
         text = read_text(folder / _TOKENIZER, limit=LARGEST_TOKENIZER, error=CheckpointError)
         with parsed_by_others(folder, "the folder of a whole tokenizer"):
             return cls(Tokenizer.from_str(text), length, name=str(folder))
