@@ -1,5 +1,6 @@
-"""Pacing: video frames go out no faster than they are shown."""
+"""Pacing: video frames go out no faster than they are shown, or are made no earlier than they are needed."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -41,3 +42,64 @@ class Pace:
         self._due += frames / self._fps
         while (left := self._due - self._now()) > 0 and not self._stopped():
             self._sleep(min(left, _SLICE))
+
+
+class ViewerBuffer:
+    """The video that a viewer has and has not seen yet, by a clock: it is watched from the first frame on.
+
+    A viewer that has seen everything waits, and goes on with the frames that come then.
+
+    Args:
+        fps: video frames a second.
+        now: the time in seconds.
+        wait: lets go of a condition until it is notified, or for so many seconds (None: however long it takes).
+    """
+
+    def __init__(
+        self,
+        fps: float,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wait: Callable[[threading.Condition, float | None], object] = threading.Condition.wait,
+    ) -> None:
+        self._fps, self._now, self._wait = fps, now, wait
+        # When the last frame will have been seen; of a paused viewer, how many seconds are left instead.
+        self._seen_at = 0.0
+        self._left_at_pause: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of video that is not seen yet."""
+        return max(0.0, self._seen_at - self._now()) if self._left_at_pause is None else self._left_at_pause
+
+    @property
+    def paused(self) -> bool:
+        """Whether the viewer looks at one frame."""
+        return self._left_at_pause is not None
+
+    def add(self, frames: int) -> None:
+        """The viewer got so many frames."""
+        if self._left_at_pause is None:
+            self._seen_at = max(self._seen_at, self._now()) + frames / self._fps
+        else:
+            self._left_at_pause += frames / self._fps
+
+    def pause(self) -> None:
+        """Nothing more is seen until ``play``."""
+        if self._left_at_pause is None:
+            self._left_at_pause = self.seconds
+
+    def play(self) -> None:
+        """Watch on."""
+        if self._left_at_pause is not None:
+            self._seen_at, self._left_at_pause = self._now() + self._left_at_pause, None
+
+    def seconds_until(self, frames: int) -> float | None:
+        """Until no more than ``frames`` are left; 0 if they are, None while the viewer pauses."""
+        if self._left_at_pause is not None:
+            return None
+        return max(0.0, self.seconds - frames / self._fps)
+
+    def wait(self, changed: threading.Condition, seconds: float | None) -> None:
+        """Let go of ``changed`` until something happens, or for so many seconds."""
+        self._wait(changed, seconds)

@@ -25,12 +25,14 @@ from arl2.streams.prompt_change import PromptChange
 from arl2.streams.recent import LatentBlock, PendingBlock, Prompts, Recent
 from arl2.streams.request import MemoryShape
 from arl2.streams.snapshot import sampler_of
-from arl2.streams.snapshot_file import read_snapshot
+from arl2.streams.snapshot_file import read_snapshot, read_snapshot_bytes
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 from arl2.streams.stream import Stream
 from arl2.video.codec import CodecCache
 
 _ALLOCATED = ("batch", "first_block_candidates", "height", "width", "window", "sink", "rewind_blocks")
+# What errors call a snapshot that is no file.
+BYTES = Path("snapshot")
 _MOST = 2**16  # of sizes that memory is allocated for: beyond every model
 Kind = TypeVar("Kind")
 
@@ -66,7 +68,21 @@ def resume_stream(path: Path, components: Components) -> Stream:
         SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
     """
     remove_stale(path)
-    values, tensors = read_snapshot(path)
+    return _resumed(path, *read_snapshot(path), components)
+
+
+def resume_stream_bytes(data: bytes, components: Components) -> Stream:
+    """As :func:`resume_stream`, from what :meth:`arl2.streams.stream.Stream.save_bytes` gave, or the bytes of a file.
+
+    Raises:
+        SnapshotError: as there, or no bytes.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise SnapshotError(f"Got {type(data).__name__} to resume; give the bytes of a snapshot.")
+    return _resumed(BYTES, *read_snapshot_bytes(bytes(data), BYTES), components)
+
+
+def _resumed(path: Path, values: dict[str, Any], tensors: dict[str, Tensor], components: Components) -> Stream:
     metadata = _Metadata(path, values)
     _require_model(metadata, components)
     with _explained(path, Arl2Error, KeyError, TypeError, ValueError, IndexError, OverflowError):

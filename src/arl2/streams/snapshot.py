@@ -8,6 +8,7 @@ exact: memory.{m}.layers.{i}....    all of memory m
        decoder....                  the codec's feature cache
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import torch
 from torch import Tensor
 
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
+from arl2.errors import ConfigError
 from arl2.files.atomic import StagedFile
 from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 from arl2.streams.recent import LatentBlock
-from arl2.streams.snapshot_file import stage_snapshot
+from arl2.streams.snapshot_file import snapshot_bytes, stage_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
+
+logger = logging.getLogger(__name__)
 
 # Files of the first versions say "unipc" of diffusers' grid, and their streams continue on it.
 _STORED_SOLVERS = {"unipc": "unipc-published", "unipc-diffusers": "unipc"}
@@ -29,7 +33,25 @@ _SOLVERS: dict[str, Any] = {stored: solver for solver, stored in _STORED_SOLVERS
 
 def stage_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> StagedFile:
     """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.stage`."""
+    _check_kind(config, state, kind)
     return stage_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
+
+
+def stream_bytes(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> bytes:
+    """The same as bytes; see :meth:`arl2.streams.stream.Stream.save_bytes`."""
+    _check_kind(config, state, kind)
+    return snapshot_bytes(snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
+
+
+def _check_kind(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> None:
+    if kind not in ("light", "exact"):
+        raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
+    if kind == "light" and config.shape.window is None and not state.recent.holds_all:
+        logger.warning(
+            "A light snapshot of a stream without a window keeps only its last %d latent frames, and softmax layers "
+            "forget those before; save an exact one, or begin the stream with a window.",
+            state.recent.keep,
+        )
 
 
 def snapshot_metadata(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A continuous stream of blocks that can change its prompt, be saved, forked, rewound and extended with real frames."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,11 +27,9 @@ from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
 from arl2.streams.request import Request, prompt_list, seeds_of
-from arl2.streams.snapshot import stage_stream
+from arl2.streams.snapshot import stage_stream, stream_bytes
 from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
-
-logger = logging.getLogger(__name__)
 
 _BROKEN = (
     "A cache-update pass of this stream failed half-way, so its memory cannot be used; rewind it (possible if "
@@ -269,17 +266,20 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         Raises:
             StreamError, ConfigError, SnapshotError: as ``save``.
         """
-        if kind not in ("light", "exact"):
-            raise ConfigError(f'Got snapshot kind {kind!r}; give "light" or "exact".')
         with self._turn:
-            state = self._between_blocks("saved")
-            if kind == "light" and self._config.shape.window is None and not state.recent.holds_all:
-                logger.warning(
-                    "A light snapshot of a stream without a window keeps only its last %d latent frames, and softmax "
-                    "layers forget those before; save an exact one, or begin the stream with a window.",
-                    state.recent.keep,
-                )
-            return stage_stream(Path(path), self._config, state, kind)
+            return stage_stream(Path(path), self._config, self._between_blocks("saved"), kind)
+
+    def save_bytes(self, kind: SnapshotKind = "exact") -> bytes:
+        """As ``save``, but into memory, for ``ARL2Pipeline.resume_bytes``.
+
+        Of a running stream fork it between two blocks, and save the fork on another thread: the stream waits only for
+        the fork.
+
+        Raises:
+            StreamError, ConfigError: as ``save``.
+        """
+        with self._turn:
+            return stream_bytes(self._config, self._between_blocks("saved"), kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
         """An independent stream that continues from here; with the same seeds it gives the same bits.
