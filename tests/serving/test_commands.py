@@ -109,17 +109,18 @@ def test_commands_to_a_stream_that_has_ended_are_refused(given: Given) -> None:
 
 
 def test_a_command_that_the_end_overtakes_is_refused(given: Given) -> None:
-    given.keep.pause()
-    until(lambda: given.keep.paused)
-    blocked = threading.Event()
-    given.keep.at_block(lambda _: blocked.wait(PATIENCE))
+    is_given = threading.Event()
+
+    def end(_: Stream) -> None:
+        assert is_given.wait(PATIENCE)
+        given.keep.close()
+
+    given.keep.at_block(end)
     late = given.commands.fork()
-    closing = threading.Thread(target=given.keep.close)
-    closing.start()
-    blocked.set()
-    closing.join(PATIENCE)
-    assert given.of(1)[0] == ("queued", None)
-    assert late.done()
+    is_given.set()
+    assert given.of(1) == [("queued", None), ("refused", None)]
+    with pytest.raises(Arl2Error, match="has ended before"):
+        late.result(PATIENCE)
 
 
 def test_bytes_are_checked_as_files_are() -> None:

@@ -16,10 +16,14 @@ _NO_MEMORY = (
 _MOST_TOLD = 1000  # messages that are remembered
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, alone: bool = False) -> int:
     """Run a command; the exit code is 0 (done), 1 (a check failed), 2 (wrong input) or 130 (interrupted).
 
     What nobody foresaw is raised, after a line that says how to report it.
+
+    Args:
+        argv: the words after ``arl2``; None: those of the process.
+        alone: the process does nothing else, so that a command that needs little of diffusers need not import it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = "arl2"
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if miniature.asked():
                     say_error(f"{name}: in miniature, as the environment variable {miniature.VARIABLE} says")
                     command = miniature.miniature(command)
-                if not command.light:
+                if not (command.light and alone):
                     return command.run()
                 prefer_own()
                 with without_collector():
@@ -97,7 +101,7 @@ def script() -> NoReturn:
     """The console script: ``main``, and the end of the process."""
     from arl2.cli.collector import leave_to_the_system
 
-    code = main()
+    code = main(alone=True)
     leave_to_the_system()
     sys.exit(code)
 
