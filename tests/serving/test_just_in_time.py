@@ -1,11 +1,13 @@
 """Just in time: a block begins when the viewer needs it. The clock is the test's own, and nobody sleeps."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
 
 from arl2.errors import ConfigError
+from arl2.rollout.blocks import Block
 from arl2.serving.keep_up import KeepUp
 from arl2.serving.pace import ViewerBuffer
 from serving.test_keep_up import PATIENCE, Counting, numbers, until
@@ -19,6 +21,7 @@ class Clock:
     def __init__(self, *, runs: bool = False) -> None:
         self.seconds, self.runs = 100.0, runs
         self.waited_for: list[float | None] = []
+        self.alarm: tuple[float, Callable[[], None]] | None = None  # what happens at a time, once
         self._changed: threading.Condition | None = None
 
     def now(self) -> float:
@@ -28,7 +31,12 @@ class Clock:
         self._changed = changed
         self.waited_for.append(seconds)
         if self.runs and seconds is not None:
-            self.seconds += seconds
+            if self.alarm is not None and self.seconds + seconds >= self.alarm[0]:
+                (moment, ring), self.alarm = self.alarm, None
+                self.seconds = max(self.seconds, moment)
+                ring()
+            else:
+                self.seconds += seconds
         else:
             assert changed.wait(PATIENCE)
 
@@ -116,24 +124,78 @@ def test_every_block_comes_in_order_and_none_early() -> None:
     assert clock.seconds - begun == pytest.approx(49.0)
 
 
+class Slow(Counting):
+    """Its blocks take a quarter of the time that they are seen."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def latents_next(self) -> Block:
+        self._clock.seconds += 0.25
+        return super().latents_next()
+
+
+@pytest.mark.parametrize(("margin", "most"), [(None, 2.0), (0.1, 1.0 + 0.25 + 0.1)])
+def test_a_new_prompt_is_seen_after_one_block_seen_and_one_made(margin: float | None, most: float) -> None:
+    """At whatever moment it is given; without a margin the block that is made may have been begun a block ago."""
+    delays = []
+    for step in range(20):
+        clock = Clock(runs=True)
+        at, applied = clock.seconds + 6.0 + 0.05 * step, []
+        buffer = ViewerBuffer(FRAMES, margin=margin, now=clock.now, wait=clock.wait)
+        with KeepUp(Slow(clock), policy="just-in-time", buffer=buffer, until=12) as keep:
+            clock.alarm = at, lambda keep=keep, applied=applied: applied.append(keep.at_block(lambda one: one.index))
+            first = next(keep)
+            seen_from = clock.seconds - first.index
+            assert numbers(keep) == list(range(1, 12))
+            # Nobody has waited: block k is seen k seconds after the first one.
+            delays.append(seen_from + applied[0].result(PATIENCE) - at)
+    assert min(delays) > 0.25
+    assert max(delays) <= most + 1e-6
+    assert max(delays) > most - 0.15
+
+
 def test_the_buffer_knows_what_is_not_seen() -> None:
     clock = Clock()
     buffer = clock.buffer()
-    assert (buffer.seconds, buffer.seconds_until(0)) == (0.0, 0.0)
+    assert (buffer.seconds, buffer.seconds_early(0)) == (0.0, 0.0)
     buffer.add(8)
     clock.seconds += 0.5
-    assert (buffer.seconds, buffer.seconds_until(4), buffer.seconds_until(8)) == (1.5, 0.5, 0.0)
+    assert (buffer.seconds, buffer.seconds_early(4), buffer.seconds_early(8)) == (1.5, 0.5, 0.0)
     buffer.pause()
     buffer.pause()
     clock.seconds += 9.0
     buffer.add(2)
-    assert (buffer.paused, buffer.seconds, buffer.seconds_until(4)) == (True, 2.0, None)
+    assert (buffer.paused, buffer.seconds, buffer.seconds_early(4)) == (True, 2.0, None)
     buffer.play()
     buffer.play()
     clock.seconds += 5.0
     # Three seconds nothing was shown: they are not made up for.
     buffer.add(4)
     assert (buffer.paused, buffer.seconds) == (False, 1.0)
+
+
+def test_with_a_margin_a_block_begins_as_late_as_the_slowest_ones_allow() -> None:
+    clock = Clock()
+    buffer = ViewerBuffer(FRAMES, margin=0.125, now=clock.now, wait=clock.wait)
+    buffer.add(8)
+    assert buffer.seconds_early(4) == 1.0  # nothing is known yet: one block is left
+    for seconds in (0.25, 0.5, 0.25):
+        buffer.block_begins()
+        clock.seconds += seconds
+        buffer.block_is_made()
+    buffer.add(12)
+    assert buffer.seconds == 4.0
+    assert buffer.seconds_early(4) == 4.0 - 0.625
+    for _ in range(8):
+        buffer.block_begins()
+        buffer.block_is_made()
+    assert buffer.seconds_early(4) == 4.0 - 0.125
+    buffer.block_begins()
+    clock.seconds += 2.0
+    buffer.block_is_made()
+    assert buffer.seconds_early(4) == 1.0  # never earlier than one block before
 
 
 def test_the_policy_and_the_buffer_go_together() -> None:

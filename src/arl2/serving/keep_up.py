@@ -64,7 +64,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         ahead: blocks that may wait for the decoder, and as many for the consumer.
         policy: what happens when the consumer is slower than the stream: "wait" holds the stream up, "drop" throws the
             oldest block away that was not taken yet. The block after dropped ones says ``cut``. "just-in-time" begins a
-            block when the ``buffer`` holds no more than the block before it, and none waits anywhere.
+            block when the ``buffer`` says so and none waits anywhere.
         buffer: of the viewer, for "just-in-time": whatever is taken is given to the viewer at once.
         until: number of the block before which the iteration ends; None: the stream's own end.
 
@@ -254,7 +254,11 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
                     return False
                 if self._due():
                     continue
-                return not (self._stopping or self._at_end())
+                if self._stopping or self._at_end():
+                    return False
+                if self._buffer is not None:
+                    self._buffer.block_begins()
+                return True
 
     def _next_block(self) -> Block | None:
         try:
@@ -270,7 +274,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             return 0
         if self._latents or self._decoding or self._frames:
             return None  # a block is under way to the viewer
-        return self._buffer.seconds_until(self._last_frames)
+        return self._buffer.seconds_early(self._last_frames)
 
     def _wait(self, seconds: float | None) -> None:
         if self._buffer is None:
@@ -342,6 +346,8 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             if self._cut_next:
                 block, self._cut_next = replace(block, cut=True), False
             if not self._closed:
+                if self._buffer is not None:
+                    self._buffer.block_is_made()
                 self._frames.append(block)
                 self._changed.notify_all()
 

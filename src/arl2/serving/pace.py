@@ -2,8 +2,10 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
+_REMEMBERED = 8  # blocks
 # Nothing waits longer than this for a stop, in seconds.
 _SLICE = 0.05
 
@@ -47,10 +49,14 @@ class Pace:
 class ViewerBuffer:
     """The video that a viewer has and has not seen yet, by a clock: it is watched from the first frame on.
 
-    A viewer that has seen everything waits, and goes on with the frames that come then.
+    A viewer that has seen everything waits, and continues with the frames that come then. Not for several threads at
+    once; ``arl2.serving.keep_up.KeepUp`` calls it under its own lock.
 
     Args:
         fps: video frames a second.
+        margin: seconds. None: a block begins when no more than the block before it is left to see. Otherwise it begins
+            later where blocks are made faster than they are seen: when what is left lasts for the slowest of the last
+            eight blocks and the margin. A new prompt shows sooner then, and a block that takes longer is seen as a stop.
         now: the time in seconds.
         wait: lets go of a condition until it is notified, or for so many seconds (None: however long it takes).
     """
@@ -59,10 +65,13 @@ class ViewerBuffer:
         self,
         fps: float,
         *,
+        margin: float | None = None,
         now: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Condition, float | None], object] = threading.Condition.wait,
     ) -> None:
-        self._fps, self._now, self._wait = fps, now, wait
+        self._fps, self._margin, self._now, self._wait = fps, margin, now, wait
+        self._begun = 0.0
+        self._making: deque[float] = deque(maxlen=_REMEMBERED)  # seconds of each block
         # When the last frame will have been seen; of a paused viewer, how many seconds are left instead.
         self._seen_at = 0.0
         self._left_at_pause: float | None = None
@@ -94,11 +103,22 @@ class ViewerBuffer:
         if self._left_at_pause is not None:
             self._seen_at, self._left_at_pause = self._now() + self._left_at_pause, None
 
-    def seconds_until(self, frames: int) -> float | None:
-        """Until no more than ``frames`` are left; 0 if they are, None while the viewer pauses."""
+    def seconds_early(self, frames: int) -> float | None:
+        """How long the next block is to wait, after one of so many frames; 0: begin, None: the viewer pauses."""
         if self._left_at_pause is not None:
             return None
-        return max(0.0, self.seconds - frames / self._fps)
+        lead = frames / self._fps
+        if self._margin is not None and self._making:
+            lead = min(lead, max(self._making) + self._margin)
+        return max(0.0, self.seconds - lead)
+
+    def block_begins(self) -> None:
+        """A block is being made from now on."""
+        self._begun = self._now()
+
+    def block_is_made(self) -> None:
+        """It could be handed to the viewer."""
+        self._making.append(self._now() - self._begun)
 
     def wait(self, changed: threading.Condition, seconds: float | None) -> None:
         """Let go of ``changed`` until something happens, or for so many seconds."""
