@@ -56,7 +56,7 @@ class ViewerBuffer:
         fps: video frames a second.
         margin: seconds. None: a block begins when no more than the block before it is left to see. Otherwise it begins
             later where blocks are made faster than they are seen: when what is left lasts for the slowest of the last
-            eight blocks and the margin. A new prompt shows sooner then, and a block that takes longer is seen as a stop.
+            eight blocks and the margin. A new prompt shows sooner; a block that takes longer is seen as a stop.
         now: the time in seconds.
         wait: lets go of a condition until it is notified, or for so many seconds (None: however long it takes).
     """
