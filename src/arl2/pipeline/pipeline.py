@@ -335,11 +335,11 @@ class ARL2Pipeline(DiffusionPipeline):
             SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
             Arl2Error: a prompt that the text part refuses.
         """
-        return _with_prompt(resume_stream(Path(path), self._loaded()), prompt)
+        return resume_stream(Path(path), self._loaded(), prompt)
 
     def resume_bytes(self, data: bytes, *, prompt: str | Sequence[str] | None = None) -> Stream:
         """As ``resume``, from the bytes that ``Stream.save_bytes`` gave, or those of a file; errors as there."""
-        return _with_prompt(resume_stream_bytes(data, self._loaded()), prompt)
+        return resume_stream_bytes(data, self._loaded(), prompt)
 
     def _begin(
         self,
@@ -363,12 +363,6 @@ class ARL2Pipeline(DiffusionPipeline):
 
     def _loaded(self) -> Components:
         return Components(self.transformer, self.codec, self.text, self.settings, self.verifier)
-
-
-def _with_prompt(stream: Stream, prompt: str | Sequence[str] | None) -> Stream:
-    if prompt is not None:
-        stream.change_prompt(prompt)
-    return stream
 
 
 def _options_and_inputs(
