@@ -66,6 +66,7 @@ class DiffusionPipeline:
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
+        self._progress: dict[str, Any] = {}
 
     def register_modules(self, **components: Any) -> None:
         """Make each an attribute."""
@@ -90,11 +91,15 @@ class DiffusionPipeline:
             part.to(device)
         return self
 
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Keywords of the library tqdm for ``progress_bar``."""
+        self._progress = config
+
     def progress_bar(self, *, total: int) -> Any:
         """A bar of ``total`` steps on standard error."""
         from tqdm.auto import tqdm
 
-        return tqdm(total=total)
+        return tqdm(total=total, **self._progress)
 
     def _modules(self) -> list[nn.Module]:
         return [part for part in self.components.values() if isinstance(part, nn.Module)]

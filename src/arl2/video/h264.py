@@ -84,7 +84,7 @@ class H264Encoder:
 def nal_units(annex_b: bytes) -> Iterator[bytes]:
     """The units of a packet, without the start codes between them; the low five bits of the first byte say the kind."""
     codes = list(_START_CODE.finditer(annex_b))
-    for code, following in zip(codes, [*codes[1:], None], strict=True):
-        unit = annex_b[code.end() : len(annex_b) if following is None else following.start()]
-        if unit:
+    ends = [*(code.start() for code in codes[1:]), len(annex_b)]
+    for code, end in zip(codes, ends, strict=False):  # without any code there is an end all the same
+        if unit := annex_b[code.end() : end]:
             yield unit
