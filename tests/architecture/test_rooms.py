@@ -22,6 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [
     {"version"},
     {"errors"},
+    {"bases"},
     {"geometry", "files", "float64", "interrupt", "extensions"},
     {"kernels", "diffusion"},
     {"attention", "text", "video"},

@@ -15,6 +15,7 @@ from arl2.errors import ConfigError, StreamError
 from arl2.geometry import FrameRange
 from arl2.rollout.blocks import Block, VideoBlock
 from arl2.serving.keep_up import POLICIES, KeepUp, Policy
+from arl2.serving.pace import ViewerBuffer
 
 PATIENCE = 20.0
 
@@ -201,7 +202,8 @@ def test_an_actions_error_is_its_own() -> None:
 def test_errors_of_threads_reach_the_consumer_after_whole_blocks(where: str, policy: Policy) -> None:
     stream = Counting()
     stream.broken_at[where] = 3
-    with KeepUp(stream, policy=policy) as keep:
+    buffer = ViewerBuffer(1000) if policy == "just-in-time" else None
+    with KeepUp(stream, policy=policy, buffer=buffer) as keep:
         later = keep.at_block(lambda one: None, index=9)
         shown: list[int] = []
         with pytest.raises(RuntimeError, match=f"{where} broke"):
@@ -256,7 +258,7 @@ def test_closing_ends_threads_in_any_state() -> None:
     keep.close()
 
 
-@pytest.mark.parametrize(("words", "said"), [({"ahead": 0}, "give 1 or more"), ({"policy": "grow"}, "wait or drop")])
+@pytest.mark.parametrize(("words", "said"), [({"ahead": 0}, "give 1 or more"), ({"policy": "grow"}, "just-in-time")])
 def test_what_cannot_be_is_refused(words: dict, said: str) -> None:
     # The checker of the tests refuses unknown words by itself, as a static one does.
     with pytest.raises((ConfigError, TypeError), match=said if "ahead" in words else None):

@@ -1,14 +1,16 @@
 """The tiny text part: fixed shape, zero past the end, seeded weights, a round trip through files."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from arl2.errors import Arl2Error, CheckpointError
 from arl2.text.encoder import TextEncoder
 from arl2.text.interface import TextPart
-from arl2.text.tokenizer import PAD, UNKNOWN, build_word_tokenizer
+from arl2.text.tokenizer import PAD, UNKNOWN, WordTokenizer, build_word_tokenizer
 from arl2.text.words import WordText
 
 WORDS = ("a", "cat", "dog", "runs")
@@ -21,9 +23,35 @@ def text() -> WordText:
 
 def test_ids_follow_the_vocabulary() -> None:
     tokenizer = build_word_tokenizer(WORDS, length=5)
-    assert tokenizer.convert_ids_to_tokens(range(6)) == [PAD, UNKNOWN, *WORDS]
-    rows = tokenizer(["A dog, runs!"], padding="max_length", truncation=True)
-    assert rows["input_ids"] == [[2, 4, 1, 5, 1]]
+    assert tokenizer.words_of(range(7)) == [PAD, UNKNOWN, *WORDS, None]
+    ids, mask = tokenizer(["A dog, runs!", "dog", "a dog runs a dog runs"])
+    assert ids.tolist() == [[2, 4, 1, 5, 1], [4, 0, 0, 0, 0], [2, 4, 5, 2, 4]]
+    assert mask.sum(dim=1).tolist() == [5, 1, 5]
+
+
+def test_transformers_reads_the_tokenizer_and_gives_the_same_ids(tmp_path: Path) -> None:
+    tokenizer = build_word_tokenizer(WORDS, length=5)
+    tokenizer.save_pretrained(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for mine in (
+        tokenizer,
+        WordTokenizer.from_pretrained(tmp_path),
+        WordTokenizer.from_pretrained(tmp_path / "theirs"),
+    ):
+        prompts = ["A dog, runs!", "", "<pad> cat <unk>", "a bird", "a cat runs a cat runs"]
+        rows = theirs(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        ids, mask = mine(prompts)
+        assert torch.equal(ids, rows["input_ids"])
+        assert torch.equal(mask, rows["attention_mask"].bool())
+
+
+@pytest.mark.parametrize("length", [0, -1, 5.0, True, None, "5", 10**30])
+def test_a_tokenizer_without_a_length_is_refused(tmp_path: Path, length: object) -> None:
+    build_word_tokenizer(WORDS, length=5).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+    with pytest.raises(CheckpointError, match="model_max_length"):
+        WordTokenizer.from_pretrained(tmp_path)
 
 
 def test_outputs_have_a_fixed_shape_and_end_in_zeros(text: WordText) -> None:

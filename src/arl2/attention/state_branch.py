@@ -51,6 +51,8 @@ class StateBranch(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialize as in the published code: identity feature maps, slow decay, small gate projections."""
+        if self.phi_q.is_meta:
+            return  # there is nothing to fill, and arithmetic without memory would load torch's compiler
         heads, head_dim, _ = self.phi_q.shape
         with torch.no_grad():
             for phi in (self.phi_q, self.phi_k, self.phi_v):

@@ -9,9 +9,9 @@ from torch import Tensor
 from arl2.errors import CheckpointError
 from arl2.files.containers import Contained, weights_in
 from arl2.files.float8 import without_scales
-from arl2.files.plain import read_json, safetensors_of
+from arl2.files.plain import PICKLES, WEIGHT_SUFFIXES, read_json, safetensors_of
 from arl2.files.regular import require_regular
-from arl2.files.tensors import PICKLES, WEIGHT_SUFFIXES, read_safetensors, require_intact, require_weights, unpickle
+from arl2.files.tensors import read_safetensors, require_intact, require_weights, unpickle
 
 TRANSFORMER = "transformer"
 # Folders of a model of two transformers, as diffusers and as Wan 2.2's own release name them.

@@ -6,6 +6,7 @@ from typing import Any
 
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
+from arl2.pipeline.registry import require_model as require_named_model
 
 
 def exclusive(given: Mapping[str, Any], *, required: bool = False) -> None:
@@ -34,12 +35,24 @@ def require_model(model: str | None, command: str) -> str:
 
 
 def check_source(source: ModelSource) -> None:
-    """Refuse files that are not there, by their own option.
+    """Refuse files and models that are not there, before anything large is imported.
+
+    Raises:
+        ConfigError: A file, by its own option.
+        CheckpointError: A model.
+    """
+    names = ("weights", "base", "vae", "text_encoder", "config")
+    check_there({f"--{name.replace('_', '-')}": getattr(source, name) for name in names})
+    if source.model is not None:
+        require_named_model(source.model)
+
+
+def check_there(files: Mapping[str, Path | None]) -> None:
+    """Refuse files or folders that are not there, given by their options.
 
     Raises:
         ConfigError: As said.
     """
-    for name in ("weights", "base", "vae", "text_encoder", "config"):
-        path: Path | None = getattr(source, name)
+    for option, path in files.items():
         if path is not None and not path.exists():
-            raise ConfigError(f"There is no '{path}' (--{name.replace('_', '-')}); check the path.")
+            raise ConfigError(f"There is no '{path}' ({option}); check the path.")

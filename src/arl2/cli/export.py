@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from arl2.cli.checks import check_source
 from arl2.cli.options import WEIGHTS_AND_PARTS, Command
 from arl2.cli.stored import check_model_place, stored_model, write_folder
 from arl2.errors import ConfigError
@@ -49,6 +50,7 @@ class Export(Command):
 
     def run(self) -> int:
         """Write, and say what was merged and what a file does not tell."""
+        check_source(self.source)
         to_file = self.output.suffix in _FILES
         if self.layout in ("arl2", "wan") and not to_file:
             raise ConfigError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from arl2.cli.checks import check_source, exclusive
+from arl2.cli.checks import check_source, check_there, exclusive
 from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Hidden
 from arl2.cli.progress import Reporting, Summary
@@ -56,6 +56,7 @@ class Generate(Command):
     """
 
     positional: ClassVar = ("prompts",)
+    light: ClassVar = True
     examples: ClassVar = (
         'arl2 generate "a red circle moves right on navy" --frames 81 -o red.mp4 --sheet red.png',
         "arl2 generate --prompts-file prompts.txt --model causal-forcing --dtype bf16 --device cuda -o videos",
@@ -105,6 +106,7 @@ class Generate(Command):
             raise ConfigError('The prompt is empty; give words, such as "a red circle moves right on navy".')
         elif self.only_new and self.image is None and self.extend is None:
             raise ConfigError("--only-new goes with --image or --extend: without them all frames are new.")
+        check_there({"--image": self.image, "--extend": self.extend})
 
     def load(self, batch: int = 1, *, ranks: int = 1) -> "ARL2Pipeline":
         """The model, on its device, split over ``ranks``."""
@@ -230,13 +232,16 @@ def _known(pipe: "ARL2Pipeline", asked: Generate) -> "VideoPrefix | None":
 
 def _run_prompts_file(asked: Generate, ranks: Ranks) -> int:
     """Make what is not finished yet, and say what it took; 130 if it was interrupted."""
+    requests = _requests(asked)
+    with ranks.together():
+        folder = _checked_folder(asked) if ranks.is_first else asked.output or Path()
+
     from arl2.serving.engine import JobSettings, shown_scale
     from arl2.serving.jobs import JobList, plan_jobs
 
     with ranks.together():
-        folder = _checked_folder(asked) if ranks.is_first else asked.output or Path()
         jobs = plan_jobs(
-            _requests(asked),
+            requests,
             folder,
             seed=asked.sampling.seed or 0,  # type: ignore[arg-type]  # the command line gives one
             frames=asked.sampling.num_frames,

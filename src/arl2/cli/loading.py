@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from arl2.cli.checks import check_source
+from arl2.cli.collector import collect_from_here
 from arl2.cli.threads import use_threads
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
@@ -27,4 +28,5 @@ def load_pipeline(
     use_threads(threads)
     pipe = open_pipeline(source, sampling, batch=batch, ranks=ranks, say=say)
     use_threads(threads, pipe)
+    collect_from_here()
     return pipe

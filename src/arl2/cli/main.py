@@ -5,6 +5,7 @@ What takes time to import is imported inside, so that Ctrl-C is caught from the 
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 _BUG = "this is a bug in arl2. Please report it with the lines below and with what 'arl2 env' prints."
 _NO_MEMORY = (
@@ -15,10 +16,14 @@ _NO_MEMORY = (
 _MOST_TOLD = 1000  # messages that are remembered
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, alone: bool = False) -> int:
     """Run a command; the exit code is 0 (done), 1 (a check failed), 2 (wrong input) or 130 (interrupted).
 
     What nobody foresaw is raised, after a line that says how to report it.
+
+    Args:
+        argv: the words after ``arl2``; None: those of the process.
+        alone: the process does nothing else, so that a command that needs little of diffusers need not import it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = "arl2"
@@ -29,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sleep_while_waiting()
 
         with lasting_streams():
+            from arl2.bases.choice import prefer_own
             from arl2.cli import miniature
             from arl2.cli.app import command_of, parse
+            from arl2.cli.collector import without_collector
             from arl2.errors import Arl2Error, is_out_of_memory
 
             words, verbose = _without_verbose(words)
@@ -43,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if miniature.asked():
                     say_error(f"{name}: in miniature, as the environment variable {miniature.VARIABLE} says")
                     command = miniature.miniature(command)
-                return command.run()
+                if not (command.light and alone):
+                    return command.run()
+                prefer_own()
+                with without_collector():
+                    return command.run()
             except Arl2Error as error:
                 say_error(f"{name}: {error}")
                 return 2
@@ -89,5 +100,14 @@ def _log(verbose: bool) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"arl2: warning: {message}\n"
 
 
+def script() -> NoReturn:
+    """The console script: ``main``, and the end of the process."""
+    from arl2.cli.collector import leave_to_the_system
+
+    code = main(alone=True)
+    leave_to_the_system()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

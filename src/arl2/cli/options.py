@@ -27,9 +27,11 @@ class Command(ABC):
     """A command: a frozen dataclass whose fields are the options.
 
     ``positional`` names the fields that may stand without their option's name, ``examples`` are two command lines.
+    ``light`` is true of a command that saves no model, so that it need not wait for diffusers (:mod:`arl2.bases`).
     """
 
     positional: ClassVar[tuple[str, ...]] = ()
+    light: ClassVar[bool] = False
     examples: ClassVar[tuple[str, ...]]
 
     @abstractmethod

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arl2.cli.checks import check_source, check_there
 from arl2.cli.options import options_of
 from arl2.cli.ranks import require_alone
 from arl2.cli.stream_options import Output, StreamOptions
@@ -31,6 +32,7 @@ class Stream(StreamOptions):
         script = read_script(self.script) if self.script is not None else ()
         asked = replace(self, prompt=_first_prompt(self, script))
         _check_resume(asked)
+        check_source(asked.source)
         saving = asked.saving
         check_apart({"--snapshot": saving.file, "--output": asked.out.output})
         if saving.file is not None:
@@ -68,6 +70,7 @@ def _check_resume(asked: Stream) -> None:
     for option in options_of(SamplingOptions):
         if option.name != "num_frames" and getattr(asked.sampling, option.name) != option.default:
             raise ConfigError(f"{option.names[0]} does not go with --resume: the snapshot has its own; leave it out.")
+    check_there({"--resume": asked.saving.resume})
     if asked.out.output is None and not asked.out.preview:
         raise ConfigError("A resumed stream needs a place: give --output or --preview.")
 

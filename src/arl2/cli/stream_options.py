@@ -46,7 +46,9 @@ class Output:
             (default: 30 with --forever, else all).
         preview: Show the video in the terminal, two pixels a character: every video frame in its time, or, with an
             output and without --live, one of each block.
-        policy: What to do when outputs are slower than the model: wait, or drop the oldest blocks' frames.
+        policy: When blocks are made. wait: as early as possible, and when outputs are slower, the model waits for them.
+            drop: as early as possible; the oldest blocks' frames are dropped. just-in-time: a block begins when no more
+            than one is left to watch, so that a new prompt shows soon.
         live: Sample no faster than the video is watched.
         scale: Factor that enlarges every pixel (default: 4 for 64-pixel videos, 1 for large ones).
     """
@@ -55,7 +57,7 @@ class Output:
     overwrite: bool = False
     keep_minutes: float | Literal["all"] | None = None
     preview: bool = False
-    policy: Literal["wait", "drop"] = "wait"
+    policy: Literal["wait", "drop", "just-in-time"] = "wait"
     live: bool = False
     scale: int | None = None
 
@@ -79,6 +81,7 @@ class StreamOptions(Command):
     """
 
     positional: ClassVar = ("prompt",)
+    light: ClassVar = True
     examples: ClassVar = (
         'arl2 stream "a red circle moves right on navy" --forever --preview',
         'arl2 stream "a red circle moves right on navy" --frames 801 -o run.hls --snapshot run.arl2 --save-every 20',

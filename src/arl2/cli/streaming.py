@@ -55,8 +55,8 @@ def _run(
         changes=changes,
         snapshots=_snapshots(asked),
         policy=asked.out.policy,
-        # A preview that shows every frame in its time is clock enough.
-        pace=pace if asked.out.live and preview is None else None,
+        # A preview that shows every frame in its time is clock enough, and so is a viewer's buffer.
+        pace=pace if asked.out.live and preview is None and asked.out.policy != "just-in-time" else None,
     )
     if asked.out.output is not None:
         work.add_output(output := _file(pipe, asked, stop))

@@ -1,6 +1,7 @@
 """``arl2 train PART``: train a part of a model, or resume a run that was stopped."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -105,13 +106,15 @@ class Train(Command):
 
     def run(self) -> int:
         """Train, and say where the result is; 130 if it was interrupted."""
+        overrides = list(self.overrides)
+        if self.max_minutes is not None:
+            overrides.append(f"loop.max_minutes={self.max_minutes}")
+        _check_words(self.part, self.settings, overrides)
+
         from arl2.pipeline.devices import checked_device
         from arl2.training.engine.start import resolved_settings, start_run
 
         use_threads(self.threads)
-        overrides = list(self.overrides)
-        if self.max_minutes is not None:
-            overrides.append(f"loop.max_minutes={self.max_minutes}")
         if self.dry_run:
             print(self._shown(resolved_settings(self.part, self.folder, settings=self.settings, overrides=overrides)))
             return 0
@@ -154,3 +157,12 @@ class Train(Command):
                 costs = sketch.on(cluster)
                 facts["gpus"] = {**asdict(costs), "gpu_hours": costs.gpu_hours}
         return json.dumps(facts, default=str)
+
+
+def _check_words(part: str, settings: Path | None, overrides: Sequence[str]) -> None:
+    """Refuse what can be refused before torch is imported: the part, the file of settings, words that set nothing."""
+    from arl2.training.engine.config import read_config_values, with_overrides
+    from arl2.training.engine.registry import find_task
+
+    find_task(part)
+    with_overrides({} if settings is None else read_config_values(settings), overrides)

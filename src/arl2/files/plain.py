@@ -11,6 +11,9 @@ from typing import Any
 from arl2.errors import Arl2Error, CheckpointError, ConfigError
 from arl2.files.regular import first_line, read_bytes, read_text
 
+# How the names of files of tensors end; those of pickles are read with code disabled.
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+WEIGHT_SUFFIXES = (*PICKLES, ".safetensors")
 # Bytes. Parsed, a text of nothing but brackets takes twenty times as much.
 JSON_LIMIT = 16_000_000
 _DEEPEST = 100

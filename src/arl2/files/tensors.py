@@ -18,13 +18,11 @@ from arl2.errors import CheckpointError
 from arl2.files.archives import records_intact, require_sound_archive
 from arl2.files.containers import weights_in
 from arl2.files.float8 import FLOAT8
-from arl2.files.plain import parse_json
+from arl2.files.plain import PICKLES, WEIGHT_SUFFIXES, parse_json
 from arl2.files.regular import parsed_by_others, require_regular
 
 logger = logging.getLogger(__name__)
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-WEIGHT_SUFFIXES = (*PICKLES, ".safetensors")
 _SAFETENSORS = "a whole .safetensors file"
 _LARGEST_HEADER = 32_000_000  # bytes: a million tensors
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *FLOAT8)

@@ -97,7 +97,7 @@ class TransformerLayer(nn.Module):
         self.cross_norm = CrossNorm(width, eps)
         self.cross_attention = CrossAttention(width, size.heads, eps)
         self.ffn = FeedForward(width, ffn_dim, ffn_rank, ffn_alpha)
-        self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.modulation = nn.Parameter(_start_modulation(6, width))
         self.eps = eps
 
     def stream(
@@ -168,7 +168,7 @@ class FlowHead(nn.Module):
 
     def __init__(self, width: int, patch_values: int, eps: float) -> None:
         super().__init__()
-        self.modulation = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.modulation = nn.Parameter(_start_modulation(2, width))
         self.proj = Linear(width, patch_values)
         self.eps = eps
 
@@ -177,3 +177,9 @@ class FlowHead(nn.Module):
     ) -> Float[Tensor, "batch tokens values"]:
         shift, scale = (self.modulation.float() + time[:, :, None])[:, :, None].unbind(-2)
         return self.proj(modulated(x, shift, scale, self.eps).to(self.proj.weight.dtype))
+
+
+def _start_modulation(rows: int, width: int) -> Tensor:
+    values = torch.empty(rows, width)
+    # Without memory there is nothing to sample, and arithmetic there would load torch's compiler.
+    return values if values.is_meta else torch.randn(rows, width) / width**0.5

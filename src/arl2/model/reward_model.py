@@ -7,11 +7,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.bases.models import ConfigMixin, ModelMixin, register_to_config
 from arl2.errors import ConfigError
 
 _GROUPS = 8  # of the norms

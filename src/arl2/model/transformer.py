@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from arl2.attention.cross import CrossAttentionCache
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
+from arl2.bases.models import ConfigMixin, ModelMixin, register_to_config
 from arl2.errors import ConfigError, GeometryError, MemoryMismatchError
 from arl2.files.modes import open_to_readers
 from arl2.geometry import SinkPositions, split_blocks, token_grid

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from arl2.bases.pipelines import BaseOutput, DiffusionPipeline
 from arl2.errors import ConfigError, GeometryError
 from arl2.geometry import count_blocks
 from arl2.model.execution import Compile, Graphs
@@ -38,7 +37,7 @@ from arl2.streams.request import (
     check_options,
     make_request,
 )
-from arl2.streams.resume import resume_stream
+from arl2.streams.resume import resume_stream, resume_stream_bytes
 from arl2.streams.state import SnapshotKind, StreamConfig
 from arl2.streams.stream import Stream
 from arl2.text.interface import TextPart
@@ -349,10 +348,11 @@ class ARL2Pipeline(DiffusionPipeline):
             SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
             Arl2Error: a prompt that the text part refuses.
         """
-        stream = resume_stream(Path(path), self._loaded())
-        if prompt is not None:
-            stream.change_prompt(prompt)
-        return stream
+        return resume_stream(Path(path), self._loaded(), prompt)
+
+    def resume_bytes(self, data: bytes, *, prompt: str | Sequence[str] | None = None) -> Stream:
+        """As ``resume``, from the bytes that ``Stream.save_bytes`` gave, or those of a file; errors as there."""
+        return resume_stream_bytes(data, self._loaded(), prompt)
 
     def _begin(
         self,

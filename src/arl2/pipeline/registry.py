@@ -7,8 +7,10 @@ folder cannot make the loader import anything else. Extensions add to all three.
 from dataclasses import dataclass
 from pathlib import Path
 
-from arl2.errors import ConfigError
+from arl2.errors import CheckpointError, ConfigError, suggestion
 from arl2.extensions import Registry, load_extensions
+from arl2.files.plain import WEIGHT_SUFFIXES
+from arl2.model.registry import CARDS
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,23 @@ def default_model() -> str:
     if not _default:
         raise ConfigError("No model is named and none is installed; give a name that 'arl2 models' lists, or a folder.")
     return _default[0]
+
+
+def require_model(model: str) -> None:
+    """Refuse a model that is neither a known name nor a path, as loading it would, without importing torch.
+
+    Raises:
+        CheckpointError: as said.
+    """
+    if model not in EMBEDDED and model not in CARDS and not Path(model).exists():
+        raise no_such_model(model)
+
+
+def no_such_model(model: str) -> CheckpointError:
+    """The error for it; what looks like a path is called one."""
+    path = Path(model)
+    if path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
+        return CheckpointError(
+            f"There is no file or folder '{model}'; check the path, or give a name that 'arl2 models' lists."
+        )
+    return CheckpointError(f"There is no model '{model}'. {suggestion(model, CARDS)} Or give a folder or a file.")

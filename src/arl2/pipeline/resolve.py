@@ -14,16 +14,15 @@ from arl2.checkpoints.conversion import config_after
 from arl2.checkpoints.hub import located
 from arl2.checkpoints.reading import TRANSFORMER, config_beside, holds_weights
 from arl2.checkpoints.stored import StoredWeights
-from arl2.errors import CheckpointError, ConfigError, suggestion
-from arl2.files.plain import read_json
-from arl2.files.tensors import WEIGHT_SUFFIXES
+from arl2.errors import CheckpointError, ConfigError
+from arl2.files.plain import WEIGHT_SUFFIXES, read_json
 from arl2.model.registry import CARDS, find_card
 from arl2.model.settings import GenerationSettings
 from arl2.pipeline.folder import PipelineFolder, is_saved_pipeline, load_settings, pipeline_folder, require_files
 from arl2.pipeline.options import ModelSource
 from arl2.pipeline.parts import has_parts
 from arl2.pipeline.published import read_published_config
-from arl2.pipeline.registry import default_model
+from arl2.pipeline.registry import default_model, no_such_model
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +152,8 @@ def _published(model: str, weights: Path | None, source: ModelSource, given: dic
         raise CheckpointError(
             f"'{model}' is no checkpoint: those end in {', '.join(WEIGHT_SUFFIXES)}. Give one, or a folder."
         )
-    elif path.suffix in WEIGHT_SUFFIXES or len(path.parts) > 1:
-        raise CheckpointError(
-            f"There is no file or folder '{model}'; check the path, or give a name that 'arl2 models' lists."
-        )
     else:
-        raise CheckpointError(f"There is no model '{model}'. {suggestion(model, CARDS)} Or give a folder or a file.")
+        raise no_such_model(model)
     if base is None and None in (source.vae, source.text_encoder):
         raise CheckpointError(
             f"'{weights}' holds a transformer alone; give --base, a folder with its text encoder and VAE (such as a "

@@ -1,8 +1,10 @@
 """A stream and its consumer, each at its own pace: one thread denoises, another decodes, the consumer takes frames.
 
 Block ``i`` is decoded, and block ``i - 1`` shown, while block ``i + 1`` is denoised. Between them are queues of a few
-blocks and never more: when the consumer is slow, either the stream waits for it or frames are dropped. What the
-stream generates is the same in every case, bit for bit.
+blocks and never more: when the consumer is slow, either the stream waits for it or frames are dropped. With a viewer's
+buffer nothing is made early: a block begins when the viewer has no more than one block left to see, so that a new
+prompt shows after at most the block that is seen and the one that is made. What the stream generates is the same in
+every case, bit for bit.
 """
 
 import threading
@@ -17,9 +19,10 @@ import torch
 
 from arl2.errors import ConfigError, StreamError
 from arl2.rollout.blocks import Block, VideoBlock
+from arl2.serving.pace import ViewerBuffer
 
-Policy = Literal["wait", "drop"]
-POLICIES: tuple[Policy, ...] = ("wait", "drop")
+Policy = Literal["wait", "drop", "just-in-time"]
+POLICIES: tuple[Policy, ...] = ("wait", "drop", "just-in-time")
 
 
 @runtime_checkable
@@ -60,19 +63,32 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         stream: where the blocks come from. During the iteration nobody else may touch it; see ``at_block``.
         ahead: blocks that may wait for the decoder, and as many for the consumer.
         policy: what happens when the consumer is slower than the stream: "wait" holds the stream up, "drop" throws the
-            oldest block away that was not taken yet. The block after dropped ones says ``cut``.
+            oldest block away that was not taken yet. The block after dropped ones says ``cut``. "just-in-time" begins a
+            block when the ``buffer`` says so and none waits anywhere.
+        buffer: of the viewer, for "just-in-time": whatever is taken is given to the viewer at once.
         until: number of the block before which the iteration ends; None: the stream's own end.
 
     Raises:
-        ConfigError: ``ahead`` below 1, or an unknown policy.
+        ConfigError: ``ahead`` below 1, an unknown policy, or "just-in-time" without a buffer and the other way round.
     """
 
-    def __init__(self, stream: AnyStream, *, ahead: int = 1, policy: Policy = "wait", until: int | None = None) -> None:
+    def __init__(
+        self,
+        stream: AnyStream,
+        *,
+        ahead: int = 1,
+        policy: Policy = "wait",
+        buffer: ViewerBuffer | None = None,
+        until: int | None = None,
+    ) -> None:
         if ahead < 1:
             raise ConfigError(f"ahead is {ahead}, but at least one block must be able to wait; give 1 or more.")
         if policy not in POLICIES:
-            raise ConfigError(f"policy is {policy!r}; use {' or '.join(POLICIES)}.")
+            raise ConfigError(f"policy is {policy!r}; use {', '.join(POLICIES[:-1])} or {POLICIES[-1]}.")
+        if (policy == "just-in-time") != (buffer is not None):
+            raise ConfigError('The policy "just-in-time" goes with a viewer\'s buffer; give both or neither.')
         self._stream, self._ahead, self._policy, self._until = stream, ahead, policy, until
+        self._buffer, self._last_frames = buffer, 0  # of the block that was taken last
         # Guards everything below; every change notifies.
         self._changed = threading.Condition()
         self._latents: deque[Block] = deque()
@@ -83,7 +99,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         self._decoding = False
         # Actions wait until everything is decoded: frames in hand go out whether they are awaited or not.
         self._draining = False
-        self._stopping = self._closed = False
+        self._stopping = self._closed = self._paused = False
         self._denoised_all = self._decoded_all = False
         self._error: Exception | None = None
         self._dropped_blocks = self._dropped_frames = 0
@@ -117,6 +133,9 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             self._changed.wait_for(lambda: self._frames or self._decoded_all or self._closed)
             if self._frames:
                 block = self._frames.popleft()
+                if self._buffer is not None:
+                    self._last_frames = block.video.shape[2]
+                    self._buffer.add(self._last_frames)
                 self._changed.notify_all()
                 return block
             if self._error is not None and not self._closed:
@@ -148,6 +167,19 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             self._actions.append(_Action(action, index, done))
             self._changed.notify_all()
         return done
+
+    def pause(self, paused: bool = True) -> None:
+        """Begin no further block until ``pause(False)``; actions are still done, and what is made is handed out."""
+        with self._changed:
+            self._paused = paused
+            if self._buffer is not None:
+                (self._buffer.pause if paused else self._buffer.play)()
+            self._changed.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for ``pause(False)``."""
+        return self._paused
 
     def stop(self) -> None:
         """Begin no further block. What is under way is finished and handed out; then the iteration ends, and the stream
@@ -216,18 +248,39 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         while True:
             self._run_actions()
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._due() or self._at_end() or self._has_room())
+                while not (self._stopping or self._due() or self._at_end() or (seconds := self._early()) == 0):
+                    self._wait(seconds)
                 if self._closed:
                     return False
                 if self._due():
                     continue
-                return not (self._stopping or self._at_end())
+                if self._stopping or self._at_end():
+                    return False
+                if self._buffer is not None:
+                    self._buffer.block_begins()
+                return True
 
     def _next_block(self) -> Block | None:
         try:
             return self._stream.latents_next()
         except StopIteration:
             return None
+
+    def _early(self) -> float | None:
+        """Seconds before the next block may begin, as far as time decides; None: something must happen first."""
+        if self._paused or not self._has_room():
+            return None
+        if self._buffer is None:
+            return 0
+        if self._latents or self._decoding or self._frames:
+            return None  # a block is under way to the viewer
+        return self._buffer.seconds_early(self._last_frames)
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._buffer is None:
+            self._changed.wait(seconds)
+        else:
+            self._buffer.wait(self._changed, seconds)
 
     def _has_room(self) -> bool:
         """Actions let frames out beyond their number; those go first, or many actions would heap them up."""
@@ -285,7 +338,7 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
         with self._changed:
             self._decoding = False
             self._changed.notify_all()
-            if self._policy == "wait":
+            if self._policy != "drop":
                 self._changed.wait_for(lambda: len(self._frames) < self._ahead or self._draining or self._closed)
             else:
                 while len(self._frames) >= self._ahead:
@@ -293,6 +346,8 @@ class KeepUp(Iterator[VideoBlock], Generic[AnyStream]):
             if self._cut_next:
                 block, self._cut_next = replace(block, cut=True), False
             if not self._closed:
+                if self._buffer is not None:
+                    self._buffer.block_is_made()
                 self._frames.append(block)
                 self._changed.notify_all()
 

@@ -23,7 +23,7 @@ from arl2.files.records import record_from_mapping
 from arl2.files.regular import read_text
 from arl2.files.strict_yaml import parse_yaml
 from arl2.geometry import video_frames_of
-from arl2.rollout.settings import ChangeMode
+from arl2.model.settings import ChangeMode
 from arl2.serving.file_names import is_text
 
 _LARGEST = 1_000_000  # bytes

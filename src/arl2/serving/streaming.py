@@ -18,7 +18,7 @@ from arl2.errors import ConfigError
 from arl2.files.atomic import StagedFile
 from arl2.rollout.blocks import VideoBlock
 from arl2.serving.keep_up import KeepUp, Policy
-from arl2.serving.pace import Pace, never
+from arl2.serving.pace import Pace, ViewerBuffer, never
 from arl2.serving.script import BlockTimes, Change
 from arl2.streams.snapshot_file import publish_snapshot
 from arl2.streams.state import SnapshotKind
@@ -79,7 +79,7 @@ class StreamRun:
             the last block is not cut, so that a resumed stream leaves nothing out.
         changes: of the prompt; those before the stream's place are ignored.
         snapshots: whether and where the stream is saved.
-        policy: see ``KeepUp``.
+        policy: see ``KeepUp``; with "just-in-time" the outputs are watched as they are written.
         pace: waited for after every block.
 
     Raises:
@@ -152,7 +152,8 @@ class StreamRun:
             SnapshotError: the stream cannot be saved; the snapshot before stays.
             Exception: whatever else stopped the stream; if what it remembers is whole, it is saved all the same.
         """
-        with KeepUp(self.stream, policy=self._policy, until=self.until) as keep:
+        buffer = ViewerBuffer(self._times.fps) if self._policy == "just-in-time" else None
+        with KeepUp(self.stream, policy=self._policy, buffer=buffer, until=self.until) as keep:
             self._plan(keep)
             try:
                 with ExitStack() as stack:

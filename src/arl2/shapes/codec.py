@@ -7,13 +7,12 @@ it what the chains of ``arl2.video.tiny_codec`` need hours for. All a stream rem
 from pathlib import Path
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arl2.bases.models import ConfigMixin, ModelMixin, register_to_config
 from arl2.errors import CheckpointError
 from arl2.files.parts import load_part
 from arl2.geometry import video_frames_of

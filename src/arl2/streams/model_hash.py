@@ -11,9 +11,9 @@ import hashlib
 import json
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 
+from arl2.bases.models import is_configured
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.video.codec import VideoCodec
 
@@ -25,7 +25,7 @@ def parts_hash(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> s
     digest = hashlib.sha256()
     for name, part in (("transformer", transformer), ("codec", codec)):
         digest.update(f"{name} {type(part).__name__}\n".encode())
-        if isinstance(part, ConfigMixin):
+        if is_configured(type(part)):
             # Names that begin with _ are diffusers' own: versions and paths.
             own = {key: value for key, value in part.config.items() if not key.startswith("_")}
             digest.update(json.dumps(own, sort_keys=True, default=str).encode())

@@ -1,7 +1,7 @@
 """A stream from a snapshot: the content is checked against the model, then memory is filled."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ from arl2.streams.prompt_change import PromptChange
 from arl2.streams.recent import LatentBlock, PendingBlock, Prompts, Recent
 from arl2.streams.request import MemoryShape
 from arl2.streams.snapshot import sampler_of
-from arl2.streams.snapshot_file import read_snapshot
+from arl2.streams.snapshot_file import read_snapshot, read_snapshot_bytes
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 from arl2.streams.stream import Stream
 from arl2.video.codec import CodecCache
 
 _ALLOCATED = ("batch", "first_block_candidates", "height", "width", "window", "sink", "rewind_blocks")
+# What errors call a snapshot that is no file.
+BYTES = Path("snapshot")
 _MOST = 2**16  # of sizes that memory is allocated for: beyond every model
 Kind = TypeVar("Kind")
 
@@ -55,18 +57,39 @@ class _Snapshot:
     tensors: dict[str, Tensor]
 
 
-def resume_stream(path: Path, components: Components) -> Stream:
+def resume_stream(path: Path, components: Components, prompt: str | Sequence[str] | None = None) -> Stream:
     """Continue from a snapshot; what a killed process left half-written beside it is removed.
 
     Args:
         path: of a file that :meth:`arl2.streams.stream.Stream.save` wrote.
         components: of the pipeline; model, codec and dtype must be those of the snapshot.
+        prompt: from the next block on; None: the one it had.
 
     Raises:
         SnapshotError: a damaged file, or one of another model, plan, dtype or a newer version.
     """
     remove_stale(path)
-    values, tensors = read_snapshot(path)
+    return _resumed(path, *read_snapshot(path), components, prompt)
+
+
+def resume_stream_bytes(data: bytes, components: Components, prompt: str | Sequence[str] | None = None) -> Stream:
+    """As :func:`resume_stream`, from what :meth:`arl2.streams.stream.Stream.save_bytes` gave, or the bytes of a file.
+
+    Raises:
+        SnapshotError: as there, or no bytes.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise SnapshotError(f"Got {type(data).__name__} to resume; give the bytes of a snapshot.")
+    return _resumed(BYTES, *read_snapshot_bytes(bytes(data), BYTES), components, prompt)
+
+
+def _resumed(
+    path: Path,
+    values: dict[str, Any],
+    tensors: dict[str, Tensor],
+    components: Components,
+    prompt: str | Sequence[str] | None,
+) -> Stream:
     metadata = _Metadata(path, values)
     _require_model(metadata, components)
     with _explained(path, Arl2Error, KeyError, TypeError, ValueError, IndexError, OverflowError):
@@ -75,7 +98,10 @@ def resume_stream(path: Path, components: Components) -> Stream:
         state = _restored(snapshot, components)
     if (state.index, state.rollout.frames) != (snapshot.index, snapshot.frames):
         raise SnapshotError(f"{metadata.where} has two positions that differ; it is damaged.")
-    return Stream(snapshot.config, state)
+    stream = Stream(snapshot.config, state)
+    if prompt is not None:
+        stream.change_prompt(prompt)
+    return stream
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from arl2.errors import ConfigError, SnapshotError
 from arl2.files.atomic import StagedFile
 from arl2.rollout.samplers import FewStep, MultiStep, Sampler
 from arl2.streams.recent import LatentBlock
-from arl2.streams.snapshot_file import publish_snapshot, stage_snapshot
+from arl2.streams.snapshot_file import publish_snapshot, snapshot_bytes, stage_snapshot
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,7 @@ _SOLVERS: dict[str, Any] = {stored: solver for solver, stored in _STORED_SOLVERS
 def stage_stream(path: Path, config: StreamConfig, state: StreamState, kind: SnapshotKind) -> StagedFile:
     """Write a stream between two blocks; see :meth:`arl2.streams.stream.Stream.stage`."""
     _check_kind(config, state, kind)
-    ranks = config.components.transformer.parallel.ranks
-    if ranks > 1:
-        raise ConfigError(f"This stream is split over {ranks} ranks; call save() on all of them.")
+    _require_alone(config)
     return stage_snapshot(path, snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
 
 
@@ -56,6 +54,19 @@ def save_stream(path: Path, config: StreamConfig, state: StreamState, kind: Snap
     # All of them go on or none does: a rank that goes on alone would wait for the others.
     if parallel.any(refused is not None):
         raise refused or SnapshotError("The first rank cannot write the snapshot; its own message says why.")
+
+
+def stream_bytes(config: StreamConfig, state: StreamState, kind: SnapshotKind) -> bytes:
+    """The same as bytes; see :meth:`arl2.streams.stream.Stream.save_bytes`."""
+    _check_kind(config, state, kind)
+    _require_alone(config)
+    return snapshot_bytes(snapshot_metadata(config, state, kind), snapshot_tensors(state, kind))
+
+
+def _require_alone(config: StreamConfig) -> None:
+    ranks = config.components.transformer.parallel.ranks
+    if ranks > 1:
+        raise ConfigError(f"This stream is split over {ranks} ranks; call save() on all of them.")
 
 
 def _check_kind(config: StreamConfig, state: StreamState, kind: str) -> None:

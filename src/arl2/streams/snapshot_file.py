@@ -9,6 +9,7 @@ The checksum is the SHA-256 of the file with 64 zeros in the checksum's place. A
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -58,26 +59,36 @@ def write_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str
 
 def stage_snapshot(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StagedFile:
     """Write beside ``path``; ``publish_snapshot`` puts it there. Arguments and errors as for ``write_snapshot``."""
-    # Large elements first keeps every tensor aligned, whatever the sizes.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    head = _head(metadata, dict(ordered))
-    place = head.index(_UNKNOWN.encode())
     with _telling(path):
         staged = StagedFile(path)
     try:
         with _telling(path), staged.part.open("wb") as file:
-            digest = hashlib.sha256(head)
-            file.write(head)
-            for _, tensor in ordered:
-                raw = _bytes_of(tensor.detach().to("cpu").contiguous())
-                digest.update(raw)
-                file.write(raw)
-            file.seek(place)
-            file.write(digest.hexdigest().encode())
+            _write(file, metadata, tensors)
     except BaseException:
         staged.discard()
         raise
     return staged
+
+
+def snapshot_bytes(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """What ``write_snapshot`` would put into a file; arguments as there."""
+    file = io.BytesIO()
+    _write(file, metadata, tensors)
+    return file.getvalue()
+
+
+def _write(file: BinaryIO, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    # Large elements first keeps every tensor aligned, whatever the sizes.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    head = _head(metadata, dict(ordered))
+    digest = hashlib.sha256(head)
+    file.write(head)
+    for _, tensor in ordered:
+        raw = _bytes_of(tensor.detach().to("cpu").contiguous())
+        digest.update(raw)
+        file.write(raw)
+    file.seek(head.index(_UNKNOWN.encode()))
+    file.write(digest.hexdigest().encode())
 
 
 def publish_snapshot(staged: StagedFile) -> None:
@@ -106,6 +117,11 @@ def read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return _read(file, path, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise SnapshotError(f"'{path}' cannot be read ({error.strerror or error}); give a snapshot.") from error
+
+
+def read_snapshot_bytes(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """As ``read_snapshot``, of bytes that ``snapshot_bytes`` made; ``path`` is what errors call them."""
+    return _read(io.BytesIO(data), path, len(data))
 
 
 def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -27,7 +27,7 @@ from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
 from arl2.streams.recent import LatentBlock, PendingBlock, Recent
 from arl2.streams.request import Request, prompt_list, seeds_of
-from arl2.streams.snapshot import save_stream, stage_stream
+from arl2.streams.snapshot import save_stream, stage_stream, stream_bytes
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 
 _BROKEN = (
@@ -269,6 +269,18 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         """
         with self._turn:
             return stage_stream(Path(path), self._config, self._between_blocks("saved"), kind)
+
+    def save_bytes(self, kind: SnapshotKind = "exact") -> bytes:
+        """As ``save``, but into memory, for ``ARL2Pipeline.resume_bytes``.
+
+        Of a running stream fork it between two blocks, and save the fork on another thread: the stream waits only for
+        the fork.
+
+        Raises:
+            StreamError, ConfigError: as ``save``.
+        """
+        with self._turn:
+            return stream_bytes(self._config, self._between_blocks("saved"), kind)
 
     def fork(self, *, seed: Seeds = None) -> "Stream":
         """An independent stream that continues from here; with the same seeds it gives the same bits.

@@ -1,11 +1,10 @@
 """A text encoder as small as it gets: one vector for each word, one for each position."""
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from arl2.bases.models import ConfigMixin, ModelMixin, register_to_config
 from arl2.errors import Arl2Error
 
 

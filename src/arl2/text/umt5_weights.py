@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from arl2.files.float8 import widened
-from arl2.files.tensors import PICKLES, require_intact
+from arl2.files.plain import PICKLES
+from arl2.files.tensors import require_intact
 from arl2.text.umt5_layout import EMBEDDING, TIED_EMBEDDING, translate_encoder
 
 _IDENTITY = (

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from arl2.errors import Arl2Error, CheckpointError
-from arl2.files.parts import load_part, require_tokenizer_files
+from arl2.files.parts import load_part
 from arl2.files.regular import naming, parsed_by_others
 from arl2.text.encoder import TextEncoder
-from arl2.text.tokenizer import build_word_tokenizer
+from arl2.text.tokenizer import WordTokenizer, build_word_tokenizer
 
 TOKENIZER_FOLDER, ENCODER_FOLDER = "tokenizer", "text_encoder"
 
@@ -28,10 +27,10 @@ class WordText:
         Arl2Error: Tokenizer and encoder do not belong together.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder) -> None:
-        sizes = (len(tokenizer), tokenizer.model_max_length)
+    def __init__(self, tokenizer: WordTokenizer, encoder: TextEncoder) -> None:
+        sizes = (len(tokenizer), tokenizer.length)
         accepted = (encoder.config.vocabulary_size, encoder.config.length)
-        if sizes != accepted or type(sizes[1]) is not int:
+        if sizes != accepted:
             raise Arl2Error(
                 f"The tokenizer has (words, length) {sizes!r:.80} and the encoder {accepted}; they must be equal."
             )
@@ -57,9 +56,7 @@ class WordText:
                 raise CheckpointError(f"{folder} has no folder {part!r}; give the folder that save_pretrained wrote.")
         encoder: TextEncoder = load_part(TextEncoder, folder / ENCODER_FOLDER, dtype=torch.float32)
         place = folder / TOKENIZER_FOLDER
-        require_tokenizer_files(place)
-        with parsed_by_others(place, "the folder of a whole tokenizer"):
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, local_files_only=True)
+        tokenizer = WordTokenizer.from_pretrained(place)
         with naming(folder):
             text = cls(tokenizer, encoder)
             text.encode(["a b"])  # a tokenizer that was damaged may be read, and then do nothing as it should
@@ -89,16 +86,15 @@ class WordText:
         """
         ids, mask = self._tokens(prompts)
         device = self.encoder.words.weight.device
-        embedded: Tensor = self.encoder(ids.to(device), mask.to(device, torch.bool))
+        embedded: Tensor = self.encoder(ids.to(device), mask.to(device))
         return embedded
 
     def _tokens(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask, [prompts, length] each."""
-        place = Path(str(self.tokenizer.name_or_path or "the tokenizer"))
+        place = Path(self.tokenizer.name)
         # The library works by what the tokenizer's file says, and panics at some of what a damaged one says.
         with parsed_by_others(place, "a tokenizer that works"):
-            rows = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-            ids, mask = rows["input_ids"], rows["attention_mask"]
+            ids, mask = self.tokenizer(prompts)
         shape, words = (len(prompts), self.length), int(self.encoder.config.vocabulary_size)
         if tuple(ids.shape) != shape or tuple(mask.shape) != shape or not bool(((ids >= 0) & (ids < words)).all()):
             raise CheckpointError(

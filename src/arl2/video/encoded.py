@@ -17,12 +17,11 @@ from av.video.stream import VideoStream
 from arl2.errors import GeometryError
 from arl2.files.atomic import open_locked
 from arl2.video.formats import Format, writing_failed
+from arl2.video.h264 import BT601, LIMITED_RANGE
 from arl2.video.passing import passage
 from arl2.video.pixels import Frame
 from arl2.video.writing import CutNotes, FrameWriter
 
-# Matrix and range are written into the stream: left out, players guess them from the frame's size.
-BT601, LIMITED_RANGE = 6, 1
 # x264's macroblock tree works on 16 macroblocks at once; of narrower frames it can read what nobody wrote, and the same
 # frames give other bytes.
 _NARROW = 256

@@ -1,6 +1,7 @@
 """Which file formats video is written to, and the checks of every output before work begins."""
 
 import re
+import stat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,3 +106,11 @@ def writing_failed(path: Path, error: OSError) -> VideoFileError:
         f"Writing failed ({reason}); the part of the video that was written is in '{path}'. Make room on the disk or "
         "choose another folder."
     )
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether there is a named pipe of this name."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False

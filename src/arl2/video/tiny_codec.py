@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from arl2.bases.models import ConfigMixin, ModelMixin, register_to_config
 from arl2.errors import ConfigError
 from arl2.files.exact import fill_exactly
 from arl2.files.float8 import all_widened, without_scales

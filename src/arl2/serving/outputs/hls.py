@@ -11,13 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from arl2.errors import ConfigError, GeometryError
+from arl2.errors import ConfigError
 from arl2.files.atomic import write_atomically
 from arl2.files.locks import lock_folder
 from arl2.serving.outputs.hls_playlist import (
@@ -30,6 +27,7 @@ from arl2.serving.outputs.hls_playlist import (
     remove_unlisted_start,
 )
 from arl2.video.formats import VideoFileError, check_place, writing_failed
+from arl2.video.h264 import H264Encoder
 from arl2.video.pixels import Frame, Frames
 from arl2.video.writing import FrameWriter
 
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
     from av import Packet
 
 SEGMENT_SECONDS = 2.0
-# Matrix and range are written into the stream: left out, players guess them from the frame's size.
-_BT601, _LIMITED_RANGE = 6, 1
-# No frame waits in the encoder for later ones, so that a segment is there when its last frame is.
-_ENCODER = {"preset": "veryfast", "crf": "17", "tune": "zerolatency", "forced-idr": "1"}
 # Of MPEG-TS; readers pass it over.
 _EMPTY_PACKET = b"\x47\x1f\xff\x10" + b"\xff" * 184
 _FEWEST_PACKETS = 16
@@ -291,32 +285,20 @@ class _Muxer:
         # PyAV is loaded when it is needed: importing arl2 stays light.
         import av
 
-        if width % 2 or height % 2:
-            raise GeometryError(f"H.264 needs even sides, but the video is {width} x {height}; use an even scale.")
+        self._encoder = H264Encoder(width, height, fps)
         self._sink = _Bytes()
         self._container = av.open(self._sink, "w", format="mpegts", options={"flush_packets": "1"})
-        self._stream = self._container.add_stream("libx264", rate=fps, options=_ENCODER)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._time_base = Fraction(1, fps)
-        context = self._stream.codec_context
-        context.time_base = self._time_base
-        context.colorspace, context.color_range = _BT601, _LIMITED_RANGE
+        self._stream = self._container.add_mux_stream("h264", rate=fps, width=width, height=height)
 
-    def encode(self, frame: np.ndarray, number: int, *, key: bool) -> "list[Packet]":
+    def encode(self, frame: Frame, number: int, *, key: bool) -> "list[Packet]":
         """Packets that are ready, with their frames' numbers as times."""
-        import av
-        from av.video.frame import PictureType
-
-        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = rgb.reformat(format="yuv420p", dst_colorspace=_BT601, dst_color_range=_LIMITED_RANGE)
-        picture.pts, picture.time_base = number, self._time_base
-        picture.pict_type = PictureType.I if key else PictureType.NONE
-        return list(self._stream.encode(picture))
+        return self._encoder.encode(frame, number, key=key)
 
     def flush(self) -> "list[Packet]":
-        return list(self._stream.encode(None))
+        return self._encoder.flush()
 
     def mux(self, packet: "Packet") -> None:
+        packet.stream = self._stream
         self._container.mux(packet)
 
     def taken(self) -> bytes:

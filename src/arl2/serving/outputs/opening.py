@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from arl2.errors import ConfigError
-from arl2.serving.outputs.hls import HlsOutput
 from arl2.serving.outputs.hls_playlist import PLAYLIST, check_playlist, is_hls_video, remove_unlisted_start
-from arl2.serving.outputs.raw import RawOutput, is_pipe
 from arl2.serving.pace import never
-from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_place, check_writable
-from arl2.video.writers import open_video
-from arl2.video.writing import VideoWriter
+from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, check_place, check_writable, is_pipe
+
+if TYPE_CHECKING:
+    from arl2.video.writing import VideoWriter
 
 Kind = Literal["file", "raw", "hls"]
 
@@ -69,7 +68,7 @@ def open_output(
     going_on: bool = False,
     overwrite: bool = False,
     stopped: Callable[[], bool] = never,
-) -> VideoWriter:
+) -> "VideoWriter":
     """The output of a stream, by its name.
 
     Args:
@@ -90,8 +89,15 @@ def open_output(
     kind = check_output(path, going_on=going_on, overwrite=overwrite or path.suffix.lower() != HLS_SUFFIX)
     if keep_seconds is not None and kind != "hls":
         raise ConfigError(f"Only a folder that ends in .hls can keep a part of the video, and '{path}' is none.")
+    # What writes is imported here: checking a name needs no torch.
     if kind == "hls":
+        from arl2.serving.outputs.hls import HlsOutput
+
         return HlsOutput(path, fps=fps, scale=scale, keep_seconds=keep_seconds, append=going_on, overwrite=overwrite)
     if kind == "raw":
+        from arl2.serving.outputs.raw import RawOutput
+
         return RawOutput(path, fps=fps, scale=scale, stopped=stopped)
+    from arl2.video.writers import open_video
+
     return open_video(path, fps=fps, scale=scale, settings=settings)

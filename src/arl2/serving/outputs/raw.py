@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arl2.serving.pace import never
-from arl2.video.formats import STANDARD_OUTPUT, VideoFileError
+from arl2.video.formats import STANDARD_OUTPUT, VideoFileError, is_pipe
 from arl2.video.pixels import Frames
 from arl2.video.writing import VideoWriter
 from arl2.video.y4m import ByteSink, Y4mVideo
@@ -61,14 +61,6 @@ class RawOutput(VideoWriter):
 
     def close(self) -> None:
         self._video.close()
-
-
-def is_pipe(path: Path) -> bool:
-    """Whether there is a named pipe of this name."""
-    try:
-        return stat.S_ISFIFO(path.stat().st_mode)
-    except OSError:
-        return False
 
 
 class _Pipe:
