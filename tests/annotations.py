@@ -19,15 +19,18 @@ from typing import Any, get_args
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype.door import die_if_unbearable
 
 _NAME = "__annotations_checked__"  # of the decorator, in the package's modules
-_typed = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for static checkers
+_CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)  # an int is a float, as for static checkers
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def checked(made: Any) -> Any:
     """A function that refuses arguments and results that its annotations do not allow; a dataclass made by such a one.
 
-    Nothing is refused while ``jaxtyping.config.jaxtyping_disable`` is set.
+    What is refused is a ``TypeError``. Of a generator function the arguments are checked, when it is called. Nothing is
+    refused while ``jaxtyping.config.jaxtyping_disable`` is set.
     """
     if getattr(made, "__no_type_check__", False):
         return made
@@ -37,11 +40,9 @@ def checked(made: Any) -> Any:
         return made
     if hasattr(made, "__wrapped__") or not made.__annotations__:
         return made
-    hints = made.__annotations__
     # Written as text, they name classes that only static checkers import.
-    made.__annotations__ = {name: Any if isinstance(hint, str) else hint for name, hint in hints.items()}
-    strict = _typed(made)
-    made.__annotations__ = hints
+    hints = {name: Any if isinstance(hint, str) else hint for name, hint in made.__annotations__.items()}
+    strict = _generating(made, hints) if inspect.isgeneratorfunction(made) else _typed(made, hints)
     # Within a call, an axis name means one size. Sizes that are computed from arguments take the slower way.
     shapes = [shape for hint in hints.values() for shape in _shapes(hint)]
     scope = jaxtyping.jaxtyped("context") if shapes else nullcontext()
@@ -56,6 +57,26 @@ def checked(made: Any) -> Any:
             return strict(*args, **kwargs)
 
     return either
+
+
+def _typed(made: Any, hints: dict[str, Any]) -> Any:
+    original, made.__annotations__ = made.__annotations__, hints
+    strict = beartype(conf=_CONF)(made)
+    made.__annotations__ = original
+    return strict
+
+
+def _generating(made: Any, hints: dict[str, Any]) -> Any:
+    """Its body runs within the calls of others, where axis names may mean other sizes: so nothing is checked there."""
+    signature = inspect.signature(made)
+
+    def strict(*args: Any, **kwargs: Any) -> Any:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in hints and signature.parameters[name].kind not in _VARIADIC:
+                die_if_unbearable(value, hints[name], conf=_CONF)
+        return made(*args, **kwargs)
+
+    return strict
 
 
 def _shapes(hint: Any) -> Iterator[str]:
