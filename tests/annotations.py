@@ -9,11 +9,15 @@ import ast
 import dataclasses
 import functools
 import inspect
+import marshal
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import cache_from_source
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, get_args
 
@@ -110,10 +114,23 @@ class _Decorating(ast.NodeTransformer):
 
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
-        """Always from the source: compiled files hold the code without its decorators."""
+        """With decorators; kept beside the compiled file that has none, until the source or this file changes."""
         path = self.get_filename(fullname)
+        kept = Path(cache_from_source(path, optimization="annotated"))
+        stamps = [one.stat() for one in (Path(path), Path(__file__))]
+        stamp = " ".join(f"{one.st_mtime_ns} {one.st_size}" for one in stamps).encode() + b"\n"
+        with suppress(OSError, EOFError, ValueError, TypeError):
+            head, _, code = kept.read_bytes().partition(b"\n")
+            if head + b"\n" == stamp:
+                return marshal.loads(code)
         tree = _Decorating().visit(ast.parse(self.get_data(path), path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+        made = compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+        with suppress(OSError):
+            kept.parent.mkdir(exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}")
+            part.write_bytes(stamp + marshal.dumps(made))
+            part.replace(kept)
+        return made
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module)[_NAME] = checked

@@ -52,6 +52,9 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = frozenset(module_of(path) for path in FILES)
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
@@ -64,14 +67,13 @@ def tree_of(path: Path) -> ast.Module:
 @cache
 def imported_modules(path: Path) -> tuple[str, ...]:
     """All imports of the package's own modules, those inside functions included."""
-    modules = {module_of(file) for file in FILES}
     names = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.module, f"{name_of(path)}: imports are absolute"
             assert not node.level, f"{name_of(path)}: imports are absolute"
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names += [name if name in modules else node.module for name in inner]
+            names += [name if name in MODULES else node.module for name in inner]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return tuple(name for name in names if name.startswith("arl2."))
