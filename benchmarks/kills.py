@@ -425,14 +425,14 @@ def import_everything() -> None:
         importlib.import_module("datasets.arrow_writer")
 
 
-def measure_all(kills: int, seed: int, place: Path, only: str = "", jobs: int = 1) -> dict[str, Row]:
+def measure_all(kills: int, seed: int, place: Path, only: Sequence[str] = ("",), jobs: int = 1) -> dict[str, Row]:
     """Rows by kind; ``kills`` are shared out, and ``jobs`` kinds measured at a time."""
     import_everything()
     torch.set_num_threads(1)  # threads of a pool do not survive a fork
     os.environ["OMP_NUM_THREADS"] = "1"
     VideoBlock.pixels = stamped  # type: ignore[method-assign]
     models = tiny_models(place / "models")
-    chosen = {name: kind for name, kind in KINDS.items() if only in name}
+    chosen = {name: kind for name, kind in KINDS.items() if any(part in name for part in only)}
     shares = sum(kind.share for kind in chosen.values())
     rows: dict[str, Row] = {}
     waiting, running = list(chosen.items()), {}
@@ -475,7 +475,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="kinds measured at a time")
-    parser.add_argument("--only", default="", help="a part of the names of what is killed")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of what is killed")
     parser.add_argument("--folder", type=Path, help="keep what was damaged there (default: a folder that is removed)")
     asked = parser.parse_args()
     begun = time.perf_counter()

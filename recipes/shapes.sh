@@ -71,8 +71,13 @@ finish() {
   mv "$mark.partial" "$mark"
 }
 
-rollouts() {
-  "${several[@]}" rollouts "$@"
+# Marks say neither which Python it was nor how many processes shared the work: that changes a result by rounding alone.
+alone() {
+  "${one[@]}" "$@"
+}
+
+together() {
+  "${several[@]}" "$@"
 }
 
 # Names of the clips that a recipe trains on: the last part of each of its paths, one a line.
@@ -96,8 +101,7 @@ make_clips() {
     *) echo "recipes/shapes.sh: clips '$1' are not known; recipes may name shapes, shapes-hiding (true clips), rollouts" \
       "and rollouts-hiding (the teacher's)." >&2; exit 2 ;;
   esac
-  # Processes share the shards, and how many there are changes no clip; so the mark does not say.
-  finish "$folder/clips/$1.finished" /dev/null rollouts -o "$folder/clips/$1" --model "$teacher" "${what[@]}" --latent-frames "$clip_frames" \
+  finish "$folder/clips/$1.finished" /dev/null together rollouts -o "$folder/clips/$1" --model "$teacher" "${what[@]}" --latent-frames "$clip_frames" \
     --seed "$clip_seed" --shard-clips "$shard_clips" --threads "$threads"
 }
 
@@ -119,18 +123,18 @@ done
 echo "2. Stage 1: every layer learns to give what the softmax layer in its place gives"
 recipe=recipes/shapes-align.json
 # shellcheck disable=SC2086 # words of ALIGN and DISTILL are settings, each its own
-finish "$folder/align/finished" "$recipe" "${several[@]}" train align "$folder/align" \
+finish "$folder/align/finished" "$recipe" together train align "$folder/align" \
   "teacher=$teacher" "$(clips_setting "$recipe")" "$@" ${ALIGN:-} --settings "$recipe" --threads "$threads"
 
 echo "3. Sensitivity: which layers a rollout can do without"
-finish "$folder/sensitivity/finished" "$recipe" "${one[@]}" sensitivity "$teacher" --aligned "$folder/align/export" \
+finish "$folder/sensitivity/finished" "$recipe" alone sensitivity "$teacher" --aligned "$folder/align/export" \
   -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
   --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
 
 # The run's own export is a folder for from_pretrained already.
 export_model() {
   rm -rf "$2" "$2.safetensors"
-  "${one[@]}" export "$1" -o "$2.safetensors"
+  alone export "$1" -o "$2.safetensors"
   cp -R "$1" "$2"
 }
 
@@ -138,7 +142,7 @@ for model in $models; do
   recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "$model")
   echo "4. Stage 2, $model: plan $plan"
   # shellcheck disable=SC2086
-  finish "$run/finished" "$recipe" "${several[@]}" train distill "$run" "teacher=$teacher" \
+  finish "$run/finished" "$recipe" together train distill "$run" "teacher=$teacher" \
     "aligned=$folder/align/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
     --settings "$recipe" --threads "$threads"
 
@@ -146,7 +150,7 @@ for model in $models; do
     echo "5. DMD, $model: few levels learn to draw what shapes-flow draws at many"
     recipe=recipes/shapes-dmd-$model.json
     # shellcheck disable=SC2086
-    finish "$folder/dmd-$model/finished" "$recipe" "${several[@]}" train dmd "$folder/dmd-$model" \
+    finish "$folder/dmd-$model/finished" "$recipe" together train dmd "$folder/dmd-$model" \
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
     run=$folder/dmd-$model
   fi

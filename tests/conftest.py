@@ -1,4 +1,4 @@
-"""What every test process begins with: a number of torch threads, and signals as in a terminal."""
+"""What every test process begins with: annotations that are checked, torch threads, and signals as in a terminal."""
 
 import os
 import signal
@@ -21,6 +21,9 @@ os.environ["ARL2_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
+from annotations import check_annotations  # noqa: E402
+
+check_annotations("arl2")
 torch.set_num_threads(THREADS)  # now, as some modules compute what their tests compare with
 
 # What starts the tests may have them ignored (nohup, a shell's "&"); tests of Ctrl-C would then wait for ever.

@@ -1,6 +1,7 @@
 """Small things that many tests build."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arl2.attention.lora import LoRA
+from arl2.evaluation.goldens import packaged_goldens
 from arl2.model.transformer import CausalWanTransformer3DModel
 
 # The full golden folders lie beside a developer's checkout; a clone has the packaged set alone.
@@ -25,6 +27,15 @@ needs_shared_goldens = pytest.mark.skipif(
 # distance from float64. An error of 0.01 in the latents shows as 2e-4. Equal bits are asked for only where one
 # computation runs twice: resumed, forked, saved and loaded, or streamed in the same pieces.
 ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 1.5e-2}
+
+
+def packaged_cases(folder: Path, *names: str) -> Path:
+    """A copy of the packaged golden folder that has the models of these names alone; all without names."""
+    shutil.copytree(packaged_goldens(), folder)
+    for path in folder.glob("rollout_*.safetensors") if names else ():
+        if path.stem.removeprefix("rollout_") not in names:
+            path.unlink()
+    return folder
 
 
 def generator(seed: int) -> torch.Generator:

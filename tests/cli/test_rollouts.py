@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.training.together import start_twice
 
 from arl2.cli.main import main
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -167,18 +167,22 @@ def test_an_interrupt_keeps_whole_shards(models, tmp_path, capsys) -> None:
 
 
 def test_two_processes_killed_and_gone_on_with_by_one(models, tmp_path) -> None:
-    """``torchrun`` on two processes, ended at some moment, then one process: as if nothing had happened, to the bit."""
-    words = ["rollouts", "--model", str(models / "teacher"), "--threads", "1", "--quiet", "--shapes-prompts", "80"]
+    """Two processes, killed at some moment, then one: as if nothing had happened, to the bit."""
+    words = ["rollouts", "--model", str(models / "teacher"), "--threads", "1", "--quiet", "--shapes-prompts", "16"]
     words += ["--latent-frames", "6", "--shard-clips", "1", "--batch", "1", "--known-blocks", "1", "-o"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*torchrun, "-m", "arl2.cli.main", *words, str(killed)])
+    processes = start_twice([sys.executable, "-m", "arl2.cli.main", *words, str(killed)])
     shards = killed / "shards"
-    # Even shards are those of the first process, odd ones those of the second.
-    _until(lambda: (shards / "00000.json").exists() and (shards / "00001.json").exists())
-    process.terminate()
-    process.wait()
-    assert 2 <= len(list(shards.glob("*.json"))) < 80
+    try:
+        # Even shards are those of the first process, odd ones those of the second.
+        _until(lambda: (shards / "00000.json").exists() and (shards / "00001.json").exists())
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
+    assert 2 <= len(list(shards.glob("*.json"))) < 16
     times = {
         file.name: file.stat().st_mtime_ns for file in shards.glob("*.arrow") if file.with_suffix(".json").exists()
     }

@@ -24,7 +24,7 @@ from arl2.model.registry import CARDS
 
 ROOT = Path(__file__).parents[2]
 # Longer videos of the embedded models, and everything that trains or loads other weights, run in miniature.
-_FRAMES_IN_FULL = 200
+_FRAMES_IN_FULL = 100
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ UNDONE = [name for name in vars(Streamed) if not name.startswith("_")]
 UNDONE = [name for name in UNDONE if name not in ("fresh", "passes", "wander")]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(model=st.sampled_from(MODELS), operations=st.lists(st.sampled_from([*UNDONE, "block"]), max_size=10))
 @torch.no_grad()
 def test_a_stream_keeps_its_bits(model, operations):

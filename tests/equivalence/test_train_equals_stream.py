@@ -22,7 +22,7 @@ def streamed(model, written, read, timesteps, text, writing_timesteps, spans):
     return torch.cat(flows, dim=2)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     plan=st.sampled_from(["S", "H", "SS", "HH", "HS", "SH", "HSH"]),
     size=st.integers(1, 3),

@@ -29,7 +29,7 @@ def test_reading_any_number_of_times_changes_nothing_that_follows(plan, window):
         return flows
 
     once = stream(1)
-    for reads in (4, 50):
+    for reads in (3, 20):
         assert all(torch.equal(a, b) for a, b in zip(once, stream(reads), strict=True))
 
 

@@ -12,12 +12,13 @@ from arl2.training.engine.progress import read_metrics
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 30, 5
 _THREADS = os.environ.get("ARL2_TEST_THREADS", "1")
+MODELS = "75 75-memory"
 STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-75-memory"}
 _TINY = {"CLIPS": 8, "HIDING_CLIPS": 8, "SHARD_CLIPS": 4, "CLIP_FRAMES": 6, "KNOWN_BLOCKS": 1}
 # Muon orthogonalises in bfloat16, where the last bit of a gradient decides more: one process and two part by 1e-4 in 30
 # steps. What is to be equal here is all the rest.
 _DISTILL = "evaluation_rollouts=1 loop.optimizer=adamw"
-_FEW = {"SENSITIVITY_PROMPTS": 2, "SENSITIVITY_FRAMES": 6, "MODELS": "75 75-memory", "DISTILL": _DISTILL}
+_FEW = {"SENSITIVITY_PROMPTS": 2, "SENSITIVITY_FRAMES": 6, "DISTILL": _DISTILL}
 _DMD = (
     "clips=8 opening_clips=8 hiding_clips=8 clip_frames=6 lengths=[3,6] batch_frames=6 "
     "evaluation_clips=1 evaluation_frames=3"
@@ -27,9 +28,10 @@ _LOOP = {"steps": STEPS, "log_every": EVERY, "checkpoint_every": EVERY, "evaluat
 _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
 
 
-def started(folder: Path, python: str, *, processes: int = 1) -> subprocess.Popen[str]:
+def started(folder: Path, python: str, *, processes: int = 1, models: str = MODELS) -> subprocess.Popen[str]:
     """The script, with all its processes in a group of their own."""
     settings = {"FOLDER": folder, "PROCESSES": processes, "PYTHON": python, "THREADS": _THREADS, **_TINY, **_FEW}
+    settings["MODELS"] = models
     settings["DMD"] = f"latents={folder.parent}/latents {_DMD}"  # encoded once for all runs
     words = [*_SHORT, *(f"loop.{name}={value}" for name, value in {**_LOOP, **_QUIET}.items())]
     said = (folder.parent / f"{folder.name}.log").open("a")
@@ -44,13 +46,13 @@ def started(folder: Path, python: str, *, processes: int = 1) -> subprocess.Pope
         )
 
 
-def finished(folder: Path, python: str, *, processes: int = 1, timeout: float = 500) -> str:
+def finished(folder: Path, python: str, *, processes: int = 1, models: str = MODELS, timeout: float = 500) -> str:
     """The script until its end; what it has said, all runs of this folder together.
 
     Raises:
         AssertionError: it failed; with what it said.
     """
-    running = started(folder, python, processes=processes)
+    running = started(folder, python, processes=processes, models=models)
     try:
         code = running.wait(timeout)
     finally:
@@ -60,9 +62,9 @@ def finished(folder: Path, python: str, *, processes: int = 1, timeout: float = 
     return said
 
 
-def killed_in(folder: Path, python: str, stage: str, *, timeout: float = 300) -> None:
+def killed_in(folder: Path, python: str, stage: str, *, models: str = MODELS, timeout: float = 300) -> None:
     """The script until a checkpoint of that stage is there, and then kill -9 to all of it."""
-    running = started(folder, python)
+    running = started(folder, python, models=models)
     deadline = time.monotonic() + timeout
     try:
         while not checkpoints_in(folder / STAGES[stage] / "checkpoints"):

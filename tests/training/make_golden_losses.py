@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from tests.training.chain import STAGES, finished, losses  # noqa: E402
+from tests.training.warm import warm_python  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -20,7 +21,8 @@ def main() -> None:
     before = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         chain = Path(folder) / "chain"
-        finished(chain, sys.executable)
+        with warm_python(Path(folder) / "warm") as python:
+            finished(chain, python)
         after = {stage: {str(step): value for step, value in losses(chain, stage).items()} for stage in STAGES}
     GOLDEN.write_text(json.dumps(after, indent=1) + "\n")
     print(f"wrote {GOLDEN}: {'the same values' if after == before else 'other values'}")
