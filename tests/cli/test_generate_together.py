@@ -10,7 +10,7 @@ from arl2.cli.main import main
 from arl2.serving.manifest import read_manifest
 from arl2.video.reading import count_clip_frames
 from forked import program
-from pipeline.stand_in import stand_in_folder
+from pipeline.stand_in import SETTINGS, stand_in_folder
 from support import relative
 
 
@@ -31,7 +31,7 @@ def test_two_ranks_generate_what_one_does(made) -> None:
     assert main(["generate", *words, "-o", str(place / "one.mp4"), "--latents", str(place / "one.safetensors")]) == 0
     one, two = (load_file(place / f"{name}.safetensors")["000"] for name in ("one", "two"))
     assert relative(two, one) < 1e-5
-    assert count_clip_frames(place / "two.mp4", fps=8) == 33
+    assert count_clip_frames(place / "two.mp4", fps=SETTINGS.fps) == 33
     assert (place / "two.png").is_file()
     assert said.count(f"wrote {place / 'two.mp4'}") == 1
 
@@ -46,7 +46,7 @@ def test_a_list_is_made_once(made) -> None:
 
 def test_ctrl_c_on_one_rank_stops_all_after_the_same_block(made) -> None:
     place, said = made
-    assert count_clip_frames(place / "stopped.mp4", fps=8) == 21  # two blocks of three latent frames
+    assert count_clip_frames(place / "stopped.mp4", fps=SETTINGS.fps) == 21  # two blocks of three latent frames
     assert said.count("arl2 generate: interrupted") == 1
 
 
