@@ -285,7 +285,7 @@ class Memory:
 
     def _heads_axes(self) -> dict[str, int]:
         """Of every tensor remembered, by name."""
-        axes = {}
+        axes: dict[str, int] = {}
         for i, layer in enumerate(self.layers):
             if layer.heads_axis is not None:
                 axes |= {f"layers.{i}.{name}": layer.heads_axis for name in layer.held()}

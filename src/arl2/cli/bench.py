@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from arl2.cli.loading import use_threads
 from arl2.cli.options import Command
-from arl2.cli.progress import LiveProgress
+from arl2.cli.threads import use_threads
+from arl2.cli.usage import LiveProgress
 from arl2.errors import ConfigError
 from arl2.evaluation.bench.options import (
     BenchOptions,

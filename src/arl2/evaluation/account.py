@@ -170,7 +170,7 @@ class _FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, of_out: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, of_out: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
         q, k, v = ctx.saved_tensors
         ctx.account.note("attention", kernels=3, moved=2 * ctx.moved + _bytes([of_out]), flops=5 * ctx.flops // 2)
         return None, torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

@@ -1,7 +1,9 @@
 """How a transformer computes where no gradients are recorded: what runs its passes, kernels, fused projections."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from arl2.attention.kind import SelfAttention
@@ -24,6 +26,9 @@ class InferenceSettings(nn.Module):
         parallel: this rank of those that share a stream.
     """
 
+    config: Any  # this and the next two are of diffusers' base classes
+    device: torch.device
+    enable_gradient_checkpointing: Callable[..., None]
     layers: LayerStack
     parallel: SequenceParallel = ALONE
     _execution: Execution = Execution()

@@ -9,6 +9,7 @@ snapshot of a stream holds the prompt's embeddings.
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ _WHOLE, _PIECES, _PIECE = 64 * 1024, 16, 4 * 1024
 def parts_hash(transformer: CausalWanTransformer3DModel, codec: VideoCodec) -> str:
     """Hexadecimal, 64 digits; see the module for what it covers."""
     digest = hashlib.sha256()
-    for name, part in (("transformer", transformer), ("codec", codec)):
+    parts: dict[str, Any] = {"transformer": transformer, "codec": codec}
+    for name, part in parts.items():
         digest.update(f"{name} {type(part).__name__}\n".encode())
         if is_configured(type(part)):
             # Names that begin with _ are diffusers' own: versions and paths.

@@ -43,7 +43,7 @@ def relative(ours: Tensor, truth: Tensor) -> float:
 
 def random_writes(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str, *, seed: int = 0
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Inputs of a state update as layers make them: ``k, v [B, T, H, D]``, ``g, beta [B, T, H]``."""
     draw = torch.Generator().manual_seed(seed)
     inputs = {

@@ -188,7 +188,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _heads_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each head's tokens contiguous, as libraries ask for; the copies are part of what it takes."""
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2).contiguous() for x in (q, k, v))).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _rms(x: Tensor) -> Tensor:

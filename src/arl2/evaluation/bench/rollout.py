@@ -7,7 +7,7 @@ lengths that were measured is interpolated linearly, as attention costs grow lin
 
 import bisect
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from arl2.evaluation.bench.timing import Lap, Timing
 from arl2.geometry import video_frames_of
 from arl2.model.cost import memory_bytes
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
-from arl2.pipeline.budget import available_bytes
+from arl2.pipeline.free_memory import available_bytes
 
 _TEMPORAL = 4  # video frames a latent frame, of the Wan VAE
 _MEMORY_LIMIT = 0.02
@@ -341,7 +341,12 @@ class RolloutPart(Part[RolloutOptions]):
         points = self._points[baseline.name]
         if any(not point.commits for point in points.values()):
             return None
-        choose = {"median": statistics.median, "smallest": min, "largest": max}[kind]
+        ways: dict[str, Callable[[list[float]], float]] = {
+            "median": statistics.median,
+            "smallest": min,
+            "largest": max,
+        }
+        choose = ways[kind]
         return {
             past: self._steps * choose([lap.seconds for lap in point.reads])
             + choose([lap.seconds for lap in point.commits])

@@ -65,7 +65,12 @@ class StartupPart(Part[StartupOptions]):
 
     def _process(self) -> dict[str, Any]:
         options = self.options
-        asked = {"model": options.model, "prompt": options.prompt, "device": str(self.device), "dtype": options.dtype}
+        asked: dict[str, Any] = {
+            "model": options.model,
+            "prompt": options.prompt,
+            "device": str(self.device),
+            "dtype": options.dtype,
+        }
         asked["threads"] = options.threads
         started = time.time()  # the one clock that two processes share everywhere
         done = subprocess.run(

@@ -129,8 +129,9 @@ class TrainPart(Part[TrainOptions]):
         """A softmax model with random weights: all that a step reads of a pipeline's folder."""
         model = random_model(self.size.config("S" * self.size.layers), self.dtype, "cpu")
         model.save_pretrained(folder / "transformer")
-        pixels = {"height": LATENT_STRIDE * self.size.height, "width": LATENT_STRIDE * self.size.width}
-        write_atomically(folder / "generation.json", json.dumps(GenerationSettings(**pixels).to_mapping()).encode())
+        height, width = LATENT_STRIDE * self.size.height, LATENT_STRIDE * self.size.width
+        settings = GenerationSettings(height=height, width=width)
+        write_atomically(folder / "generation.json", json.dumps(settings.to_mapping()).encode())
 
     def _run(self, stage: str, folder: Path) -> None:
         task, loop = self._task(stage, folder / "teacher")

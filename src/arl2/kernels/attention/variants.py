@@ -80,7 +80,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor) -> str:
 
 @settled
 def _found_before(
-    kind: str, index: int | None, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
+    kind: str, index: int, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
 ) -> str:
     most = _rounded(keys)
     # Passes are compiled when the window is full, so the passes before had fewer keys: half as many tell as much.
