@@ -82,3 +82,6 @@ class Execution:
         from arl2.model.graphed import CudaGraphs, GraphedRunner
 
         return GraphedRunner(layers, CudaGraphs(), is_required=self.cuda_graphs == "on")
+
+
+AS_WRITTEN = Execution(compile="off", cuda_graphs="off")

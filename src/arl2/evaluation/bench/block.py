@@ -19,6 +19,7 @@ from arl2.evaluation.bench.timing import Lap, Timing
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.rope import Rotation
 from arl2.model.cost import pass_flops
+from arl2.model.execution import AS_WRITTEN, Execution
 from arl2.model.transformer import CausalWanTransformer3DModel, PromptCache
 from arl2.video.codec import CodecCache
 
@@ -39,6 +40,7 @@ class BlockPart(Part[BlockOptions]):
 
     def __init__(self, options: BlockOptions) -> None:
         super().__init__(options)
+        options.execution.check(self.device)
         self.size = ModelSize.of(options)
         self.plan = hybrid_plan(self.size.layers, options.hybrid_share)
         self._pieces: dict[str, _Piece] = {}
@@ -54,9 +56,9 @@ class BlockPart(Part[BlockOptions]):
     @torch.no_grad()
     def measure(self) -> Iterator[str]:
         with FakeTensorMode():  # all that is built and run in it has shapes and no numbers
-            accounts = {name: _counted(run) for name, run in self._runs().items()}
+            accounts = {name: _counted(run) for name, run in self._runs(AS_WRITTEN).items()}
         yield "counted kernels and bytes"
-        runs = self._runs()
+        runs = self._runs(self.options.execution)
         self._pieces = {name: _Piece(accounts[name], []) for name in runs}
         for name, lap in self.watch.interleaved(runs, repeats=self.options.repeats):
             self._pieces[name].laps.append(lap)
@@ -98,8 +100,9 @@ class BlockPart(Part[BlockOptions]):
         if self.dtype is not torch.float32:
             yield "State and state update are float32 whatever the dtype; their share is of the dtype's own rate."
 
-    def _runs(self) -> dict[str, Callable[[], object]]:
+    def _runs(self, execution: Execution) -> dict[str, Callable[[], object]]:
         model = random_model(self.size.config(self.plan, window=self.window), self.dtype, self.device)
+        model.execution = execution
         memory = model.allocate_memory(batch=1, height=self.size.height, width=self.size.width)
         memory.fill_random(4 * self.window // memory.geometry.block_frames * memory.geometry.block_frames)
         draw = torch.Generator(self.device).manual_seed(0)

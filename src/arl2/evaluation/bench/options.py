@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from arl2.errors import ConfigError
 from arl2.files.numbers import whole
+from arl2.model.execution import Compile, Execution, Graphs
 from arl2.pipeline.options import Dtype
 
 Preset = Literal["tiny", "small", "wan-1.3b", "wan-14b"]
@@ -75,7 +76,29 @@ class ModelOptions(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutOptions(ModelOptions):
+class PassOptions(ModelOptions):
+    """Of the parts that time the passes of a stream.
+
+    Attributes:
+        compile: Whether layers are compiled with torch.compile, and by what; auto is off.
+        cuda_graphs: Whether passes are recorded as CUDA graphs and replayed; auto does so on CUDA.
+    """
+
+    compile: Compile = "auto"
+    cuda_graphs: Graphs = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.execution  # refuses other words
+
+    @property
+    def execution(self) -> Execution:
+        """How passes run."""
+        return Execution(compile=self.compile, cuda_graphs=self.cuda_graphs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(PassOptions):
     """Of time and memory against the length of a video.
 
     Attributes:
@@ -105,7 +128,7 @@ class RolloutOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions(ModelOptions):
+class BlockOptions(PassOptions):
     """Of one block, part by part.
 
     Attributes:

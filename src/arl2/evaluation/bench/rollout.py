@@ -87,6 +87,7 @@ class RolloutPart(Part[RolloutOptions]):
 
     def __init__(self, options: RolloutOptions) -> None:
         super().__init__(options)
+        options.execution.check(self.device)
         self.size = ModelSize.of(options)
         config = self.size.config("S")
         self.block: int = config.get("block_frames", 3)
@@ -261,6 +262,7 @@ class RolloutPart(Part[RolloutOptions]):
 
     def _build(self, plan: str) -> _Model:
         model = random_model(self.size.config(plan), self.dtype, self.device)
+        model.execution = self.options.execution
         draw = torch.Generator(self.device).manual_seed(1)
         text = torch.randn(1, model.config.text_len, model.config.text_dim, generator=draw, device=self.device)
         return _Model(model, model.prompt_context(text))
