@@ -41,9 +41,9 @@ STREAMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "mixed": ("HS", SMALL, {"window": 7, "sink": 1, "rewind_kind": "exact"}),
     "guided": ("SH", GUIDED, {"window": None}),
 }
-# Two ranks make two of them and two others the rest; then all four make two.
+# Two ranks make two of them and two others the rest; then all four make one.
 PAIRS = (("softmax", "mixed"), ("hybrid", "guided"))
-FOUR = ("mixed", "guided")
+FOUR = "mixed"
 
 
 @functools.cache
@@ -105,8 +105,7 @@ def nbytes(name: str) -> int:
 
 def in_groups(place: Path, rank: int, notes: dict[str, Any]) -> None:
     """Streams of two ranks and of four; then each is resumed by other ranks than those that saved it."""
-    pair = rank // 2
-    for ranks, names, others in ((2, PAIRS[pair], ("1",)), (4, FOUR, ("1", "2"))):
+    for ranks, names, others in ((2, PAIRS[rank // 2], ("1",)), (4, (FOUR,), ("1", "2"))):
         for name in names:
             pipeline(name).enable_parallelism(ulysses_degree=ranks)
             made = streamed(name, place / str(ranks) / name)
@@ -115,9 +114,8 @@ def in_groups(place: Path, rank: int, notes: dict[str, Any]) -> None:
             keep(made, place / str(ranks) / name / f"rank-{rank}.safetensors")
             notes[f"bytes {name} {ranks}"] = nbytes(name)
         dist.barrier()
-    name = FOUR[pair]
-    pipeline(name).enable_parallelism(ulysses_degree=2)
-    keep(resumed(name, place / "4" / name), place / "4" / name / f"two-{rank}.safetensors")
+    pipeline(FOUR).enable_parallelism(ulysses_degree=2)
+    keep(resumed(FOUR, place / "4" / FOUR), place / "4" / FOUR / f"two-{rank}.safetensors")
     keep({"flow": half_precision()}, place / f"half-{rank}.safetensors")
 
 
