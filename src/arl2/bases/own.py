@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,7 +85,7 @@ class DiffusionPipeline:
         weights = (weight for part in self._modules() for weight in part.parameters())
         return next(weights, torch.empty(0)).device
 
-    def to(self, device: str | torch.device) -> Self:
+    def to(self, device: str | torch.device) -> "DiffusionPipeline":
         """Move the components that are modules."""
         for part in self._modules():
             part.to(device)
