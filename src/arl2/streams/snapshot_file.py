@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ def snapshot_bytes(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     return file.getvalue()
 
 
-def _write(file: BinaryIO, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _write(file: io.BufferedIOBase, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     # Large elements first keeps every tensor aligned, whatever the sizes.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     head = _head(metadata, dict(ordered))
@@ -124,7 +124,7 @@ def read_snapshot_bytes(data: bytes, path: Path) -> tuple[dict[str, Any], dict[s
     return _read(io.BytesIO(data), path, len(data))
 
 
-def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(file: io.BufferedIOBase, path: Path, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     length = file.read(8)
     json_bytes = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
     if not 0 < json_bytes <= min(MAX_JSON, size - 8):
@@ -149,7 +149,7 @@ def _read(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[s
         # torch's own memory is aligned for any dtype.
         buffer = torch.empty(stop - start, dtype=torch.uint8)
         whole = _bytes_of(buffer)
-        if file.readinto(whole) != len(whole):  # type: ignore[attr-defined]  # every file opened for reading has it
+        if file.readinto(whole) != len(whole):
             raise SnapshotError(f"'{path}' was truncated while it was read; copy it again.")
         digest.update(whole)
         tensors[name] = buffer.view(dtype).reshape(shape)
