@@ -33,7 +33,7 @@ _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "set_", "resize_"),
 }
 _WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "equal", "unique_dim", "_unique2"}
-_WRAPPERS = ("torch", "jaxtyping", "beartype")  # packages whose functions stand between ours
+_WRAPPERS = ("/torch/", "/jaxtyping/", "/beartype/", "/tests/annotations.py")  # what stands between our functions
 _WRITES_ALONE = {"copy_", "fill_", "zero_", "normal_", "uniform_"}  # they do not read what they overwrite
 
 
@@ -226,7 +226,7 @@ def _place() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path != __file__ and not path.startswith("<") and not any(f"/{name}/" in path for name in _WRAPPERS):
+        if path != __file__ and not path.startswith("<") and not any(part in path for part in _WRAPPERS):
             return f"{Path(path).stem}.{frame.f_code.co_name}"
         frame = frame.f_back
     return "?"
