@@ -13,6 +13,7 @@ from torch import Tensor
 from arl2.float64 import float64_device
 
 THETA = 10000.0
+_LANES = 8  # complex numbers in the widest vector register of a CPU
 
 
 def split_pairs(head_dim: int) -> tuple[int, int, int]:
@@ -129,10 +130,10 @@ def turn_state(state: Float[Tensor, "batch heads key value"], frames: int) -> Fl
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    if x.device.type == "cpu" and cos.dtype == pairs.dtype and not torch.compiler.is_compiling():
-        # The same products and sums, and so the same bits, in one pass over memory in place of five. Compilers make
-        # one pass of the other form, and do not know complex numbers.
-        turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(cos, sin)
+    if x.device.type == "cpu" and pairs.shape[-2] % _LANES == 0 and not torch.compiler.is_compiling():
+        # The same products and sums, and so the same bits, in one pass over memory in place of five. What does not fill
+        # a vector register is rounded once less there. Compilers make one pass of the other form.
+        turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(cos.to(pairs.dtype), sin.to(pairs.dtype))
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)
     even, odd = pairs.unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)

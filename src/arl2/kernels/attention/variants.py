@@ -82,10 +82,11 @@ def fastest(q: Tensor, k: Tensor, v: Tensor) -> str:
 def _found_before(
     kind: str, index: int, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
 ) -> str:
+    device = torch.device(kind if index is None else f"{kind}:{index}")
     most = _rounded(keys)
     # Passes are compiled when the window is full, so the passes before had fewer keys: half as many tell as much.
     for size in (most, most // 2):
-        key = _key(torch.device(kind, index), dtype, queries, size)
+        key = _key(device, dtype, queries, size)
         if found := timings().known(key, dict.fromkeys(candidates, lambda: None)):
             return found
     return OWN
