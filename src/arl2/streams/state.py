@@ -97,9 +97,7 @@ class StreamState:
     def whole(self) -> bool:
         """Whether memory ends where the latents do, in every layer: no pass failed half-way."""
         end = self.recent.last[-1].frames.stop if self.recent.last else 0
-        memories = self.rollout.memories
-        layers = {layer.frames for memory in memories for layer in memory.layers}
-        return {end} == layers | {memory.frames for memory in memories}
+        return all(memory.is_whole and memory.frames == end for memory in self.rollout.memories)
 
     def fork(self) -> "StreamState":
         """A copy that continues from here: states and decoder copied, windows copied on write, the rest shared."""
