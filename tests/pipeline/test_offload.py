@@ -167,3 +167,15 @@ def test_a_saved_pipeline_of_an_unknown_codec_goes_where_it_is_told(tmp_path: Pa
     for offload, expected in (("auto", False), ("none", False), ("layers", True)):
         load_components(replace(source, offload=offload), SamplingOptions(), device="cuda:1")
         assert gone.pop() == {"device": "cuda:1", "offload": expected, "text_on_device": True}
+
+
+def test_fused_projections_are_three_again_where_layers_are_offloaded(alone):
+    pipe = stand_in_pipeline("SHH")
+    pipe.transformer.fuse_qkv_projections()
+    pipe.enable_group_offload("cpu")
+    assert same(list(steps(begun(pipe, 0))), alone[0])
+
+
+def test_layers_of_several_ranks_are_not_offloaded():
+    with pytest.raises(ConfigError, match="several ranks share are not offloaded; use offload 'none'"):
+        load_components(ModelSource(model="shapes-75", offload="layers"), ranks=2)

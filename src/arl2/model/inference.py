@@ -63,6 +63,8 @@ class InferenceSettings(nn.Module):
         """Split streams that begin from now on over several ranks: :meth:`ARL2Pipeline.enable_parallelism`."""
         attentions = [part for part in self.modules() if isinstance(part, SelfAttention)]
         parallel = chosen_ranks(config, ulysses_degree, next(self.parameters()).device)
+        if parallel.ranks > 1 and self.layers.is_offloaded:
+            raise ConfigError("Layers that are offloaded cannot be shared by ranks; load the model without offloading.")
         require_splits(attentions, attentions[0].shared.heads, parallel.ranks)
         self._runner, self.parallel = self._runner_of(parallel), parallel
         for attention in attentions:

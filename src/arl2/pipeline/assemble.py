@@ -20,7 +20,7 @@ from arl2.pipeline.fitting import check_host_fits, placed, told
 from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.parts import find_parts, find_tokenizer, load_text_encoder, load_vae
-from arl2.pipeline.placement import place
+from arl2.pipeline.placement import NOT_OF_RANKS, place
 from arl2.pipeline.planning import can_plan, plan_source
 from arl2.pipeline.resolve import ResolvedSource, resolve_source
 from arl2.streams.components import Components
@@ -63,10 +63,13 @@ def load_components(
         ConfigError: an unknown name, options that exclude each other, or a device that layers cannot be offloaded from.
         MemoryBudgetError: parts that will not fit.
     """
+    if source.offload == "layers" and ranks > 1:
+        raise ConfigError(NOT_OF_RANKS)
     if source.offload == "layers" and not has_own_memory(device):
         raise ConfigError(
             f"Layers are offloaded from a GPU's own memory, and device {device} has none of its own; leave offload out."
         )
+    wanted = "none" if ranks > 1 else source.offload
     resolved = resolve_source(source)
     if dtype is None:
         dtype = automatic_dtype(device, resolved.config)
@@ -77,7 +80,7 @@ def load_components(
             resolved, options or SamplingOptions(), batch=batch, dtype=dtype, device=device, graphs=graphs, ranks=ranks
         )
         free = available_bytes(device)
-        plan = placed(whole, source.offload, free, device, needs_graphs=source.cuda_graphs == "on")
+        plan = placed(whole, wanted, free, device, needs_graphs=source.cuda_graphs == "on")
         for sentence in told(plan, whole, free, device):
             logger.info("%s", sentence)
             if say is not None:

@@ -22,6 +22,7 @@ _AS_HERE: dict[str, tuple[Any, ...]] = {
     "offload_to_disk_path": (None,),
     "exclude_modules": (None,),
 }
+NOT_OF_RANKS = "Layers of a stream that several ranks share are not offloaded; use offload 'none', or one process."
 NO_OTHER_OFFLOADING = (
     "A stream needs its transformer in every pass, so components are not moved in and out. Use "
     "pipe.enable_group_offload('cuda'), which keeps two layers of it on the device; the text encoder leaves the device "
@@ -56,7 +57,14 @@ def place(components: Components, device: str, *, offload: bool, text_on_device:
 def offload_transformer(
     transformer: CausalWanTransformer3DModel, device: str | torch.device, transfers: Transfers | None = None
 ) -> None:
-    """Small parts to the device, layers to the machine's memory; see :meth:`arl2.model.offload.LayerStack.offload`."""
+    """Small parts to the device, layers to the machine's memory; see :meth:`arl2.model.offload.LayerStack.offload`.
+
+    Raises:
+        ConfigError: a transformer whose streams several ranks share, and as said there.
+    """
+    if transformer.parallel.ranks > 1:
+        raise ConfigError(NOT_OF_RANKS)
+    transformer.unfuse_qkv_projections()  # every layer is packed into one piece of its own
     transformer.layers.offload(device, transfers)
     transformer.execution = transformer.execution  # what was recorded over the weights goes
     for part in transformer.children():
