@@ -114,6 +114,25 @@ def test_what_is_done_to_a_memory_between_passes_is_seen(plan, change):
     assert all(torch.equal(a, b) for a, b in zip(results[:9], results[9:], strict=True))
 
 
+@pytest.mark.parametrize("modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)])
+def test_recorded_passes_serve_streams_of_both_modes_without_gradients(modes):
+    model = tiny_model("HS", window=4)
+    plain, reruns = copy.deepcopy(model), Reruns()
+    model.runner = GraphedRunner(PassRunner(), reruns)
+    timestep = torch.full((1, 2), 300.0)
+    for mode in modes:
+        flows = []
+        for one in (model, plain):
+            with mode():
+                memory, text = one.allocate_memory(batch=1, height=4, width=6), randn(1, 5, 10)
+                for i in range(4):
+                    x = randn(1, 3, 2, 4, 6, seed=i)
+                    flows.append(one.predict(x, timestep, text, memory).clone())
+                    one.commit(x, timestep, text, memory)
+        assert all(torch.equal(a, b) for a, b in zip(flows[:4], flows[4:], strict=True))
+    assert reruns.recorded == 2
+
+
 def test_with_gradients_nothing_is_recorded():
     model, reruns = tiny_model("H"), Reruns()
     model.runner = GraphedRunner(PassRunner(), reruns)

@@ -161,10 +161,11 @@ class _Seat:
     ) -> None:
         self._model, self._inner, self._recorder = weakref.ref(model), inner, recorder
         self._shapes = _Shapes.of(model, block, memory)
-        self._block = _own_copy(block)
         self._words: Sequence[CrossAttentionCache] = block.words
-        self._memory = memory.clone()
-        self._memory.prepare(block.frames)  # from here on its buffers are its own, and stay where they are
+        with torch.inference_mode(False):  # tensors that a later pass may write in any mode
+            self._block = _own_copy(block)
+            self._memory = memory.clone()
+            self._memory.prepare(block.frames)  # from here on its buffers are its own, and stay where they are
         self._sitting: tuple[weakref.ref[Memory], list[object]] | None = None
         self._predict: Callable[[], None] | None = None
         self._commit: Callable[[], None] | None = None
@@ -211,13 +212,15 @@ class _Seat:
         self._sitting = weakref.ref(memory), _versions(memory)
 
     def _run_predict(self) -> None:
-        flow = self._inner.predict(self._own_model(), self._block, self._memory)
-        if self._flow is None:
-            self._flow = torch.empty_like(flow)
-        self._flow.copy_(flow)
+        with torch.inference_mode(False), torch.no_grad():
+            flow = self._inner.predict(self._own_model(), self._block, self._memory)
+            if self._flow is None:
+                self._flow = torch.empty_like(flow)
+            self._flow.copy_(flow)
 
     def _run_commit(self) -> None:
-        self._inner.write_all(self._own_model(), self._block, self._memory)
+        with torch.inference_mode(False), torch.no_grad():
+            self._inner.write_all(self._own_model(), self._block, self._memory)
 
     def _own_model(self) -> LayeredModel:
         model = self._model()
