@@ -174,15 +174,15 @@ def test_two_processes_killed_and_gone_on_with_by_one(models, tmp_path) -> None:
     processes = start_twice([sys.executable, "-m", "arl2.cli.main", *words, str(killed)])
     shards = killed / "shards"
     try:
-        # Even shards are those of the first process, odd ones those of the second.
-        _until(lambda: (shards / "00000.json").exists() and (shards / "00001.json").exists())
+        # Whichever begins: it has as many shards to come, and the other one all of its own.
+        _until(lambda: any(shards.glob("*.json")))
     finally:
         for process in processes:
             process.kill()
         for process in processes:
             process.communicate()
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
-    assert 2 <= len(list(shards.glob("*.json"))) < 16
+    assert 1 <= len(list(shards.glob("*.json"))) < 16
     times = {
         file.name: file.stat().st_mtime_ns for file in shards.glob("*.arrow") if file.with_suffix(".json").exists()
     }

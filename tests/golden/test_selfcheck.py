@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import arl2.attention.hybrid
-import arl2.attention.state_branch
 from arl2.attention.hybrid import HybridAttention
 from arl2.attention.memory import RecurrentState
 from arl2.attention.state_branch import StateBranch
@@ -18,6 +17,7 @@ from arl2.diffusion import samplers
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
 from arl2.evaluation.goldens import packaged_goldens, read_goldens, relative_error
 from arl2.evaluation.selfcheck import Check, selfcheck
+from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.norm import l2_norm
 from arl2.kernels.rope import Rotation
 from arl2.rollout.denoise import Rollout
@@ -71,12 +71,12 @@ def test_a_dtype_without_limits_is_refused():
 
 def not_carried(monkeypatch):
     """The state forgets the previous block."""
-    update = StateBranch.update
+    update = gated_delta_state
 
-    def forgetful(self, x, raw_k, raw_v, shared, rotation, state):
-        return update(self, x, raw_k, raw_v, shared, rotation, torch.zeros_like(state))
+    def forgetful(*, initial_state, **writes):
+        return update(**writes, initial_state=torch.zeros_like(initial_state))
 
-    monkeypatch.setattr(StateBranch, "update", forgetful)
+    monkeypatch.setattr(arl2.attention.hybrid, "gated_delta_state", forgetful)
 
 
 def noisy_queries_unrotated(monkeypatch):
@@ -110,7 +110,6 @@ def decay_after_the_write(monkeypatch):
             state = state * g[:, t].exp()[..., None, None]
         return state
 
-    monkeypatch.setattr(arl2.attention.state_branch, "gated_delta_state", late_decay)
     monkeypatch.setattr(arl2.attention.hybrid, "gated_delta_state", late_decay)
 
 
@@ -142,9 +141,8 @@ def read_after_the_write(monkeypatch):
     stream = HybridAttention.stream
 
     def eager(self, x, rotation, memory, access):
-        before = memory.frames
         out = stream(self, x, rotation, memory, access)
-        return stream(self, x, rotation, memory, type(access).READ) if memory.frames != before else out
+        return stream(self, x, rotation, memory, type(access).READ) if access.name == "COMMIT" else out
 
     monkeypatch.setattr(HybridAttention, "stream", eager)
 
@@ -158,7 +156,7 @@ def exact_gelu(monkeypatch):
 def state_in_half_precision(monkeypatch):
     """The state kept in bfloat16."""
     write = RecurrentState.write
-    monkeypatch.setattr(RecurrentState, "write", lambda self, s, frames: write(self, s.bfloat16().float(), frames))
+    monkeypatch.setattr(RecurrentState, "write", lambda self, s: write(self, s.bfloat16().float()))
 
 
 def first_list_for_block_0_alone(monkeypatch):
@@ -284,7 +282,7 @@ def test_nan_never_passes(broken):
 
 
 def test_weights_that_are_not_finite_stop_the_check(monkeypatch):
-    monkeypatch.setattr(StateBranch, "read", lambda self, x, *a: torch.full((*x.shape[:2], 4, 16), float("nan")))
+    monkeypatch.setattr(arl2.attention.hybrid, "read_state", lambda q, _: torch.full_like(q, float("nan")))
     with pytest.raises(NonFiniteError, match="not finite"):
         list(selfcheck(packaged_goldens()))
 

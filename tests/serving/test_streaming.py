@@ -150,13 +150,14 @@ def test_a_snapshot_waits_for_what_an_output_holds_back(pipe: ARL2Pipeline, tmp_
 
 def test_snapshots_come_every_few_blocks_and_at_the_end(pipe: ARL2Pipeline, tmp_path: Path, monkeypatch) -> None:
     stream, at = pipe.stream(PROMPT, seed=3), []
-    stage = type(stream).stage
+    for way in ("stage", "save"):  # between blocks, and at the end
+        real = getattr(type(stream), way)
 
-    def noted(self, *words, **named):
-        at.append(self.index)
-        return stage(self, *words, **named)
+        def noted(self, *words, real=real, **named):
+            at.append(self.index)
+            return real(self, *words, **named)
 
-    monkeypatch.setattr(type(stream), "stage", noted)
+        monkeypatch.setattr(type(stream), way, noted)
     run = StreamRun(stream, times=TIMES, frames=TIMES.begin(7), snapshots=Snapshots(path=tmp_path / "s.arl2", every=2))
     list(run.run())
     assert at == [2, 4, 6, 7]

@@ -80,7 +80,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor) -> str:
 
 @settled
 def _found_before(
-    kind: str, index: int, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
+    kind: str, index: int | None, dtype: torch.dtype, queries: tuple[int, ...], keys: int, candidates: tuple[str, ...]
 ) -> str:
     device = torch.device(kind if index is None else f"{kind}:{index}")
     most = _rounded(keys)
