@@ -43,15 +43,15 @@ stage() {
 
 arl2=("$python" -m arl2.cli.main)
 own=("$python" "$root/benchmarks/gpu/stages.py" --preset "$preset" --device "$device" --codec-width "$base")
-stage environment 30 "${arl2[@]}" env --json
-stage gate 60 "${arl2[@]}" selfcheck --device "$device" --json
+stage environment 20 "${arl2[@]}" env --json
+stage gate 40 "${arl2[@]}" selfcheck --device "$device" --json
 stage attention 30 "${own[@]}" attention
 stage state 40 "${own[@]}" state
-stage block 120 "${own[@]}" block
+stage block 110 "${own[@]}" block
 stage rollout 100 "${arl2[@]}" bench rollout --preset "$preset" --device "$device" --frames "$frames" --json
-stage decode 40 "${arl2[@]}" bench decode --device "$device" --height "$height" --width "$width" --base-dim "$base" --json
-stage blocks 60 "${own[@]}" blocks
-stage snapshot 40 "${arl2[@]}" bench snapshot --preset "$preset" --device "$device" --json
-stage framewise 40 "${own[@]}" framewise
+stage decode 35 "${arl2[@]}" bench decode --device "$device" --height "$height" --width "$width" --base-dim "$base" --json
+stage blocks 45 "${own[@]}" blocks
+stage snapshot 30 "${arl2[@]}" bench snapshot --preset "$preset" --device "$device" --json
+stage framewise 30 "${own[@]}" framewise
 cat "$out"/*.line > "$out/results.jsonl"
 ! grep -q '"rc": [1-9]' "$out/results.jsonl"

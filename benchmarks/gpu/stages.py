@@ -47,7 +47,10 @@ class Bench:
     def model(self, block_frames: int = 3) -> CausalWanTransformer3DModel:
         """22 of 30 layers hybrid, or as many of those there are."""
         plan = hybrid_plan(self.size.layers, 22 / 30)
-        return random_model(self.size.config(plan, window=WINDOW, block_frames=block_frames), self.dtype, self.device)
+        model = random_model(self.size.config(plan, window=WINDOW, block_frames=block_frames), self.dtype, self.device)
+        if self.device.type != "cpu":
+            model.fuse_qkv_projections()  # as the command line does
+        return model
 
     def times(self, runs: Runs, repeats: int = 5) -> dict[str, Any]:
         """Milliseconds of each, in turns; what cannot run says why."""

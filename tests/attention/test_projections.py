@@ -160,3 +160,31 @@ def test_a_fused_model_is_saved_as_any_other(tmp_path):
     assert all(torch.equal(saved[key], plain[key]) for key in plain)
     again = CausalWanTransformer3DModel.from_pretrained(tmp_path / "fused")
     assert all(torch.equal(own, expected[key]) for key, own in again.state_dict().items())
+
+
+class Adapter(torch.nn.Module):
+    """Stands around a layer and shows its weights, as libraries of adapters do."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + 1
+
+
+@torch.no_grad()
+def test_an_adapter_around_a_fused_layer_is_called(projections):
+    x = randn(2, 5, WIDTH)
+    projections.fuse_projections()
+    plain = projections.project(x)
+    projections.to_q = Adapter(projections.to_q)
+    assert relative(projections.project(x).q, plain.q + 1) < ROUNDING[torch.float32]

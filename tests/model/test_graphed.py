@@ -1,6 +1,7 @@
 """Recorded passes: whatever a stream does, the same bits as without, and every tensor where it was recorded."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,54 @@ def test_what_is_done_to_a_memory_between_passes_is_seen(plan, change):
                 one.commit(x, timestep, text, memory)
             results.append(torch.tensor(memory.frames))
     assert all(torch.equal(a, b) for a, b in zip(results[:9], results[9:], strict=True))
+
+
+class BreaksOff(Reruns):
+    """Stops the second replay of a cache-update pass after it has written the seat, and then no more."""
+
+    def record(self, run):
+        replay, number, count = super().record(run), self.recorded, itertools.count()
+
+        def broken():
+            replay()
+            if number == 2 and next(count) == 1:
+                raise KeyboardInterrupt
+
+        return broken
+
+
+def test_a_recorded_commit_that_broke_off_is_made_again_from_the_streams_memory():
+    model = tiny_model("HS", window=4)
+    plain = copy.deepcopy(model)
+    model.runner = GraphedRunner(PassRunner(), BreaksOff())
+    text, timestep, ends = randn(1, 5, 10), torch.full((1, 2), 300.0), []
+    with torch.no_grad():
+        for one in (model, plain):
+            memory = one.allocate_memory(batch=1, height=4, width=6)
+            for i in range(6):
+                x = randn(1, 3, 2, 4, 6, seed=i)
+                ends.append(one.predict(x, timestep, text, memory))
+                try:
+                    one.commit(x, timestep, text, memory)
+                except KeyboardInterrupt:
+                    ends[-1] = one.predict(x, timestep, text, memory)
+                    one.commit(x, timestep, text, memory)
+            ends.append(memory.fingerprint())
+    assert ends[6] == ends[13]
+    assert all(torch.equal(a, b) for a, b in zip(ends[:6], ends[7:13], strict=True))
+
+
+def test_streams_of_two_shapes_by_turns_are_recorded_once_each():
+    model, reruns = tiny_model("HH"), Reruns()
+    model.runner = GraphedRunner(PassRunner(), reruns)
+    memories = {width: model.allocate_memory(batch=1, height=4, width=width) for width in (6, 8)}
+    with torch.no_grad():
+        for i in range(3):
+            for width, memory in memories.items():
+                given = randn(1, 3, 2, 4, width, seed=i), torch.full((1, 2), 300.0), randn(1, 5, 10), memory
+                model.predict(*given)
+                model.commit(*given)
+    assert reruns.recorded == 4
 
 
 @pytest.mark.parametrize("modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)])

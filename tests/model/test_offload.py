@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from arl2.attention import projections
 from arl2.attention.memory import Memory
 from arl2.errors import ConfigError
 from arl2.model.execution import Execution
@@ -350,6 +351,27 @@ def test_an_offloaded_model_stays_where_it_is():
         model.layers.offload("cpu")
     with pytest.raises(ConfigError, match=r"offloaded from cuda or xpu; mps shares"):
         tiny_model("S").layers.offload("mps")
+
+
+def test_a_refused_cast_changes_nothing_and_settings_reach_the_layers_on_the_device(monkeypatch):
+    model = tiny_model("HS", window=6)
+    offload_transformer(model, "cpu")
+    before = outcome(model)
+    for cast in (model.half, model.double):
+        with pytest.raises(ConfigError, match="cannot be moved or cast"):
+            cast()
+    assert same(outcome(model), before)
+    asked: list[str] = []
+    real = projections.softmax_attention
+
+    def noted(*, backend: str, **given: Tensor) -> Tensor:
+        asked.append(backend)
+        return real(backend=backend, **given)
+
+    monkeypatch.setattr(projections, "softmax_attention", noted)
+    model.set_attention_backend("float32")
+    outcome(model)
+    assert set(asked) == {"float32"}
 
 
 def test_pages_are_unlocked_before_their_memory_is_given_back():

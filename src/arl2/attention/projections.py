@@ -4,7 +4,7 @@ Legend: B batch, T tokens, d width = H heads * D head size.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -106,6 +106,11 @@ class Projections(nn.Module):
         k, v = linear(x, joint.weight[width:], joint.bias[width:]).chunk(2, dim=-1)
         return k, v
 
+    def settle(self) -> None:
+        """Before a compiled pass, which cannot look: weights that are joint no more are forgotten as such."""
+        if self._joint is not None and self._usable() is None:
+            self._joint = None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projections":
         """What moves and casts modules takes every parameter for itself; fused ones are fused again afterwards."""
         was_fused, self._joint = self._joint is not None, None
@@ -125,11 +130,13 @@ class Projections(nn.Module):
             if not (_is_same(one.weight, weight) and _is_same(one.bias, bias)):
                 self._joint = None  # its memory is not needed any more
                 return None
-            if not is_untouched(one):
+            # An adapter may stand around a layer and show its weights.
+            if type(one) is not Linear or not is_untouched(one):
                 return None
         return joint
 
-    def _three(self) -> tuple[Linear, Linear, Linear]:
+    def _three(self) -> tuple[Any, Any, Any]:
+        # Or what stands around one of them, once a library of adapters has put it there.
         return self.to_q, self.to_k, self.to_v
 
     def split(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens heads head"]:

@@ -63,13 +63,18 @@ class _Bench(BenchOptions, Command):
             raise KeyboardInterrupt
         return 0
 
+    @property
+    def _plot(self) -> Path | None:
+        """Where the part that can be drawn is."""
+        return getattr(self, "plot", None)
+
     @abstractmethod
     def _part(self) -> "Part[Any]":
         """What measures; importing it loads torch."""
 
     def _check_outputs(self) -> None:
-        check_apart({"--output": self.output, "--plot": self.plot})
-        for path, what, ending in ((self.output, "JSON", ".json"), (self.plot, "PNG", ".png")):
+        check_apart({"--output": self.output, "--plot": self._plot})
+        for path, what, ending in ((self.output, "JSON", ".json"), (self._plot, "PNG", ".png")):
             if path is None:
                 continue
             if path.suffix != ending:
@@ -83,8 +88,8 @@ class _Bench(BenchOptions, Command):
 
         if self.output is not None:
             write_atomically(self.output, (json.dumps(result.to_mapping(), indent=1) + "\n").encode())
-        if self.plot is not None and result.passed and (panels := part.panels()):
-            with atomic_file(self.plot) as path:
+        if self._plot is not None and result.passed and (panels := part.panels()):
+            with atomic_file(self._plot) as path:
                 title = f"arl2 bench {result.part}, {result.settings['dtype']}, {machine_words(result.machine)}"
                 draw_chart(panels, title=title, across="video frames", path=path)
 

@@ -1,6 +1,7 @@
 """Python's garbage collector while a command starts: it would look for garbage again and again where there is none."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,10 @@ def collect_from_here() -> None:
 
 
 def leave_to_the_system() -> None:
-    """The process ends, and the system takes its memory; going over every object first would take half a second."""
-    gc.disable()
-    gc.freeze()
+    """The process ends, and the system takes its memory; going over every object first would take half a second.
+
+    Not where Triton was imported: what it is bound with prints a line for each object that is left.
+    """
+    if "triton" not in sys.modules:
+        gc.disable()
+        gc.freeze()

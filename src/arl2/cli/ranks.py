@@ -61,9 +61,17 @@ class Ranks:
         return replace(source, device=f"cuda:{self.local_rank}")
 
 
+def _processes() -> int:
+    """As torchrun says."""
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"WORLD_SIZE is {said!r:.40}; start the command with torchrun, which sets it.")
+    return int(said)
+
+
 def require_alone(command: str) -> None:
     """Raise ``ConfigError`` under torchrun for a command that runs in one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _processes() > 1:
         raise ConfigError(
             f"arl2 {command} runs in one process. Several GPUs generate together with arl2 generate under torchrun, or "
             "in Python with ARL2Pipeline.enable_parallelism."
@@ -78,7 +86,7 @@ def joined_ranks() -> Iterator[Ranks]:
         ConfigError: a torch without processes, or processes that were not started by torchrun.
         ProcessLostError: processes that do not find each other.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _processes()
     if count == 1:
         yield Ranks()
         return

@@ -146,7 +146,8 @@ def _define(name: str, arguments: str, results: str = "Tensor") -> Any:
     def compute(*given: Any) -> Any:
         from arl2.kernels import fused_triton  # imports Triton: only when used
 
-        return getattr(fused_triton, name)(*given)
+        with torch.cuda.device_of(given[0]):  # Triton launches on the current device
+            return getattr(fused_triton, name)(*given)
 
     return torch.library.custom_op(f"arl2::{name}", compute, mutates_args=(), schema=f"({arguments}) -> {results}")
 

@@ -37,7 +37,7 @@ class CompiledRunner(PassRunner):
 
     Args:
         compiler: ``"inductor"``, torch's own; or ``"eager"``, which records the graphs and computes them as they stand:
-            the same bits as without, to find faults.
+            the same bits as without in float32, to find faults.
 
     Raises:
         ConfigError: no compiler for this device.
@@ -47,7 +47,6 @@ class CompiledRunner(PassRunner):
         check_compiler(compiler, device)
         _keep_compiled_code()
         settle_choices()
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         compiled: Callable[[Any], Any] = torch.compile(fullgraph=True, dynamic=False, backend=compiler)
         self.compiler = compiler
         self._stream, self._write = compiled(TransformerLayer.stream), compiled(TransformerLayer.commit)
@@ -72,9 +71,13 @@ class CompiledRunner(PassRunner):
         self._explained(run, layer, x, modulations, rotation, memory)
 
     def _explained(self, run: Callable[..., Any], *given: Any) -> Any:
+        layer = given[0]
+        layer.self_attention.shared.settle()
+        if torch._dynamo.config.recompile_limit < _GRAPHS:  # torch keeps its settings by thread
+            torch._dynamo.config.recompile_limit = _GRAPHS
         try:
             return run(*given)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"The model could not be compiled with {self.compiler!r}: {reason} Run it with compile 'off'."
@@ -110,7 +113,8 @@ def missing_for_inductor(device: torch.device) -> str:
 def _keep_compiled_code() -> None:
     """Let the next process start quickly: torch's own place for compiled code is the system's temporary folder."""
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if chosen is None or Path(chosen).parent == Path(tempfile.gettempdir()):
+    default = Path(tempfile.gettempdir(), "torchinductor_")
+    if chosen is None or (Path(chosen).parent == default.parent and Path(chosen).name.startswith(default.name)):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
 
 

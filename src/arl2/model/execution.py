@@ -81,7 +81,7 @@ class Execution:
             return layers
         from arl2.model.graphed import CudaGraphs, GraphedRunner
 
-        return GraphedRunner(layers, CudaGraphs(), is_required=self.cuda_graphs == "on")
+        return GraphedRunner(layers, CudaGraphs(device), is_required=self.cuda_graphs == "on")
 
 
 AS_WRITTEN = Execution(compile="off", cuda_graphs="off")

@@ -42,10 +42,22 @@ class Recorder(Protocol):
 class CudaGraphs:
     """Records CUDA graphs, which share one pool of memory: they are never replayed side by side."""
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        with torch.cuda.device(self._device):
+            graph = self._recorded(run)
+
+        def replay() -> None:
+            with torch.cuda.device(self._device):
+                graph.replay()
+
+        return replay
+
+    def _recorded(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         # On a side stream, as capturing demands. What is chosen or compiled at a first call is so here.
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -60,13 +72,14 @@ class CudaGraphs:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise RecordingError(f"A pass could not be recorded as a CUDA graph: {reason}.") from error
-        return graph.replay
+        return graph
 
 
 class GraphedRunner(PassRunner):
     """Replays recorded passes where memory is steady; before, and with gradients, ``inner`` runs them.
 
     Streams of one model take turns: whose memory is on the seat is known, and copied only when another one comes.
+    Streams of two shapes have a seat each; of more, the one that was used longest ago goes.
 
     Args:
         inner: runs what is recorded.
@@ -77,7 +90,7 @@ class GraphedRunner(PassRunner):
 
     def __init__(self, inner: PassRunner, recorder: Recorder, *, is_required: bool = True) -> None:
         self._inner, self._recorder, self._is_required = inner, recorder, is_required
-        self._seat: _Seat | None = None
+        self._seats: dict[_Shapes, _Seat] = {}  # the last used last
         self._is_refused = False
         self._lock = threading.Lock()
 
@@ -112,18 +125,25 @@ class GraphedRunner(PassRunner):
 
     def _seated(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> "_Seat":
         """The seat, with this block and memory on it."""
-        if self._seat is None or not self._seat.fits(model, block, memory):
-            self._seat = None  # its memory is free before the next is made
-            self._seat = _Seat(model, block, memory, self._inner, self._recorder)
-        self._seat.take(block, memory)
-        return self._seat
+        shapes = _Shapes.of(model, block, memory)
+        seat = self._seats.pop(shapes, None)
+        if seat is None:
+            for oldest in list(self._seats)[: 1 - _SEATS or None]:
+                del self._seats[oldest]  # its memory is free before the next is made
+            seat = _Seat(model, block, memory, self._inner, self._recorder)
+        self._seats[shapes] = seat
+        seat.take(block, memory)
+        return seat
 
     def _refuse(self, error: "RecordingError") -> None:
-        self._seat = None
+        self._seats.clear()
         if self._is_required:
             raise ConfigError(f"{error} Run it with cuda_graphs 'off'.") from error
         self._is_refused = True
         logger.warning("%s Passes run without.", error)
+
+
+_SEATS = 2
 
 
 class _Shapes(NamedTuple):
@@ -160,7 +180,6 @@ class _Seat:
         recorder: Recorder,
     ) -> None:
         self._model, self._inner, self._recorder = weakref.ref(model), inner, recorder
-        self._shapes = _Shapes.of(model, block, memory)
         self._words: Sequence[CrossAttentionCache] = block.words
         with torch.inference_mode(False):  # tensors that a later pass may write in any mode
             self._block = _own_copy(block)
@@ -170,10 +189,6 @@ class _Seat:
         self._predict: Callable[[], None] | None = None
         self._commit: Callable[[], None] | None = None
         self._flow: Tensor | None = None
-
-    def fits(self, model: LayeredModel, block: StreamedBlock, memory: Memory) -> bool:
-        """Whether the recorded passes are those of this model, block and memory."""
-        return self._model() is model and self._shapes == _Shapes.of(model, block, memory)
 
     def take(self, block: StreamedBlock, memory: Memory) -> None:
         """Copy in what has changed since the last pass."""
@@ -198,7 +213,8 @@ class _Seat:
         return self._flow
 
     def commit(self, frames: int) -> None:
-        """Write the seat's memory."""
+        """Write the seat's memory; whatever breaks off here, the next pass copies a stream's memory in again."""
+        self._sitting = None
         if self._commit is None:
             before, facts = self._memory.tensors(), self._memory.facts()
             self._commit = self._recorder.record(self._run_commit)

@@ -36,6 +36,7 @@ class InferenceSettings(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As in torch (``to``, ``half``, ``cuda``): weights may move, and what was recorded over them goes."""
+        self.layers.require_stays(fn)  # before anything has moved
         self._runner = None
         return super()._apply(fn, recurse)
 
@@ -102,6 +103,7 @@ class InferenceSettings(nn.Module):
             raise ConfigError(refusal)
         for one in self._projections():
             one.attention_backend = backend
+        self.layers.forget_twins()
         self._runner = None
 
     def reset_attention_backend(self) -> None:

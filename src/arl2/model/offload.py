@@ -177,13 +177,30 @@ class LayerStack(nn.ModuleList):
         """What moves or casts a module; offloaded layers stay where they are."""
         if self._offloaded is None:
             return cast(LayerStack, super()._apply(fn, recurse))
-        probe = torch.empty(1, device=self._offloaded.device)
-        moved = fn(probe)
-        if (moved.device, moved.dtype) != (probe.device, probe.dtype):
-            raise ConfigError(
-                f"The layers are offloaded from {probe.device}, so they cannot be moved or cast; load the model again."
-            )
+        self.require_stays(fn)
         return self
+
+    def require_stays(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Refuse to move or cast offloaded layers.
+
+        Raises:
+            ConfigError: ``fn`` does so.
+        """
+        if self._offloaded is None:
+            return
+        for dtype in {parameter.dtype for parameter in self.parameters()}:
+            probe = torch.empty(1, device=self._offloaded.device, dtype=dtype)
+            moved = fn(probe)
+            if (moved.device, moved.dtype) != (probe.device, probe.dtype):
+                raise ConfigError(
+                    f"The layers are offloaded from {probe.device}, so they cannot be moved or cast; load the model "
+                    "again."
+                )
+
+    def forget_twins(self) -> None:
+        """After a setting of layers has changed: those in the slots are made again."""
+        if self._offloaded is not None:
+            self._offloaded.forget_twins()
 
 
 @dataclass
@@ -271,6 +288,10 @@ class _Offloaded:
             views = zip(own, _views(slot.memory, own), strict=True)
             slot.layers[number] = _twin(layer, {tensor: _like(tensor, view) for tensor, view in views})
         return slot.layers[number]
+
+    def forget_twins(self) -> None:
+        for slot in self._slots:
+            slot.layers.clear()
 
     def _packed(self, layer: TransformerLayer) -> Tensor:
         """All weights of a layer in one piece of the machine's memory, in which its own tensors lie from now on."""

@@ -23,7 +23,7 @@ class LayeredModel(Protocol):
         """Its layers, which a pass takes in turn."""
 
     def weights_address(self) -> int:
-        """Another one when its weights have moved."""
+        """Another number when one of its weights has moved."""
 
     def embed(self, latents: Tensor) -> Tensor:
         """Latents ``[B, C, F, h, w]`` to tokens ``[B, T, d]``."""

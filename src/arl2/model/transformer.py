@@ -360,7 +360,7 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         return self.patch_embedding.weight.dtype
 
     def weights_address(self) -> int:
-        return self.patch_embedding.weight.data_ptr()
+        return hash(tuple(parameter.data_ptr() for parameter in self.parameters()))
 
     def embed(self, latents: Tensor) -> Tensor:
         # Contiguous, so that the first layer's input looks like that of all others.

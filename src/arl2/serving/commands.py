@@ -90,6 +90,7 @@ class Commands:
     ) -> "Future[Any]":
         """Queue a command; ``later`` works on what ``do`` returned, on another thread."""
         result: Future = Future()
+        result.set_running_or_notify_cancel()  # what is queued cannot be taken back: it gets its last receipt
         # One after the other: their numbers are the order in which they take effect.
         with self._giving:
             number = next(self._numbers)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arl2.evaluation.bench.timing import Stopwatch
+from arl2.kernels.linear import linear
 from arl2.kernels.timings import processor_name
 from arl2.version import __version__
 
@@ -61,6 +62,8 @@ def is_same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def ceilings(watch: Stopwatch, dtype: torch.dtype, *, repeats: int = 3) -> dict[str, float]:
     """What this machine reaches at best, now: a square matrix product in ``dtype``, and a copy.
 
+    As layers multiply: on a CPU without instructions for half precision in float32, casts included.
+
     Returns:
         ``matrix_product_flops`` (a second) and ``copy_bytes`` (a second, read and written).
     """
@@ -71,9 +74,10 @@ def ceilings(watch: Stopwatch, dtype: torch.dtype, *, repeats: int = 3) -> dict[
     source = torch.ones(count // 4, device=watch.device)
     target = torch.empty_like(source)
     # Several at once, unless one lasts long enough to be timed.
-    _ = a @ a
-    count_at_once = max(1, min(16, int(0.2 / max(watch.time(lambda: a @ a).clock, 1e-9))))
-    products = watch.timing(lambda: [a @ a for _ in range(count_at_once)], repeats=repeats, warmup=0)
+    with torch.no_grad():
+        _ = linear(a, a)
+        count_at_once = max(1, min(16, int(0.2 / max(watch.time(lambda: linear(a, a)).clock, 1e-9))))
+        products = watch.timing(lambda: [linear(a, a) for _ in range(count_at_once)], repeats=repeats, warmup=0)
     copies = watch.timing(lambda: target.copy_(source), repeats=repeats)
     return {
         "matrix_product_flops": count_at_once * 2 * size**3 / min(products.runs),

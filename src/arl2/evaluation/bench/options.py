@@ -26,7 +26,6 @@ class BenchOptions:
         threads: CPU threads (default: all cores).
         repeats: Timed runs of each measurement; the result is their median.
         output: Result, a .json that arl2 bench compare reads.
-        plot: Chart of the result, a .png.
         overwrite: Replace outputs that exist.
         as_json: Print the result as one JSON line instead of a table.
     """
@@ -38,7 +37,6 @@ class BenchOptions:
     threads: int | None = None
     repeats: int = 3
     output: Path | None = None
-    plot: Path | None = None
     overwrite: bool = False
     as_json: bool = False
 
@@ -107,6 +105,7 @@ class RolloutOptions(PassOptions):
         window: Latent frames that softmax layers of the windowed baselines attend to.
         sink: First latent frames that the window keeps.
         hybrid_share: Share of hybrid layers in the hybrid baselines.
+        plot: Chart of the result, a .png.
     """
 
     part: ClassVar = "rollout"
@@ -116,6 +115,7 @@ class RolloutOptions(PassOptions):
     window: int | None = 12
     sink: int = 3
     hybrid_share: float = 0.75
+    plot: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -263,6 +263,8 @@ class RolloutPart(Part[RolloutOptions]):
     def _build(self, plan: str) -> _Model:
         model = random_model(self.size.config(plan), self.dtype, self.device)
         model.execution = self.options.execution
+        if self.device.type != "cpu":
+            model.fuse_qkv_projections()  # as the command line does
         draw = torch.Generator(self.device).manual_seed(1)
         text = torch.randn(1, model.config.text_len, model.config.text_dim, generator=draw, device=self.device)
         return _Model(model, model.prompt_context(text))

@@ -100,7 +100,8 @@ def _on_cuda(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     # Importing it loads Triton, which a machine without a GPU need not have.
     from arl2.kernels.causal_input.triton_kernel import causal_input_triton
 
-    return causal_input_triton(x, *others)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return causal_input_triton(x, *others)
 
 
 def _refusal(x: Tensor) -> str | None:

@@ -27,11 +27,13 @@ def gated_delta_state(k, v, g, beta, initial_state, backend):  # type: ignore[no
     if backend == "triton":
         from arl2.kernels.delta_rule import triton_state  # imports Triton: only when used
 
-        state = triton_state.gated_delta_state(**arguments)
+        with torch.cuda.device_of(k):  # Triton launches on the current device
+            state = triton_state.gated_delta_state(**arguments)
     elif backend == "fla":
         from arl2.kernels.delta_rule import fla_state
 
-        state = fla_state.gated_delta_state(**arguments)
+        with torch.cuda.device_of(k):
+            state = fla_state.gated_delta_state(**arguments)
     else:
         state = {"chunked": chunked, "blockwise": blockwise}[backend].gated_delta_state(**arguments)
     # An operation returns what is its own, and an empty block leaves the state as it was.
