@@ -1,7 +1,7 @@
 """The package's annotations, checked while tests run: types by beartype, shapes by jaxtyping.
 
 Every function and method of the package is checked, and what dataclasses are made from; functions inside functions are
-not, as they are made anew in every call. jaxtyping has an import hook for this. It checks arguments twice a call and
+not, as every call makes them again. jaxtyping has an import hook for this. It checks arguments twice a call and
 keeps track of shapes in functions that have none, which made tiny models several times slower.
 """
 

@@ -56,7 +56,7 @@ class Projections(nn.Module):
     After :meth:`fuse_projections` q, k and v are one product wherever no gradients are recorded. The parameters remain
     those of the three layers, so names in files, adapters and optimizers are the same; they share one tensor, and what
     changes them in place changes that. Once one of them stands elsewhere (``to(dtype)``, weights that were assigned,
-    a hook on a layer) there are three products again, until they are fused anew.
+    a hook on a layer) there are three products again, until they are fused again.
     """
 
     def __init__(self, width: int, heads: int, eps: float) -> None:

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from arl2.checkpoints.load import load_transformer
 from arl2.diffusion.samplers import published_unipc_grid
 from arl2.diffusion.schedule import NoiseSchedule, StepPlan
 from arl2.errors import CheckpointError, ConfigError
+from arl2.evaluation.check import Check as Check
 from arl2.evaluation.goldens import GoldenFolder, RolloutGolden, SampledGolden, read_goldens, relative_error
 from arl2.float64 import float64_device
 from arl2.kernels.backends import DELTA_RULE, check_backend, use_backends
@@ -35,26 +35,6 @@ LIMITS = {
     torch.bfloat16: {"flow": 2e-2, "state": 5e-2, "kernel": 1e-2},
 }
 SCHEDULE_LIMIT = 1e-6
-
-
-@dataclass(frozen=True)
-class Check:
-    """One tensor compared.
-
-    Attributes:
-        name: file and tensor.
-        error: relative (Frobenius).
-        limit: for its dtype.
-    """
-
-    name: str
-    error: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        """Within the limit."""
-        return self.error <= self.limit
 
 
 def selfcheck(

@@ -1,6 +1,5 @@
 """Layers compiled with ``torch.compile``: one graph for each kind of layer and pass, for all layers of the kind."""
 
-import logging
 import os
 import shutil
 import tempfile
@@ -20,8 +19,6 @@ from arl2.kernels.backends import is_default, is_installed, settle_choices
 from arl2.kernels.rope import Rotation
 from arl2.model.layer import TransformerLayer
 from arl2.model.runner import PassRunner
-
-logger = logging.getLogger(__name__)
 
 Compiler = Literal["inductor", "eager"]
 # Two passes of each kind of layer, for every picture size and batch that a process meets; torch's own limit is 8.
@@ -61,22 +58,24 @@ class CompiledRunner(PassRunner):
         memory: LayerMemory,
         access: Access,
     ) -> Tensor:
-        run = self._stream if _is_fixed(memory) else TransformerLayer.stream
-        return self._explained(run, layer, x, modulations, words, rotation, memory, access)
+        if not _is_fixed(memory):
+            return super().stream(layer, x, modulations, words, rotation, memory, access)
+        return self._compiled(self._stream, layer, x, modulations, words, rotation, memory, access)
 
     def write(
         self, layer: TransformerLayer, x: Tensor, modulations: Tensor, rotation: Rotation, memory: LayerMemory
     ) -> None:
-        run = self._write if _is_fixed(memory) else TransformerLayer.commit
-        self._explained(run, layer, x, modulations, rotation, memory)
+        if _is_fixed(memory):
+            self._compiled(self._write, layer, x, modulations, rotation, memory)
+        else:
+            super().write(layer, x, modulations, rotation, memory)
 
-    def _explained(self, run: Callable[..., Any], *given: Any) -> Any:
-        layer = given[0]
+    def _compiled(self, run: Callable[..., Any], layer: TransformerLayer, *given: Any) -> Any:
         layer.self_attention.shared.settle()
         if torch._dynamo.config.recompile_limit < _GRAPHS:  # torch keeps its settings by thread
             torch._dynamo.config.recompile_limit = _GRAPHS
         try:
-            return run(*given)
+            return run(layer, *given)
         except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(

@@ -8,31 +8,12 @@ from typing import Any
 from arl2.errors import ConfigError
 from arl2.evaluation.bench.machine import is_same_machine, machine_words
 from arl2.evaluation.bench.timing import Timing
+from arl2.evaluation.check import Check as Check
 from arl2.files.plain import read_json_value
 
 FORMAT, VERSION = "arl2 bench", 1
 Number = float | int | None
 Value = Timing | Number | str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison of the correctness gate, or of what was counted with what was measured.
-
-    Attributes:
-        name: what is compared.
-        error: how far apart.
-        limit: how far apart it may be.
-    """
-
-    name: str
-    error: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is within its limit; what is no number is not."""
-        return self.error <= self.limit
 
 
 @dataclass(frozen=True)
