@@ -1,0 +1,1 @@
+"""Streams that are watched while they are made: sessions, what viewers get, and the store that survives a crash."""
