@@ -302,3 +302,26 @@ class StreamHost(Protocol):
 
     async def close(self) -> None:
         """After ``drain``: let go of everything."""
+
+
+class SharedHost(StreamHost, Protocol):
+    """A host beside others on one store (``StreamStore(shared=True)``): the worker of a cluster.
+
+    What it does not run, another may: it reads such a stream from the store whenever it is asked for it, and keeps
+    nothing of it in memory.
+    """
+
+    async def create(self, request: StreamRequest, *, stream: str | None = None) -> StreamInfo:
+        """Begin a stream; under the name ``stream``, which the caller has drawn, so that it is found again."""
+
+    async def resume(
+        self, snapshot: bytes, *, prompt: str | None = None, name: str = "", stream: str | None = None
+    ) -> StreamInfo:
+        """Begin a stream from the bytes of a snapshot, under a name of the caller's, too."""
+
+    def running(self) -> list[StreamInfo]:
+        """The streams that this host holds in memory: those that it runs, paused ones too."""
+
+    async def let_go(self, stream: str) -> None:
+        """Somebody else runs it from now on: finish the block under way, save a point, end its viewers with
+        "draining" and forget it; the store is not written any more. Nothing happens if it does not run here."""
