@@ -48,10 +48,10 @@ class StagedFile:
         """Let it take its place; with ``flush``, content and name are on the disk when this returns."""
         with self._held:
             if flush:
-                _flush(self.part)
+                flush_to_disk(self.part)
             self.part.replace(self.path)
         if flush:
-            _flush(self.path.parent)
+            flush_to_disk(self.path.parent)
 
     def discard(self) -> None:
         """Remove it; after ``publish`` this does nothing."""
@@ -129,7 +129,7 @@ def atomic_folder(path: Path, *, replace: bool = False, keep: bool = False, flus
         yield part
         if flush:
             for file in [*(one for one in part.rglob("*") if one.is_file()), part]:
-                _flush(file)
+                flush_to_disk(file)
         if keep and path.is_dir():
             for file in _files_in(path):
                 if not os.path.lexists(part / file) and file not in _outdated(path, part):
@@ -143,7 +143,7 @@ def atomic_folder(path: Path, *, replace: bool = False, keep: bool = False, flus
         else:
             part.rename(path)  # over an empty folder, but over nothing else
     if flush:
-        _flush(path.parent)
+        flush_to_disk(path.parent)
 
 
 @contextlib.contextmanager
@@ -357,8 +357,11 @@ def _lock(path: Path, *, wait: bool) -> Iterator[None]:
         os.close(handle)
 
 
-def _flush(path: Path) -> None:
-    """Onto the disk; where folders cannot be opened (Windows), renaming is all there is."""
+def flush_to_disk(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, onto the disk.
+
+    Where folders cannot be opened (Windows), renaming is all there is.
+    """
     if path.is_dir() and os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

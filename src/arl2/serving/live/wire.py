@@ -8,11 +8,13 @@ even where the stream is rewound. ``index`` is a block's place in the model's st
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from arl2.errors import Arl2Error
-from arl2.rollout.settings import ChangeMode
-from arl2.streams.state import SnapshotKind
+from arl2.model.settings import ChangeMode
+
+if TYPE_CHECKING:
+    from arl2.streams.state import SnapshotKind
 
 StreamState = Literal["running", "paused", "asleep", "ended", "failed"]
 Action = Literal["prompt", "pause", "play", "rewind", "fork"]
@@ -279,7 +281,7 @@ class StreamHost(Protocol):
     async def give(self, stream: str, command: Command) -> Receipt:
         """Give a command, and wait for its last receipt: at most a block. Wakes a stream."""
 
-    async def snapshot(self, stream: str, kind: SnapshotKind = "exact", block: int | None = None) -> bytes:
+    async def snapshot(self, stream: str, kind: "SnapshotKind" = "exact", block: int | None = None) -> bytes:
         """Of now, or of a kept point."""
 
     def watch(self, stream: str, *, after: int | None = None) -> AsyncIterator[WatchItem]:
