@@ -256,6 +256,7 @@ class Ended:
 WatchItem = BlockHead | EncodedFrame | Receipt | StreamInfo | Ended
 
 
+@runtime_checkable
 class StreamHost(Protocol):
     """Holds streams; called on an event loop. ``LocalHost`` runs them in this process, ``ClusterHost`` in others.
 
@@ -306,6 +307,7 @@ class StreamHost(Protocol):
         """After ``drain``: let go of everything."""
 
 
+@runtime_checkable
 class SharedHost(StreamHost, Protocol):
     """A host beside others on one store (``StreamStore(shared=True)``): the worker of a cluster.
 
