@@ -1,0 +1,1 @@
+"""The server's web side: the API, sockets, and the page."""
