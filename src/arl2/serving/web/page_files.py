@@ -27,7 +27,6 @@ HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     # Asked again each time, and sent again only where it is another: a new server shows its own page.
     "Cache-Control": "no-cache",
 }

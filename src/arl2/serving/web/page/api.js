@@ -58,8 +58,7 @@ export class Api {
   }
 
   async streams() {
-    const answer = await this.#json("GET", "v1/streams");
-    return Array.isArray(answer) ? answer : answer.data;
+    return (await this.#json("GET", "v1/streams")).data;
   }
 
   info(stream) {

@@ -13,7 +13,7 @@ const STATES = { running: "Live", paused: "Paused", asleep: "Asleep", ended: "En
 const parts = partsOf(document);
 const api = new Api();
 let panels = [];
-let facts = { prompts: [] };
+let facts = { mode: "refresh", examples: [] };
 let lister = null;
 let opening = {}; // by stream: how it is opened when the address changes
 
@@ -204,11 +204,8 @@ async function learn() {
     if (error.status === 401) locked();
     return;
   }
-  facts.prompts ??= facts.examples ?? [];
-  const { name = facts.model } = facts.model ?? {};
-  setText(parts.model, [name, facts.width && `${facts.width} × ${facts.height}`, facts.fps && `${facts.fps} fps`]
-    .filter(Boolean).join(" · "));
-  parts.examples.replaceChildren(...facts.prompts.map((prompt) => {
+  setText(parts.model, `${facts.name} · ${facts.width} × ${facts.height} · ${facts.fps} frames a second`);
+  parts.examples.replaceChildren(...facts.examples.map((prompt) => {
     const chip = make("button", { type: "button", className: "chip", text: prompt });
     chip.addEventListener("click", () => {
       parts.startPrompt.value = prompt;
@@ -216,7 +213,7 @@ async function learn() {
     });
     return chip;
   }));
-  if (facts.prompts.length) parts.startPrompt.placeholder = facts.prompts[0];
+  if (facts.examples.length) parts.startPrompt.placeholder = facts.examples[0];
 }
 
 /** The panel that keys act on: the one with the focus, or else the first. */

@@ -107,7 +107,7 @@ export class Panel {
     const id = `panel-${this.stream}-${drawSeed()}`;
     promptField.id = `${id}-prompt`;
     this.#parts.promptLabel.htmlFor = promptField.id;
-    const usual = this.#page.facts.mode ?? "refresh";
+    const { mode: usual, examples } = this.#page.facts;
     for (const radio of modes.querySelectorAll("input")) {
       radio.name = `${id}-mode`;
       radio.checked = radio.value === usual;
@@ -119,7 +119,7 @@ export class Panel {
       this.#parts[`figure-${name}`] = value;
       figures.append(make("div", {}, make("dt", { text: label }), value));
     }
-    for (const example of (this.#page.facts.prompts ?? []).slice(0, 6)) {
+    for (const example of examples) {
       const chip = make("button", { className: "chip", text: example, type: "button" });
       chip.addEventListener("click", () => this.#use(example));
       panelExamples.append(chip);

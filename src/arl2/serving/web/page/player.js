@@ -3,7 +3,7 @@
 import { CodecsScreen, canDecode } from "./codecs.js";
 import { canPlay, MediaScreen } from "./media.js";
 
-const HEADER = 20; // bytes: block, frame, flags, two for later, seconds since 1970
+const HEADER = 24; // bytes: block (4), frame (8), flags (2), two for later, seconds since 1970 (8)
 const SILENT = 12_000; // milliseconds without a word after which a connection counts as lost
 const PING = 2_000;
 const WAITS = [0, 250, 500, 1000, 2000, 3000, 5000]; // milliseconds before another try
@@ -37,6 +37,7 @@ export class Player {
   #pings = [];
   #clock = { offset: 0, trip: Infinity };
   #waiting = new Map(); // commands by key
+  #said = ""; // the server's last error
   #initial = false; // whether the next binary message is the init segment
   #closed = false;
 
@@ -200,8 +201,14 @@ export class Player {
       if (message.state === "applied") waiting?.resolve(message);
       else waiting?.reject(new Error(message.error));
     } else if (type === "pong") this.#pong(message.time);
-    else if (type === "error") this.#on.error(message.message);
+    else if (type === "error") this.#error(message.message);
     else if (type === "done" && message.reason !== "draining") this.#end(message);
+  }
+
+  #error(text) {
+    this.#said = text;
+    // Before the server closes a socket its text is shown as the reason; between commands it is told at once.
+    if (this.frame !== null) this.#on.error(text);
   }
 
   #end({ reason, error }) {
@@ -221,9 +228,9 @@ export class Player {
     const view = new DataView(buffer);
     this.#screen?.add({
       block: view.getUint32(0),
-      frame: view.getUint32(4),
-      key: (view.getUint16(8) & 1) === 1,
-      released: view.getFloat64(12),
+      frame: Number(view.getBigUint64(4)),
+      key: (view.getUint16(12) & 1) === 1,
+      released: view.getFloat64(16),
       data: new Uint8Array(buffer, HEADER),
     });
   }
@@ -260,7 +267,10 @@ export class Player {
     this.#heads.clear();
     if (this.#closed) return;
     if (code === 4404) return this.#refuse("This stream is not here any more.");
-    if (code === 1008) return this.#refuse(reason || "The server refuses this page.");
+    if (code === 1008) {
+      // What it said before closing; reason "wrong_key" also of a socket that could not be told by a status.
+      return this.#refuse(this.#said || "The server refuses this page.", reason === "wrong_key" ? 401 : 0);
+    }
     if (!opened) {
       // Why a handshake failed no browser tells; the stream's own address does.
       try {
