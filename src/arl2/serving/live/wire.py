@@ -8,7 +8,7 @@ even where the stream is rewound. ``index`` is a block's place in the model's st
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from arl2.errors import Arl2Error
 from arl2.model.settings import ChangeMode
