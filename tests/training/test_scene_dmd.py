@@ -14,7 +14,7 @@ from arl2.checkpoints.conversion import convert
 from arl2.errors import CheckpointError, ConfigError
 from arl2.files.plain import read_json
 from arl2.files.records import record_to_mapping
-from arl2.model.passes import DiffusionForcing
+from arl2.model.passes import DiffusionForcing, TeacherForcing
 from arl2.model.reward_model import RewardModel
 from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -24,7 +24,6 @@ from arl2.shapes.training.dmd import SceneDmdConfig, SceneDmdTask
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
 from arl2.training.conversion.trainable import trained_parameters
 from arl2.training.engine.loop import LoopConfig, train
-from arl2.training.engine.start import resolved_settings
 from arl2.training.engine.task import Batch
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
@@ -167,13 +166,62 @@ def test_longer_clips_are_conditioned_on_the_clip_or_on_the_students_rollout(exp
     assert torch.equal(context, clean) == (share == 0)
 
 
-def test_settings_of_the_past_are_accepted_where_they_did_nothing(exports, tmp_path):
-    given = {**record_to_mapping(config(exports)), "redrawn_share": 0.0, "data_weight": 0.0, "bounce_weight": 1.0}
-    path = tmp_path / "settings.json"
-    path.write_text(json.dumps(given))
-    assert resolved_settings("dmd", None, settings=path) == config(exports)
-    with pytest.raises(ConfigError, match=r"The setting 'data_weight' was removed.*leave it out, or at 0\.0"):
-        resolved_settings("dmd", None, settings=path, overrides=["data_weight=3"])
+def test_contexts_come_by_turns_the_same_on_all_processes(exports, monkeypatch):
+    """Clips, the student's rollouts, and clips as the student samples them."""
+    seen = []
+    task = SceneDmdTask(config(exports, own_context_share=0.5, redrawn_share=0.5))
+    monkeypatch.setattr(task, "roll_out", lambda *_, **__: seen.append("rollout"))
+    monkeypatch.setattr(task, "_redrawn", lambda *_: seen.append("redrawn"))
+    monkeypatch.setattr(task.matching, "losses", lambda *_: seen.append("taught"))
+    for step in range(16):
+        with pytest.raises(TypeError):  # there are no losses
+            task.loss(Batch.keyed(0, step, 0, 1))
+    # Single blocks and longer clips alternate.
+    turn = [
+        "taught",
+        "taught",
+        "taught",
+        "rollout",
+        "taught",
+        "taught",
+        "redrawn",
+        "taught",
+        "taught",
+        "rollout",
+        "taught",
+    ]
+    assert seen == turn + turn
+
+
+def test_a_redrawn_context_goes_where_the_clip_goes(exports):
+    """Its first block is the clip's, each later one what all steps make of noise after the clip's own blocks."""
+    task = SceneDmdTask(config(exports, redrawn_share=1.0))
+    clips = task.clips.sample(2, 9, torch.Generator().manual_seed(0))
+    text = task.text.encode_captions(clips.captions)
+    flows = task.flows(text, clips.captions)
+    redrawn = task._redrawn(flows, clips.clean, torch.Generator().manual_seed(1))
+    assert not redrawn.requires_grad
+    assert torch.equal(redrawn[:, :, :3], clips.clean[:, :, :3])
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(clips.clean.shape, generator=draw)
+    for sigma, after in ((1.0, 0.75), (0.75, None)):  # 500 is 750 under shift 3
+        with torch.no_grad():
+            flow = task.model(x, torch.full((2, 9), 1000 * sigma), text, run=TeacherForcing(clips.clean))
+        sample = x - sigma * flow
+        if after is not None:
+            x = (1 - after) * sample + after * torch.randn(sample.shape, generator=draw)
+    torch.testing.assert_close(redrawn[:, :, 3:], sample[:, :, 3:])
+
+
+def test_clips_are_a_target_where_they_are_the_context(exports):
+    settings = config(exports, own_context_share=0.5)
+    plain, pulled = (SceneDmdTask(replace(settings, data_weight=weight)) for weight in (0.0, 2.0))
+    for step, pulls in enumerate((False, True, False, False)):
+        before, after = (task.loss(Batch.keyed(0, step, 0, 1)) for task in (plain, pulled))
+        assert after.logs["moved"] == before.logs["moved"]
+        extra = (after.value - before.value).item()
+        assert extra == pytest.approx(2 * after.logs["data"].item(), rel=1e-4)
+        assert (extra > 0) == pulls
 
 
 def _quiet() -> Console:
@@ -223,6 +271,10 @@ def test_a_hybrid_keeps_the_verifier_of_its_start_and_a_teacher_does_not(exports
 
 
 def test_settings_that_are_refused(exports, tmp_path):
+    with pytest.raises(ConfigError, match="data_weight is -1"):
+        config(exports, data_weight=-1.0)
+    with pytest.raises(ConfigError, match="redrawn_share is 2"):
+        config(exports, redrawn_share=2.0)
     with pytest.raises(ConfigError, match="critic_rate is 0"):
         config(exports, critic_rate=0)
     with pytest.raises(ConfigError, match=r"leave first_block_fresh_below at 1 \(it is 0.8\)"):

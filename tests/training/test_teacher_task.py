@@ -1,5 +1,6 @@
 """The teacher task: what a batch is made of, and that what it exports is what a pipeline loads."""
 
+import json
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from arl2.files.records import record_to_mapping
 from arl2.rollout.settings import settings_from_mapping
 from arl2.shapes.training.teacher import TeacherConfig, TeacherModelConfig, TeacherTask
 from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.start import resolved_settings
 from arl2.training.engine.task import Batch
 
 CODEC = str(files("arl2.shapes") / "weights" / "codec")
@@ -137,6 +139,28 @@ def test_occluded_clips_take_their_share_of_the_longest_batches(latents):
     assert clips.source(3, draw) is clips.openings
     assert not torch.equal(clips.occluded.latents, clips.longer.latents)
     assert bool(clips.occluded.scenes.hides_colour.all())
+
+
+@pytest.mark.parametrize("shows", [0.0, 0.1])
+def test_chosen_first_blocks_are_taught_by_single_blocks_alone(latents, shows, monkeypatch):
+    """A model that is right but for the first block of a longer clip has nothing to learn there."""
+    task = TeacherTask(replace(config(latents), opening_shows=shows, lengths=(6,)))
+
+    def right_but_for_the_first_block(noisy, timestep, text, *, run):
+        flow = (noisy - run.clean) / (timestep / 1000)[:, None, :, None, None]
+        return torch.cat([flow[:, :, :3] + 1, flow[:, :, 3:]], 2).requires_grad_()
+
+    monkeypatch.setattr(task.model, "forward", right_but_for_the_first_block)
+    taught = task.loss(Batch.keyed(0, 0, 0, 1)).value.item() > 0.01
+    assert taught == (shows == 0)
+
+
+def test_settings_of_the_past_are_accepted_where_they_did_nothing(latents, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({**record_to_mapping(config(latents)), "paired_share": 0.0, "level_share": 0.0}))
+    assert resolved_settings("teacher", None, settings=path) == config(latents)
+    with pytest.raises(ConfigError, match=r"The setting 'paired_share' was removed.*leave it out, or at 0\.0"):
+        resolved_settings("teacher", None, settings=path, overrides=["paired_share=3"])
 
 
 def test_own_context_replaces_the_clip_by_what_the_model_makes_of_it(latents):

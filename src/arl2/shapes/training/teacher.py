@@ -16,7 +16,6 @@ from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.shapes.prompts.text import ShapesText
 from arl2.shapes.training.captioned import load_export
 from arl2.shapes.training.guidance import Autoguidance
-from arl2.shapes.training.scene_clips import SceneClipsConfig
 from arl2.shapes.training.task import ShapesConfig, ShapesTask
 from arl2.training.engine.config import check_share
 from arl2.training.engine.task import Batch, Loss
@@ -72,7 +71,7 @@ class TeacherConfig(ShapesConfig):
             timesteps gives more objects with blurred shapes (guidance in an interval, arXiv 2404.07724). 0: all.
     """
 
-    RETIRED: ClassVar[Mapping[str, Any]] = {**SceneClipsConfig.RETIRED, "paired_share": 0.0, "level_share": 0.0}
+    RETIRED: ClassVar[Mapping[str, Any]] = {"paired_share": 0.0, "level_share": 0.0}
 
     model: TeacherModelConfig = field(default_factory=TeacherModelConfig)
     start_from: str | None = None
@@ -138,9 +137,9 @@ class TeacherTask(ShapesTask[TeacherConfig]):
         shown = torch.where(bent, clean, velocity_to_clean(noisy, flow.detach(), broad))
         weight = 1 + config.content_weight * _differs_from_background(shown)
         # A clip cut from the middle begins with a block whose past is missing: it is context, not a target. So is the
-        # opening block of a longer clip where a guide teaches openings.
+        # first block of a longer clip where first blocks are taught otherwise: by a guide, or by chosen ones.
         taught = clips.from_start
-        if frames != size and self.guidance is not None:
+        if frames != size and (self.guidance is not None or config.opening_shows):
             taught = torch.zeros_like(taught)
         weight[:, :size] *= taught[:, None, None, None].to(weight)
         value = (weight * error).sum() / weight.sum()

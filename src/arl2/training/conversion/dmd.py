@@ -58,10 +58,14 @@ class Flows(NamedTuple):
 
 
 class DmdLosses(NamedTuple):
-    """``generator`` reaches the student alone, ``critic`` the critic alone."""
+    """``generator`` and ``sample`` reach the student alone, ``critic`` the critic alone.
+
+    ``sample`` is what the losses are of: the student's blocks, ``[B, C, F, h, w]``, for terms of the caller's own.
+    """
 
     generator: Float[Tensor, ""]
     critic: Float[Tensor, ""]
+    sample: Float[Tensor, "clips channels frames height width"]
 
 
 class DistributionMatching:
@@ -106,14 +110,17 @@ class DistributionMatching:
         generator = 0.5 * (sample - target)[:, :, taught].square().mean()
         again = self.noised(sample.detach(), draw)
         flow = flows.critic(again.noisy, again.timestep, run)
-        return DmdLosses(generator, (flow - again.velocity)[:, :, taught].square().mean())
+        return DmdLosses(generator, (flow - again.velocity)[:, :, taught].square().mean(), sample)
 
     def sample(
-        self, flow: Flow, run: Run, like: Tensor, draw: torch.Generator
+        self, flow: Flow, run: Run, like: Tensor, draw: torch.Generator, *, steps: int | None = None
     ) -> Float[Tensor, "clips channels frames height width"]:
-        """Every block by the student's first few denoising steps, side by side; the last one has gradients."""
+        """Every block by the student's first few denoising steps, side by side; the last one has gradients.
+
+        ``steps`` says how many; None: drawn.
+        """
         sigmas = self.sigmas[0 if isinstance(run, DiffusionForcing) else 1]
-        last = int(torch.randint(len(sigmas), (), generator=draw))
+        last = int(torch.randint(len(sigmas), (), generator=draw)) if steps is None else steps - 1
         x = _noise(like, draw)
         for number, sigma in enumerate(sigmas[: last + 1]):
             timestep = torch.full((len(x), x.shape[2]), 1000 * sigma, device=x.device)
@@ -147,8 +154,12 @@ class DistributionMatching:
         frames = lengths[which]
         if frames == self.opening_frames:
             return frames, "none"
-        own = math.floor((turn + 1) * own_context_share) > math.floor(turn * own_context_share)
-        return frames, "rollout" if own else "clip"
+        return frames, "rollout" if has_turn(turn, own_context_share) else "clip"
+
+
+def has_turn(turn: int, share: float) -> bool:
+    """Whether a turn is one of this share of all, spread evenly."""
+    return math.floor((turn + 1) * share) > math.floor(turn * share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +274,7 @@ class DmdTask(TeacherStudentTask[DmdConfig]):
             height, width = clips.latents.shape[3:]
             spec = RolloutSpec(self.student_settings(), height, width, frames, seed)
             context = roll_out(self.student, clips.text, spec).to(clips.latents)
-        generator, critic = self.matching.losses(self._flows(clips.text), clips.latents, context, batch.generator)
+        generator, critic, _ = self.matching.losses(self._flows(clips.text), clips.latents, context, batch.generator)
         logs = {"generator": generator.detach(), "critic": critic.detach()}
         return Loss(generator + critic, len(clips.latents), logs)
 
@@ -275,9 +286,8 @@ class DmdTask(TeacherStudentTask[DmdConfig]):
         for clips in self._held_out_clips():
             opening = clips.latents.shape[2] == self.matching.opening_frames
             context = None if opening else clips.latents
-            for name, value in zip(
-                sums, self.matching.losses(self._flows(clips.text), clips.latents, context, draw), strict=True
-            ):
+            losses = self.matching.losses(self._flows(clips.text), clips.latents, context, draw)
+            for name, value in zip(sums, (losses.generator, losses.critic), strict=True):
                 sums[name] += value.item() * len(clips.latents)
             count += len(clips.latents)
         return {name: value / count for name, value in sums.items()}
