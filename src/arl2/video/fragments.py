@@ -63,21 +63,34 @@ class FragmentedMp4:
         Raises:
             StreamError: no packets, or the first ones of a video are no key frame.
         """
-        if not packets:
+        frames = [(bytes(packet), bool(packet.is_keyframe)) for packet in packets]
+        first = packets[0].pts if packets else 0
+        assert first is not None  # the encoder numbers its packets
+        return self.fragment_of(frames, first=first)
+
+    def fragment_of(self, frames: Sequence[tuple[bytes, bool]], *, first: int) -> bytes:
+        """As ``fragment``, of the packets' bytes.
+
+        Args:
+            frames: Annex-B, and whether it is a key frame.
+            first: number of the first one, which is its time.
+
+        Raises:
+            StreamError: as for ``fragment``.
+        """
+        if not frames:
             raise StreamError("A fragment needs a frame at least; got no packets.")
         samples, flags = [], []
-        for packet in packets:
-            units = list(nal_units(bytes(packet)))
+        for data, key in frames:
+            units = list(nal_units(data))
             kinds = {unit[0] & 31: unit for unit in units}
             if self._parameters is None and _SPS in kinds and _PPS in kinds:
                 self._parameters = kinds[_SPS], kinds[_PPS]
             kept = [unit for unit in units if unit[0] & 31 not in (_SPS, _PPS, _DELIMITER)]
             samples.append(b"".join(struct.pack(">I", len(unit)) + unit for unit in kept))
-            flags.append(_NEEDS_NONE if packet.is_keyframe else _NEEDS_OTHERS)
+            flags.append(_NEEDS_NONE if key else _NEEDS_OTHERS)
         self._known()
         self._made += 1
-        first = packets[0].pts
-        assert first is not None  # the encoder numbers its packets
         header = _box(b"mfhd", _version(0), struct.pack(">I", self._made))
         moof_size = len(_moof(header, first * _TICKS, samples, flags, 0))
         return _moof(header, first * _TICKS, samples, flags, moof_size + 8) + _box(b"mdat", *samples)

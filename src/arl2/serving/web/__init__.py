@@ -1,1 +1,1 @@
-"""The server's web side: the API, sockets, and the page."""
+"""The server that browsers, players and programs speak to: FastAPI over any ``StreamHost``. Needs ``arl2[serve]``."""
