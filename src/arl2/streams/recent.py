@@ -32,6 +32,12 @@ class PendingBlock:
     cut: bool = False
 
 
+def pending_blocks(latents: Tensor, sizes: Sequence[int], *, cut: bool = False) -> tuple[PendingBlock, ...]:
+    """Blocks of latents, each with storage of its own, so that one can be freed without the others."""
+    split = latents.split(list(sizes), dim=2)
+    return tuple(PendingBlock(block.clone(), cut and i == 0) for i, block in enumerate(split))
+
+
 @dataclass(frozen=True)
 class Recent:
     """The last latents of a stream in whole blocks, and those of its sinks.

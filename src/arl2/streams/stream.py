@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from torch import Tensor
 
 from arl2.errors import ConfigError, GeometryError, StreamError
 from arl2.files.atomic import StagedFile
@@ -25,9 +24,9 @@ from arl2.streams.components import for_codec
 from arl2.streams.options import Seeds
 from arl2.streams.prompt_change import PromptChange, apply_change
 from arl2.streams.real_frames import RealFrames, as_video, encode_next, whole_block_frames
-from arl2.streams.recent import LatentBlock, PendingBlock, Recent
+from arl2.streams.recent import LatentBlock, Recent, pending_blocks
 from arl2.streams.request import Request, prompt_list, seeds_of
-from arl2.streams.snapshot import save_stream, stage_stream, stream_bytes
+from arl2.streams.snapshot import save_stream, snapshot_tensors, stage_stream, stream_bytes
 from arl2.streams.state import SnapshotKind, StreamConfig, StreamState
 
 _BROKEN = (
@@ -83,7 +82,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         if request.known is not None:
             first, step = settings.first_block_frames or rollout.block_frames, rollout.block_frames
             rest = request.known.shape[2] - first
-            state.pending = _pending(request.known, (first, *[step] * (rest // step)))
+            state.pending = pending_blocks(request.known, (first, *[step] * (rest // step)))
         return cls(config, state)
 
     # Blocks
@@ -196,6 +195,12 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
         decoded = first + (state.decoded - 1) * state.rollout.block_frames if state.decoded else 0
         before = self._video_frames_before(decoded)
         return before if self._config.plan is None else min(before, self._config.plan.requested)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the tensors take that make it continue: memory, embeddings, kept latents, decoder. No rewind points."""
+        tensors = snapshot_tensors(self._state, "exact").values()
+        return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
     # Prompts
 
@@ -366,7 +371,7 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
             )
         before = [block.latents for block in state.recent.last] + [one.latents for one in state.pending]
         latents = encode_next(codec, video, before).to(rollout.device)
-        state.pending += _pending(latents, sizes, cut=position > 0)
+        state.pending += pending_blocks(latents, sizes, cut=position > 0)
 
     # Closing
 
@@ -412,9 +417,3 @@ class Stream(Iterator[VideoBlock], AsyncIterator[VideoBlock]):
 
     def _video_frames_before(self, frame: int) -> int:
         return video_frames_of(0, frame, self._config.components.codec.temporal_factor)
-
-
-def _pending(latents: Tensor, sizes: Sequence[int], *, cut: bool = False) -> tuple[PendingBlock, ...]:
-    """Blocks of latents, each with storage of its own, so that one can be freed without the others."""
-    split = latents.split(list(sizes), dim=2)
-    return tuple(PendingBlock(block.clone(), cut and i == 0) for i, block in enumerate(split))

@@ -127,6 +127,7 @@ class Point:
         index: of that block in the model's stream.
         prompt: that the stream had.
         made: seconds since 1970.
+        entry: commands of the journal up to this number that apply before that very block are in it; 0: none is.
     """
 
     block: int
@@ -134,6 +135,7 @@ class Point:
     index: int
     prompt: str
     made: float
+    entry: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,127 @@
+"""Streams of one pipeline for a host: requests are checked against the model before anything is allocated."""
+
+import secrets
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from arl2.errors import ConfigError, suggestion
+from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.serving.live.first_blocks import FirstBlocks
+from arl2.serving.live.source import Opening
+from arl2.serving.live.turns import Turns
+from arl2.serving.live.wire import StreamRequest
+from arl2.streams.model_hash import model_metadata
+from arl2.streams.options import SamplingOptions
+from arl2.streams.request import CheckedOptions
+from arl2.streams.resume import BYTES
+from arl2.streams.snapshot_file import read_snapshot_bytes
+from arl2.streams.stream import Stream
+
+_OPTIONS = tuple(field.name for field in fields(SamplingOptions) if field.name != "seed")
+_LARGEST_DRAWN = 2**31  # readable, and exact in JavaScript
+
+
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What a snapshot says of its stream: seed of its first sample, and height and width of its pictures."""
+
+    seed: int
+    height: int
+    width: int
+
+
+class StreamMaker:
+    """Makes streams, in turn with those that run.
+
+    Args:
+        pipe: of the model.
+        turns: of the model.
+        first_blocks: that are shared; 0: none.
+    """
+
+    def __init__(self, pipe: ARL2Pipeline, turns: Turns, *, first_blocks: int) -> None:
+        self.pipe, self._turns = pipe, turns
+        self.first_blocks = FirstBlocks(turns, most=first_blocks) if first_blocks else None
+        self.model_hash: str = model_metadata(pipe.transformer, pipe.codec)["hash"]
+
+    def checked(self, request: StreamRequest) -> tuple[SamplingOptions, CheckedOptions]:
+        """The options of a request, and what they come to.
+
+        Raises:
+            ConfigError: an empty prompt, unknown options, options that do not go with the model, a stream that would
+                grow without end.
+            Arl2Error: as ``ARL2Pipeline.check``.
+        """
+        if not request.prompt.strip():
+            raise ConfigError("The prompt is empty; give words.")
+        if request.blocks is not None and request.blocks < 1:
+            raise ConfigError(f"Got {request.blocks} blocks; give 1 or more, or leave it out.")
+        for name in request.options:
+            if name not in _OPTIONS:
+                raise ConfigError(f"Unknown option '{name}'. {suggestion(name, _OPTIONS)}")
+        given: dict[str, Any] = dict(request.options)
+        options = SamplingOptions(seed=request.seed, **given)
+        checked = self.pipe.check(options)
+        if checked.shape.window is None and checked.plan is None and "window" in request.options:
+            raise ConfigError("A stream without end needs a window; give window, or num_frames.")
+        return options, checked
+
+    def with_seed(self, request: StreamRequest) -> StreamRequest:
+        """The request with a seed, drawn if it has none."""
+        return request if request.seed is not None else replace(request, seed=secrets.randbelow(_LARGEST_DRAWN))
+
+    def begin(self, request: StreamRequest) -> Stream:
+        """A stream before its first block; the prompt is embedded, memory allocated.
+
+        Raises:
+            Arl2Error: as ``ARL2Pipeline.stream``.
+        """
+        options, _ = self.checked(request)
+        return self.pipe.stream(request.prompt, options=options, rewind_blocks=0)
+
+    def opening(self, request: StreamRequest, *, shared: bool) -> Opening:
+        """The same for a ``LiveSource``; ``shared``: with the first block of streams that begin alike.
+
+        Raises:
+            Arl2Error: as ``begin``.
+        """
+        if not shared or self.first_blocks is None:
+            stream = self.begin(request)
+            return lambda: (stream, None)
+        key = (request.prompt, request.seed, repr(sorted(request.options.items())))
+        return self.first_blocks.opening(key, lambda: self.begin(request))
+
+    def resume(self, data: bytes, prompt: str | None = None) -> Stream:
+        """A stream from the bytes of a snapshot.
+
+        Raises:
+            SnapshotError: they are damaged, or of another model.
+        """
+        with torch.no_grad():
+            return self.pipe.resume_bytes(data, prompt=prompt)
+
+    def facts(self, data: bytes) -> SnapshotFacts:
+        """Of a snapshot that could be resumed."""
+        values, _ = read_snapshot_bytes(data, BYTES)
+        factor = self.pipe.codec.spatial_factor
+        return SnapshotFacts(values["seeds"][0], factor * values["height"], factor * values["width"])
+
+    def stream_bytes(self, request: StreamRequest | None) -> int:
+        """What a stream takes, as far as that is known; 0: unknown."""
+        return 0
+
+    def smaller(self, free: int) -> str | None:
+        """What of a stream would fit into so many bytes, in words."""
+        return None
+
+    def warm(self) -> None:
+        """Make a block that nobody sees: kernels are compiled and chosen, weights are touched."""
+        text = self.pipe.text
+        nothing = torch.zeros(1, text.length, text.width, device=self.pipe.device)  # no words suit every model
+        with self.pipe.stream(prompt_embeds=nothing, seed=0, rewind_blocks=0) as stream, torch.no_grad():
+            with self._turns.denoise:
+                block = stream.latents_next()
+            with self._turns.decode:
+                stream.decode(block)
