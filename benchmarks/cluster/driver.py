@@ -1,0 +1,95 @@
+"""A process with Ray and Serve in it, steered by lines of JSON on its standard input; answers are lines, too.
+
+The tests' own process never imports Ray. The application is deployed as ``serve deploy`` and KubeRay do it: by its
+import path, so that another number of workers changes nothing else.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+APP = "arl2"
+
+
+def deploy(arguments: dict[str, Any], workers: int, fronts: int) -> None:
+    """Deploy, or change the numbers of what is deployed; returns when all run."""
+    application = {
+        "name": APP,
+        "route_prefix": "/",
+        "import_path": "arl2.serving.cluster:build",
+        "args": arguments,
+        "deployments": [{"name": "worker", "num_replicas": workers}, {"name": "front", "num_replicas": fronts}],
+    }
+    _get_global_client().deploy_apps(ServeDeploySchema(applications=[application]))
+
+
+def wait(workers: int, fronts: int, seconds: float = 120) -> None:
+    wanted = {"worker": {"RUNNING": workers}, "front": {"RUNNING": fronts}}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        status = serve.status().applications[APP]
+        states = {name: dict(one.replica_states) for name, one in status.deployments.items()}
+        if states == wanted:
+            return
+        if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise RuntimeError(f"{status.status}: {status.message} {status.deployments}")
+        time.sleep(0.1)
+    raise TimeoutError(f"{states} instead of {wanted}")
+
+
+async def do(ask: dict[str, Any]) -> Any:
+    handle = serve.get_deployment_handle(ask.get("of", "worker"), APP)
+    if ask["do"] == "owner":  # the worker that the router names, a few times, from a router of its own each time
+        asked = [await handle.options(session_id=ask["stream"]).process.remote() for _ in range(ask.get("times", 1))]
+        return sorted({tuple(one) for one in asked})
+    if ask["do"] == "processes":
+        return sorted(await handle.broadcast("process").results_async())
+    if ask["do"] == "running":  # by the worker that the router names, and by how many in all
+        named = await handle.options(session_id=ask["stream"]).running.remote()
+        everywhere = await handle.broadcast("running").results_async()
+        counted = sum(ask["stream"] in [info.id for info in one] for one in everywhere)
+        return [ask["stream"] in [info.id for info in named], counted]
+    raise ValueError(ask)
+
+
+def main() -> None:
+    arguments = json.loads(sys.argv[1])
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=sys.argv[3],
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+    deploy(arguments, 2, 1)
+    wait(2, 1)
+    print(json.dumps({"up": os.getpid()}), flush=True)
+    loop = asyncio.new_event_loop()
+    for line in sys.stdin:
+        ask = json.loads(line)
+        try:
+            if ask["do"] == "scale":
+                deploy(arguments, ask["workers"], ask["fronts"])
+                wait(ask["workers"], ask["fronts"])
+                answer: Any = "done"
+            else:
+                answer = loop.run_until_complete(do(ask))
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
