@@ -5,7 +5,7 @@ What a block shows follows from the stream's name, its number and the prompt, so
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,17 +194,24 @@ class PlayingHost:
 class Cluster:
     """A ``Workers`` for any number of fronts and for the workers themselves.
 
+    Args:
+        place: of the notes of who runs what.
+        names: of the first workers.
+        make: their hosts; None: such as play.
+
     Attributes:
         ring: names of the workers that the router knows, in order; a stream belongs to the first of them that is at
             least its name, or to the first.
         workers: all that live.
+        hosts: all that there were.
         lose_after: the next call of that method is lost after the worker has done it.
     """
 
-    def __init__(self, place: Path, *names: str) -> None:
+    def __init__(self, place: Path, *names: str, make: Callable[[str], Any] | None = None) -> None:
         self.store, self.place = Store(), place
+        self._make = make or (lambda name: PlayingHost(self.store, name))
         self.workers: dict[str, StreamWorker] = {}
-        self.hosts: dict[str, PlayingHost] = {}
+        self.hosts: dict[str, Any] = {}
         self.ring: list[str] = []
         self.lose_after: str | None = None
         self._ends: dict[str, asyncio.Event] = {}
@@ -212,7 +219,7 @@ class Cluster:
             self.add(name)
 
     def add(self, name: str) -> None:
-        self.hosts[name] = PlayingHost(self.store, name)
+        self.hosts[name] = self._make(name)
         self._ends[name] = asyncio.Event()
         owners = Owners(self.place, lambda other: other in self.workers)
         self.workers[name] = StreamWorker(self.hosts[name], owners, self, name, journal=self.store.entries)

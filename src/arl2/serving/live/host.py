@@ -190,7 +190,7 @@ class LocalHost:
     async def let_go(self, stream: str) -> None:
         """Somebody else runs it from now on; nothing happens if it does not run here."""
         held = self._streams.held.get(stream)
-        if held is not None and held.session is not None:
+        if held is not None:  # one that sleeps is forgotten, too: it goes on in the store
             await self._streams.leave(held)
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from arl2.errors import Arl2Error, StreamError
 from arl2.serving.live.admission import Admission
@@ -38,6 +39,7 @@ class Streams:
     ) -> None:
         self._runner, self._admission, self.settings = runner, admission, settings
         self.held = {record.id: self.asleep(record) for record in records}
+        self._found: WeakValueDictionary[str, Held] = WeakValueDictionary()  # of a shared store, not held
         self.draining = False
         self._tasks: set[asyncio.Task] = set()
         self._ticking: asyncio.Task | None = None
@@ -69,6 +71,9 @@ class Streams:
     async def wake(self, held: Held, after: int | None) -> None:
         """Its lock is held, and it sleeps."""
         self.require_open()
+        if self.settings.shared:  # others may have run it since it was read
+            held.record, held.history = await asyncio.to_thread(self._runner.store.read, held.record.id), None
+            await self.read(held)
         await self._enter(held.record.id, self._runner.maker.stream_bytes(held.newest_record.request))
         held.feed = Feed(most_bytes=self.settings.ring_bytes)
         try:
@@ -117,11 +122,13 @@ class Streams:
         return Held(record, Feed(most_bytes=self.settings.ring_bytes))
 
     async def find(self, stream: str) -> Held:
-        held = self.held.get(stream)
+        held = self.held.get(stream) or self._found.get(stream)
         if held is None:
             if not self.settings.shared:
                 raise unknown(stream)
-            held = self.asleep(await asyncio.to_thread(self._runner.store.read, stream))
+            record = await asyncio.to_thread(self._runner.store.read, stream)
+            # Those who ask for it at the same moment get the same one, with one lock.
+            held = self.held.get(stream) or self._found.setdefault(stream, self.asleep(record))
         await self.read(held)
         return self.held.get(stream, held)
 
@@ -157,6 +164,7 @@ class Streams:
             held.feed = Feed(most_bytes=self.settings.ring_bytes)
             if self.settings.shared:
                 self.held.pop(held.record.id, None)
+                self._found.pop(held.record.id, None)
 
     async def _finish(self, held: Held) -> Ended | None:
         """Its lock is held. What it ended with, if it did not end by this."""
