@@ -4,11 +4,11 @@
 them as arguments. Importing this loads no Ray: what is asked for here does.
 """
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from arl2.errors import ConfigError
+from arl2.files.plain import parse_json
 from arl2.serving.cluster.settings import ClusterSettings as ClusterSettings
 from arl2.serving.cluster.settings import settings_of
 
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         given = os.environ.get(SETTINGS, "{}")
         try:
-            values = json.loads(given)
+            values = parse_json(given)
         except ValueError as error:
             raise ConfigError(f"{SETTINGS} is no JSON: {error}.") from error
         if not isinstance(values, dict):
