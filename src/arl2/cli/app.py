@@ -38,6 +38,7 @@ from arl2.cli.renamed import normalised
 from arl2.cli.rollouts import Rollouts
 from arl2.cli.selfcheck import Selfcheck
 from arl2.cli.sensitivity import Sensitivity
+from arl2.cli.serve import Serve
 from arl2.cli.shapes import Render, Sample, Score
 from arl2.cli.stream import Stream
 from arl2.cli.train import Train
@@ -78,7 +79,7 @@ class Completion(Command):
 
 
 GROUPS: dict[str, dict[str, type[Command]]] = {
-    "Generate": {"generate": Generate, "stream": Stream},
+    "Generate": {"generate": Generate, "stream": Stream, "serve": Serve},
     "Models": {"models": Models, "download": Download, "inspect": Inspect, "export": Export, "convert": Convert},
     "Train": {"rollouts": Rollouts, "train": Train, "sensitivity": Sensitivity},
     "Laboratory": {"shapes sample": Sample, "shapes render": Render, "shapes score": Score},

@@ -192,6 +192,11 @@ def minutes(word: str) -> float | Literal["all"]:
     return "all" if word == "all" else number(word)
 
 
+def seconds_or_never(word: str) -> float | Literal["never"]:
+    """Seconds, or ``never``."""
+    return "never" if word == "never" else number(word)
+
+
 _DTYPES = {
     **dict.fromkeys(("fp32", "float", "single"), "float32"),
     **dict.fromkeys(("fp16", "half"), "float16"),
@@ -231,6 +236,10 @@ SPELLINGS: dict[str, Spelling] = {
     "ffn_rank": Spelling(read=whole(0), metavar="R"),
     "shapes_prompts": Spelling(read=whole(0), metavar="N"),
     "as_json": Spelling(("--json",)),
+    "allow_origin": Spelling(metavar="URL..."),
+    "allow_host": Spelling(metavar="NAME..."),
+    "port": Spelling(read=whole(0, 65535), metavar="N"),
+    "sleep_after": Spelling(read=seconds_or_never, metavar="X|never"),
 }
 _NOTES = {
     SamplingOptions: ("Sampling", "What is not given follows the model's own settings."),

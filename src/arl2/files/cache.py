@@ -1,4 +1,4 @@
-"""Where what can be made again is kept from one process to the next."""
+"""Where a user's files of arl2 are: what can be made again, and what cannot."""
 
 import os
 from pathlib import Path
@@ -9,3 +9,10 @@ def cache_folder() -> Path:
     if given := os.environ.get("ARL2_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arl2"
+
+
+def state_folder() -> Path:
+    """``$ARL2_STATE``, else ``arl2`` in the user's folder of states, for what a server keeps. It may not exist yet."""
+    if given := os.environ.get("ARL2_STATE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "arl2"

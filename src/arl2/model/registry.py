@@ -71,6 +71,7 @@ class ModelCard:
         memory_note: what takes them.
         results: as published.
         notes: what a person should know before using it.
+        examples: prompts that it understands, for those who try it.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ModelCard:
     memory_note: str
     results: tuple[PublishedResult, ...] = ()
     notes: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
     @property
     def needs_base_transformer(self) -> bool:

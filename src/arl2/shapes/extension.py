@@ -46,6 +46,14 @@ _SHAPES = ModelCard(
     disk_bytes=0,
     device_bytes=500_000_000,
     memory_note="most of it Python and torch themselves",
+    examples=(
+        "a red circle moves right on navy",
+        "a blue square bounces on beige",
+        "a yellow triangle moves up on black",
+        "a green circle moves left behind a wall on white",
+        "a purple square moves down on navy",
+        "a cyan triangle bounces on black",
+    ),
 )
 
 _SHAPES_75 = replace(

@@ -49,7 +49,7 @@ def running(host: FakeHost | None = None, **settings: Any) -> Iterator[Running]:
     host = host or FakeHost()
     listening = bind("127.0.0.1", 0)
     chosen = WebSettings(model=FACTS, **settings)
-    server = Server(create_app(host, chosen), chosen, drain=host.drain)
+    server = Server(create_app(host, chosen), most_message=chosen.most_message, drain=host.drain)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listening]),))
     thread.start()

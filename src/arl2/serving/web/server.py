@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SILENT_SECONDS = 15.0  # for the first request of a connection
 STALLED_SECONDS = 30.0  # that a reader may take nothing
 _GRACE_SECONDS = 5  # for connections to end, once the streams are saved
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -72,17 +72,17 @@ class Server(uvicorn.Server):
     """uvicorn, drained before it ends.
 
     Args:
-        app: from ``create_app``.
-        settings: its limits.
+        app: from ``create_app``, or what stands in for it while the model is loaded.
+        most_message: bytes of a socket's message.
         drain: saves everything, and ends the viewers.
         say: gets sentences for people.
     """
 
     def __init__(
         self,
-        app: FastAPI,
-        settings: WebSettings,
+        app: ASGIApp,
         *,
+        most_message: int = WebSettings.most_message,
         drain: Callable[[], Awaitable[None]],
         say: Callable[[str], None] = logger.info,
     ) -> None:
@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="off",
-            ws_max_size=settings.most_message,
+            ws_max_size=most_message,
             ws_per_message_deflate=False,  # video does not get smaller
             timeout_keep_alive=15,
             timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
         if self._asked or self._loop is None:
             # Threads that compute would be waited for; everything that matters is in the store.
             print("arl2 serve: ended at once", file=sys.stderr, flush=True)
-            os._exit(_INTERRUPTED)
+            os._exit(INTERRUPTED)
         self._asked = True
         self._loop.call_soon_threadsafe(self.stop)
 
