@@ -29,7 +29,7 @@ class Access:
         api_key: Key that every request needs, the page aside; better given as the environment variable ARL2_API_KEY,
             since other users of the machine see command lines (default: none).
         allow_origin: Pages of other servers that may use this one, such as https://example.org.
-        allow_host: Names that the server answers to besides this machine's own; with a key it answers to all.
+        allow_host: More names that the server answers to, such as demo.example.org; with a key it answers to all.
         max_sockets: Viewers' sockets at once.
     """
 

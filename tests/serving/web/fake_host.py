@@ -1,6 +1,7 @@
 """A host of streams whose blocks come when a test says so; frames are real H.264 of plain colours."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -70,6 +71,7 @@ class FakeHost:
             fps=FPS,
             block=0,
             frame=0,
+            created=time.time(),
             points=(Point(block=0, frame=0, index=0, prompt=request.prompt, made=1.0),),
             figures=Figures(block_seconds=0.02, share=0.1, memory_bytes=1000),
         )

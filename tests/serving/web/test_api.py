@@ -4,6 +4,7 @@ import io
 import json
 import socket as sockets
 import time
+from dataclasses import replace
 
 import av
 import httpx
@@ -13,7 +14,7 @@ from arl2.errors import ConfigError
 from arl2.serving.web import server as server_module
 from arl2.serving.web.messages import OPTIONS
 from arl2.serving.web.server import bind
-from serving.web.fake_host import FRAMES, MAGIC, FakeHost
+from serving.web.fake_host import FRAMES, MAGIC, FakeHost, Made
 from serving.web.running import FACTS, PATIENCE, running
 
 
@@ -273,6 +274,8 @@ def test_metrics_count_what_streams_made():
         assert first["arl2_block_seconds_sum"] == pytest.approx(0.06)
         assert first["arl2_real_time_share"] == pytest.approx(0.1)
         one.do(one.host.advance(stream, 2))
+        # A fork's numbers go on from its parent's, whose blocks are not made again.
+        one.host.made[stream + "f"] = Made(replace(one.host.made[stream].info, id=stream + "f", parent=stream))
         one.http.get("/v1/streams/none")
         second = figures(one)
         assert second["arl2_blocks_total"] == 5

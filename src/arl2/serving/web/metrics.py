@@ -1,5 +1,6 @@
 """What Prometheus reads at ``/metrics``: streams, viewers, blocks, requests, and the process itself."""
 
+import time
 from collections.abc import Sequence
 
 from prometheus_client import (
@@ -57,6 +58,7 @@ class Metrics:
         self.refused = Counter("arl2_refused", "Requests and sockets not let in.", ("why",), registry=registry)
         # By stream: blocks, frames and bytes that are counted already.
         self._counted: dict[str, tuple[int, int, int]] = {}
+        self._since = time.time()
 
     def text(self, streams: Sequence[StreamInfo], *, ready: bool, jobs: dict[str, int] | None = None) -> bytes:
         """All figures, in Prometheus' format."""
@@ -73,12 +75,13 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _count(self, streams: Sequence[StreamInfo]) -> None:
-        """Add what streams have made since the last time. Those that a server finds in its store begin as they are."""
+        """Add what streams have made since the last time."""
         found = {}
         for one in streams:
             now = found[one.id] = one.block, one.frame, one.figures.sent_bytes
-            asleep = one.state == "asleep"
-            blocks, frames, sent = self._counted.get(one.id, now if asleep else (0, 0, 0))
+            # Of streams that were there before, and of forks, whose numbers are their parents', the past is not ours.
+            begun_here = one.parent is None and one.created >= self._since
+            blocks, frames, sent = self._counted.get(one.id, (0, 0, 0) if begun_here else now)
             for counter, amount in ((self._frames, one.frame - frames), (self._encoded, now[2] - sent)):
                 counter.inc(max(0, amount))
             for _ in range(one.block - blocks):
