@@ -13,7 +13,6 @@ from arl2.errors import Arl2Error, StreamError
 from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.live.admission import Admission
-from arl2.serving.live.feed import Feed
 from arl2.serving.live.held import Held
 from arl2.serving.live.lifecycle import Streams, unknown
 from arl2.serving.live.maker import StreamMaker
@@ -154,9 +153,11 @@ class LocalHost:
                     await self._streams.wake(held, after)
                 elif held.ended is not None and held.feed.newest is None:
                     held.feed.put(held.ended)
-                feed = held.feed
+                feed, session = held.feed, held.session
+            if after is not None and session is not None and after > session.block + self.settings.most_unknown:
+                after = None  # nobody was ever shown that
             yield held.info()
-            async with contextlib.aclosing(feed.watch(_believed(after, feed))) as items:
+            async with contextlib.aclosing(feed.watch(after)) as items:
                 async for item in items:
                     yield item
         finally:
@@ -252,9 +253,3 @@ class LocalHost:
 
 async def _of(future: "Future[Result]") -> Result:
     return await asyncio.wrap_future(future)
-
-
-def _believed(after: int | None, feed: Feed) -> int | None:
-    """A viewer that says it has seen what was never made begins with the newest block."""
-    newest = feed.newest
-    return None if after is not None and newest is not None and after > newest + 64 else after

@@ -21,10 +21,6 @@ from arl2.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-# A viewer may have been shown so many blocks more than the points tell, and those between two points twice: beyond
-# that, what it says is not believed.
-_AHEAD = 8
-
 
 @dataclass(frozen=True)
 class Wires:
@@ -130,7 +126,7 @@ class Runner:
         """
         every = self._settings.point_every
         known = max(history.next_block, history.last_command_block)
-        if after is not None and after > known + 2 * every + _AHEAD:
+        if after is not None and after > known + self._settings.most_unknown:
             after = None
         failed: list[str] = []
         for start in history.starts(after, most_again=2 * every):

@@ -38,6 +38,11 @@ class HostSettings:
     first_blocks: int = 4
     shared: bool = False
 
+    @property
+    def most_unknown(self) -> int:
+        """Blocks that a viewer may have been shown beyond what is kept: more are not believed."""
+        return 2 * self.point_every + 8
+
     def __post_init__(self) -> None:
         for name in ("point_every", "keep_points", "most_streams", "most_kept", "scale"):
             if getattr(self, name) < 1:
