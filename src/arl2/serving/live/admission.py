@@ -40,11 +40,11 @@ class Admission:
             return sum(self._held.values())
 
     def enter(self, name: object, size: int, *, smaller: Callable[[int], str | None] | None = None) -> None:
-        """Give a stream room; of one that has it, correct the size.
+        """Give a stream room.
 
         Args:
             name: of the stream.
-            size: bytes; 0: unknown.
+            size: bytes.
             smaller: what of a stream would fit into so many bytes, in words.
 
         Raises:
@@ -62,12 +62,6 @@ class Admission:
             if free is not None and size > free:
                 raise NoRoomError(self._refusal(size, max(0, free), len(others), smaller), self._retry_after)
             self._held[name] = size
-
-    def correct(self, name: object, size: int) -> None:
-        """What a stream takes, once it was measured; nothing is refused any more."""
-        with self._guard:
-            if name in self._held:
-                self._held[name] = size
 
     def leave(self, name: object) -> None:
         """Its memory is free again."""

@@ -76,7 +76,7 @@ class LocalHost:
         """Begin a stream; under the name ``stream``, which the caller has drawn."""
         name = stream or new_name()
         begin = partial(self._runner.create, name, request)
-        return await self._streams.new(name, begin, self._runner.maker.stream_bytes(request))
+        return await self._streams.new(name, begin, self._runner.maker.size(request))
 
     async def resume(
         self, snapshot: bytes, *, prompt: str | None = None, name: str = "", stream: str | None = None
@@ -84,7 +84,7 @@ class LocalHost:
         """Begin a stream from the bytes of a snapshot."""
         own = stream or new_name()
         begin = partial(self._runner.resume, own, snapshot, prompt, name)
-        return await self._streams.new(own, begin, self._runner.maker.stream_bytes(None))
+        return await self._streams.new(own, begin, self._runner.maker.size(None))
 
     async def streams(self) -> list[StreamInfo]:
         """All streams, those asleep too, oldest first."""
@@ -246,7 +246,9 @@ class LocalHost:
         begin = partial(self._runner.fork, name, held.known, twin, block=block, frame=frame, seed=command.seed)
         with contextlib.ExitStack() as undo:
             undo.callback(twin.close)
-            await self._streams.new(name, lambda wires: begin(wires=wires), twin.memory_bytes)
+            await self._streams.new(
+                name, lambda wires: begin(wires=wires), self._runner.maker.size(held.known.record.request)
+            )
             undo.pop_all()
         return replace(receipt, block=block, fork=name)
 

@@ -17,6 +17,7 @@ from arl2.serving.live.objects import StoreError
 from arl2.serving.live.runner import Runner, Wires
 from arl2.serving.live.session import Session
 from arl2.serving.live.settings import HostSettings
+from arl2.serving.live.sizes import StreamSize
 from arl2.serving.live.store import StreamRecord
 from arl2.serving.live.wire import DrainingError, Ended, NoRoomError, StreamInfo, UnknownStreamError, WatchItem
 
@@ -50,7 +51,7 @@ class Streams:
         if self._ticking is None:
             self._ticking = asyncio.create_task(self._tick())
 
-    async def new(self, name: str, begin: Any, size: int) -> StreamInfo:
+    async def new(self, name: str, begin: Any, size: StreamSize) -> StreamInfo:
         self.require_open()
         if len(self.held) >= self.settings.most_kept:
             raise NoRoomError(f"{len(self.held)} streams are kept, and no more are taken; delete some.")
@@ -74,7 +75,7 @@ class Streams:
         if self.settings.shared:  # others may have run it since it was read
             held.record, held.history = await asyncio.to_thread(self._runner.store.read, held.record.id), None
             await self.read(held)
-        await self._enter(held.record.id, self._runner.maker.stream_bytes(held.newest_record.request))
+        await self._enter(held.record.id, self._runner.maker.size(held.newest_record.request))
         held.feed = Feed(most_bytes=self.settings.ring_bytes)
         try:
             wires = self._wires(held.feed, held.record.id)
@@ -88,7 +89,7 @@ class Streams:
         held.touch()
         held.session.start()
 
-    async def _enter(self, name: str, size: int) -> None:
+    async def _enter(self, name: str, size: StreamSize) -> None:
         """Room for a stream; those that nobody watches fall asleep for it, the ones first that nobody has for longest.
 
         Raises:
@@ -96,7 +97,7 @@ class Streams:
         """
         while True:
             try:
-                self._admission.enter(name, size, smaller=self._runner.maker.smaller)
+                self._admission.enter(name, size.size, smaller=size.smaller)
             except NoRoomError:
                 idle = [held for held in self.held.values() if held.session is not None and held.idle_for() > 1.0]
                 if not idle:
@@ -222,7 +223,6 @@ class Streams:
             await asyncio.sleep(self.settings.tell_every)
             for held in list(self.held.values()):
                 if held.session is not None:
-                    self._admission.correct(held.record.id, held.session.figures.memory_bytes)
                     held.feed.put(held.info())
                 if after is None or held.idle_for() < after or held.lock.locked():
                     continue

@@ -9,6 +9,7 @@ import torch
 from arl2.errors import ConfigError, suggestion
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.live.first_blocks import FirstBlocks
+from arl2.serving.live.sizes import StreamSize, stream_size
 from arl2.serving.live.source import Opening
 from arl2.serving.live.turns import Turns
 from arl2.serving.live.wire import StreamRequest
@@ -50,8 +51,7 @@ class StreamMaker:
         """The options of a request, and what they come to.
 
         Raises:
-            ConfigError: an empty prompt, unknown options, options that do not go with the model, a stream that would
-                grow without end.
+            ConfigError: an empty prompt, unknown options, options that do not go with the model.
             Arl2Error: as ``ARL2Pipeline.check``.
         """
         if not request.prompt.strip():
@@ -63,10 +63,7 @@ class StreamMaker:
                 raise ConfigError(f"Unknown option '{name}'. {suggestion(name, _OPTIONS)}")
         given: dict[str, Any] = dict(request.options)
         options = SamplingOptions(seed=request.seed, **given)
-        checked = self.pipe.check(options)
-        if checked.shape.window is None and checked.plan is None and "window" in request.options:
-            raise ConfigError("A stream without end needs a window; give window, or num_frames.")
-        return options, checked
+        return options, self.pipe.check(options)
 
     def with_seed(self, request: StreamRequest) -> StreamRequest:
         """The request with a seed, drawn if it has none."""
@@ -108,13 +105,15 @@ class StreamMaker:
         factor = self.pipe.codec.spatial_factor
         return SnapshotFacts(values["seeds"][0], factor * values["height"], factor * values["width"])
 
-    def stream_bytes(self, request: StreamRequest | None) -> int:
-        """What a stream takes, as far as that is known; 0: unknown."""
-        return 0
+    def size(self, request: StreamRequest | None) -> StreamSize:
+        """What a stream will take; None: one of the model's own size.
 
-    def smaller(self, free: int) -> str | None:
-        """What of a stream would fit into so many bytes, in words."""
-        return None
+        Raises:
+            Arl2Error: as ``checked``; a stream that would grow without end.
+        """
+        if request is None:
+            return stream_size(self.pipe, self.pipe.check())
+        return stream_size(self.pipe, self.checked(request)[1])
 
     def warm(self) -> None:
         """Make a block that nobody sees: kernels are compiled and chosen, weights are touched."""

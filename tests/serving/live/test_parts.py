@@ -1,0 +1,175 @@
+"""Turns are fair, frames are released on time, and there is room or a sentence that says what would fit."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arl2.errors import ConfigError
+from arl2.serving.live.admission import Admission
+from arl2.serving.live.first_blocks import FirstBlocks
+from arl2.serving.live.maker import StreamMaker
+from arl2.serving.live.release import Release
+from arl2.serving.live.settings import HostSettings
+from arl2.serving.live.turns import FairLock, Turns
+from arl2.serving.live.wire import NoRoomError
+from arl2.streams.stream import Stream
+from rollout.streams import PROMPT, small_pipeline
+from serving.live.viewing import hosting, request, run
+from serving.test_keep_up import PATIENCE, until
+
+
+def test_turns_go_round() -> None:
+    lock, order, mine = FairLock(), [], 5
+
+    def work(name: str) -> None:
+        for _ in range(mine):
+            with lock:
+                order.append(name)
+                # Nobody takes a second turn before the others have had one.
+                until(lambda: lock.waiting == 2 or len(order) > 3 * mine - 3)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    rounds = [set(order[at : at + 3]) for at in range(0, 3 * (mine - 1), 3)]
+    assert rounds == [set("abc")] * (mine - 1)
+
+
+def test_an_error_gives_the_turn_back() -> None:
+    lock = FairLock()
+    with pytest.raises(KeyError), lock:
+        raise KeyError
+    with lock:
+        assert lock.waiting == 0
+
+
+class Clock:
+    """Time passes as fast as somebody waits for it; ``at`` happens at its moment."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.at: list[tuple[float, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wait(self, changed: threading.Condition, seconds: float | None) -> None:
+        end = float("inf") if seconds is None else self.seconds + seconds
+        if self.at and self.at[0][0] <= end:
+            moment, action = self.at.pop(0)
+            self.seconds = max(self.seconds, moment)
+            action()
+        else:
+            assert seconds is not None, "it would wait for ever"
+            self.seconds = end
+
+
+def test_frames_are_released_at_their_rate_and_a_pause_only_moves_them() -> None:
+    clock = Clock()
+    release = Release(4, now=clock.now, wait=clock.wait)
+    clock.at = [(0.6, release.pause), (5.6, lambda: release.pause(False))]
+    released = []
+    for _ in range(6):
+        assert release.frame()
+        released.append(clock.seconds)
+    # 0.15 s were left when it was paused.
+    assert released == pytest.approx([0.0, 0.25, 0.5, 5.75, 6.0, 6.25])
+    clock.seconds += 0.3  # the encoder was late by 0.05: made up for
+    assert release.frame()
+    assert release.frame()
+    assert clock.seconds == pytest.approx(6.75)
+    clock.seconds += 3.0  # much too late: no hurry
+    for _ in range(2):
+        assert release.frame()
+    assert clock.seconds == pytest.approx(10.0)
+
+
+def test_the_end_waits_for_nothing() -> None:
+    clock = Clock()
+    for fps in (4, None):
+        release = Release(fps, now=clock.now, wait=clock.wait)
+        release.pause()
+        release.hurry()
+        assert [release.frame() for _ in range(3)] == [True] * 3
+        release.close()
+        assert not release.frame()
+    assert clock.seconds == 0.0
+
+
+def test_there_is_room_or_a_sentence_that_says_what_would_fit() -> None:
+    room = Admission(most=3, limit=1000, retry_after=7.0)
+    room.enter("a", 400)
+    room.enter("b", 400)
+    with pytest.raises(NoRoomError, match=r"about 0\.0 MB.*2 others run.*now this would fit: window=200") as refused:
+        room.enter("c", 300, smaller=lambda free: f"window={free}")
+    assert refused.value.retry_after == 7.0
+    with pytest.raises(NoRoomError, match="no stream of this size fits"):
+        room.enter("c", 2000, smaller=lambda free: None)
+    room.enter("c", 200)
+    assert (room.running, room.used) == (3, 1000)
+    room.leave("a")
+    room.leave("a")
+    room.enter("d", 0)
+    with pytest.raises(NoRoomError, match="3 streams run"):
+        room.enter("e", 0)
+
+
+def test_what_a_stream_takes_is_known_before_it_is_begun(tmp_path: Path) -> None:
+    maker = StreamMaker(small_pipeline(), Turns(), first_blocks=0)
+    size = maker.size(request())
+    with maker.begin(request()) as stream:
+        next(stream)
+        held = stream.memory_bytes
+    assert held / 2 < size.size < 4 * held
+    narrow = maker.size(request(options={"window": 6}))
+    assert narrow.size < size.size
+    assert size.smaller(narrow.size) == "window=6"
+    with pytest.raises(ConfigError, match="needs a window"):
+        maker.size(request(options={"window": None}))
+    assert maker.size(request(options={"window": None, "num_frames": 21})).size > 0
+
+    async def hosted() -> None:
+        async with hosting(tmp_path, memory_bytes=size.size + narrow.size) as host:
+            await host.create(request())
+            with pytest.raises(NoRoomError, match="window=6"):
+                await host.create(request(seed=4))
+            await host.create(request(seed=4, options={"window": 6}))
+
+    run(hosted())
+
+
+def test_a_first_block_that_fails_is_tried_again_by_the_next_stream() -> None:
+    begun: list[Stream] = []
+
+    def begin() -> Stream:
+        begun.append(small_pipeline().stream(PROMPT, seed=len(begun), rewind_blocks=0))
+        return begun[-1]
+
+    firsts = FirstBlocks(Turns(), most=1)
+    opening = firsts.opening("key", begin)
+    begun[0].close()  # so that it fails
+    with pytest.raises(ValueError, match="closed"):
+        opening()
+    with pytest.raises(ValueError, match="closed"):
+        opening()
+    stream, block = firsts.opening("key", begin)()
+    assert block is not None
+    assert (stream.index, block.index) == (1, 0)
+    # Of one key more than are kept the oldest goes.
+    firsts.opening("other", begin)
+    firsts.opening("key", begin)
+    assert len(begun) == 4
+    assert firsts.made == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"point_every": 0}, {"keep_points": 0}, {"scale": 0}, {"margin": -1.0}, {"tell_every": 0.0}]
+)
+def test_settings_are_checked(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=r"give|above"):
+        replace(HostSettings(), **wrong)
