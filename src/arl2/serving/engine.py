@@ -6,11 +6,11 @@ noted is its business, too: see ``arl2.serving.jobs`` and ``arl2.serving.generat
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from arl2.geometry import count_blocks
 from arl2.pipeline.pipeline import ARL2Pipeline, VideoBlock
@@ -101,6 +101,21 @@ class BlockDone:
         return self.jobs[0]
 
 
+@runtime_checkable
+class TakesTurns(Protocol):
+    """What streams of one model enter for each block, so that none waits for more than a block of each other one."""
+
+    @property
+    def denoise(self) -> AbstractContextManager[Any]:
+        """Held while a block is denoised and committed."""
+        ...
+
+    @property
+    def decode(self) -> AbstractContextManager[Any]:
+        """Held while a block is decoded."""
+        ...
+
+
 class VideoEngine:
     """Makes jobs into video files.
 
@@ -108,10 +123,17 @@ class VideoEngine:
         pipe: the model, on its device.
         settings: shared by all jobs.
         prefix: conditioning frames of every job; None: each job's own image or video.
+        turns: of the model, where other streams run beside; None: there are none.
     """
 
-    def __init__(self, pipe: ARL2Pipeline, settings: JobSettings, prefix: VideoPrefix | None = None) -> None:
-        self.pipe, self.settings = pipe, settings
+    def __init__(
+        self,
+        pipe: ARL2Pipeline,
+        settings: JobSettings,
+        prefix: VideoPrefix | None = None,
+        turns: TakesTurns | None = None,
+    ) -> None:
+        self.pipe, self.settings, self._turns = pipe, settings, turns
         self.prompts = EncodedPrompts(pipe.text, settings.sampling.over(pipe.settings))
         self._prefix = prefix
 
@@ -192,7 +214,7 @@ class VideoEngine:
                 }
                 generated = self.stream(jobs, prefix, frames)
                 passed = self._pass_through(jobs, writers, prefix)
-                for block in generated:
+                for block in self._blocks(generated, blocks):
                     video: tuple[Frames, ...] = ()
                     if not (self.settings.only_new and block.frames.start < given):
                         video = tuple(block.pixels(n) for n in range(len(jobs)))
@@ -230,6 +252,17 @@ class VideoEngine:
         with self.stream(jobs, prefix, frames) as stream:
             for _ in range(count_blocks(latent_frames, self.pipe.block_frames, self.pipe.settings.first_block_frames)):
                 yield stream.latents_next().frames.stop < latent_frames
+
+    def _blocks(self, stream: Stream, count: int) -> Iterator[VideoBlock]:
+        if self._turns is None:
+            yield from stream
+            return
+        for _ in range(count):
+            with self._turns.denoise:
+                latents = stream.latents_next()
+            with self._turns.decode:
+                block = stream.decode(latents)
+            yield block
 
     def _pass_through(
         self, jobs: Sequence[GenerationJob], writers: Mapping[Path, VideoWriter], prefix: VideoPrefix | None

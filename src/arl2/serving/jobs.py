@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.serving.engine import BlockDone, GenerationJob, JobSettings, VideoEngine
+from arl2.serving.engine import BlockDone, GenerationJob, JobSettings, TakesTurns, VideoEngine
 from arl2.serving.file_names import file_name
 from arl2.serving.manifest import Manifest, manifest_path, model_hash, read_manifest, remove_manifest, write_manifest
 from arl2.serving.prompts_file import VideoRequest
@@ -111,11 +111,18 @@ class JobList:
         pipe: the model, on its device.
         jobs: as ``plan_jobs`` gives them.
         settings: shared by all.
+        turns: of the model, where other streams run beside.
     """
 
-    def __init__(self, pipe: ARL2Pipeline, jobs: Sequence[GenerationJob], settings: JobSettings) -> None:
+    def __init__(
+        self,
+        pipe: ARL2Pipeline,
+        jobs: Sequence[GenerationJob],
+        settings: JobSettings,
+        turns: TakesTurns | None = None,
+    ) -> None:
         self.pipe, self.jobs, self.settings = pipe, tuple(jobs), settings
-        self._engine = VideoEngine(pipe, settings)
+        self._engine = VideoEngine(pipe, settings, turns=turns)
         self._ranks = pipe.transformer.parallel
         self._model_hash = model_hash(pipe)
         # In the form that JSON gives them back.

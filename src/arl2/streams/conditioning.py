@@ -71,18 +71,27 @@ def video_prefix(model: VideoModel, path: Path) -> VideoPrefix:
         GeometryError: a video shorter than a block.
     """
     settings = model.settings
-    found = count_clip_frames(path, fps=settings.fps)
+    kept, found = prefix_frames(model, path)
+    frames = islice(clip_frames(path, fps=settings.fps), found - kept, None)
+    latents = video_latents(model.codec, frames, height=settings.height, width=settings.width)
+    return VideoPrefix(latents, kept, found - kept, path)
+
+
+def prefix_frames(model: VideoModel, path: Path) -> tuple[int, int]:
+    """How many video frames of a file a video would start with, and how many the file has at the model's rate.
+
+    Raises:
+        VideoFileError, GeometryError: as ``video_prefix``.
+    """
+    found = count_clip_frames(path, fps=model.settings.fps)
     with naming(path):
         whole = whole_blocks(
             found,
             temporal_factor=model.codec.temporal_factor,
             block_frames=model.block_frames,
-            first_block_frames=settings.first_block_frames,
+            first_block_frames=model.settings.first_block_frames,
         )
-    kept = video_frames_of(0, whole, model.codec.temporal_factor)
-    frames = islice(clip_frames(path, fps=settings.fps), found - kept, None)
-    latents = video_latents(model.codec, frames, height=settings.height, width=settings.width)
-    return VideoPrefix(latents, kept, found - kept, path)
+    return video_frames_of(0, whole, model.codec.temporal_factor), found
 
 
 def frames_in_all(model: VideoModel, known: VideoPrefix | None) -> int:
