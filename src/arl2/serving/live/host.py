@@ -90,7 +90,7 @@ class LocalHost:
         """All streams, those asleep too, oldest first."""
         found = list(self._streams.held.values())
         if self.settings.shared:
-            records = await asyncio.to_thread(self._runner.store.records)
+            records = await self._streams.aside(self._runner.store.records)
             found += [self._streams.asleep(record) for record in records if record.id not in self._streams.held]
         await asyncio.gather(*(self._streams.read(held) for held in found))
         there = [held for held in found if not held.deleted]
@@ -112,7 +112,7 @@ class LocalHost:
                 raise unknown(stream)
             if held.session is not None:
                 await self._streams.off(held, held.session.close)
-            await asyncio.to_thread(self._runner.store.delete, stream)
+            await self._streams.aside(self._runner.store.delete, stream)
             held.deleted = True
             self._streams.held.pop(stream, None)
             held.feed.put(Ended("deleted"))
@@ -130,7 +130,7 @@ class LocalHost:
         """Of now, or of a kept point."""
         held = await self._streams.find(stream)
         if block is None and held.session is not None:
-            return await asyncio.to_thread(held.session.snapshot, kind)
+            return await self._streams.aside(held.session.snapshot, kind)
 
         def kept() -> bytes:
             if kind == "exact" and block is not None:
@@ -139,7 +139,7 @@ class LocalHost:
             with twin:
                 return twin.save_bytes(kind)
 
-        return await asyncio.to_thread(kept)
+        return await self._streams.aside(kept)
 
     async def watch(self, stream: str, *, after: int | None = None) -> AsyncIterator[WatchItem]:
         """What a viewer gets; see ``StreamHost``."""
@@ -173,7 +173,7 @@ class LocalHost:
     async def warm(self) -> None:
         """Make a block that nobody sees; afterwards the host is ready."""
         if self._warming is None:
-            self._warming = asyncio.create_task(asyncio.to_thread(self._runner.maker.warm))
+            self._warming = asyncio.create_task(self._streams.aside(self._runner.maker.warm))
         await self._warming
 
     async def ready(self) -> bool:
@@ -196,11 +196,9 @@ class LocalHost:
 
     async def close(self) -> None:
         """After ``drain``: let go of everything."""
-        await self._streams.finish()
         if self._warming is not None:
             await asyncio.gather(self._warming, return_exceptions=True)
-        await asyncio.to_thread(self._runner.close)
-        self._runner.store.close()
+        await self._streams.finish()
 
     # Commands
 
@@ -241,7 +239,7 @@ class LocalHost:
                 future = held.session.fork()
             block, frame, twin = await _of(future)
         else:
-            twin, block, frame = await asyncio.to_thread(self._runner.at_point, held.known, command.block)
+            twin, block, frame = await self._streams.aside(self._runner.at_point, held.known, command.block)
         name = new_name()
         begin = partial(self._runner.fork, name, held.known, twin, block=block, frame=frame, seed=command.seed)
         with contextlib.ExitStack() as undo:

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from arl2.errors import Arl2Error, StreamError
+from arl2.errors import Arl2Error
 from arl2.serving.live.admission import Admission
 from arl2.serving.live.feed import Feed
 from arl2.serving.live.held import Held
@@ -23,6 +24,7 @@ from arl2.serving.live.wire import DrainingError, Ended, NoRoomError, StreamInfo
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+_THREADS = 64
 
 
 class Streams:
@@ -41,9 +43,15 @@ class Streams:
         self._runner, self._admission, self.settings = runner, admission, settings
         self.held = {record.id: self.asleep(record) for record in records}
         self._found: WeakValueDictionary[str, Held] = WeakValueDictionary()  # of a shared store, not held
-        self.draining = False
+        self.draining = self._finished = False
         self._tasks: set[asyncio.Task] = set()
         self._ticking: asyncio.Task | None = None
+        # Some wait for a block: not in the loop's own few threads, which others use, too.
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="arl2-host")
+
+    async def aside(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """What waits, on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *arguments, **named))
 
     def require_open(self) -> None:
         if self.draining:
@@ -58,7 +66,7 @@ class Streams:
         await self._enter(name, size)
         feed = Feed(most_bytes=self.settings.ring_bytes)
         try:
-            history, session = await asyncio.to_thread(begin, self._wires(feed, name))
+            history, session = await self.aside(begin, self._wires(feed, name))
         except BaseException:
             self._admission.leave(name)
             raise
@@ -73,17 +81,15 @@ class Streams:
         """Its lock is held, and it sleeps."""
         self.require_open()
         if self.settings.shared:  # others may have run it since it was read
-            held.record, held.history = await asyncio.to_thread(self._runner.store.read, held.record.id), None
+            held.record, held.history = await self.aside(self._runner.store.read, held.record.id), None
             await self.read(held)
         await self._enter(held.record.id, self._runner.maker.size(held.newest_record.request))
         held.feed = Feed(most_bytes=self.settings.ring_bytes)
         try:
             wires = self._wires(held.feed, held.record.id)
-            held.session = await asyncio.to_thread(self._runner.wake, held.known, after, wires)
-        except BaseException as error:
+            held.session = await self.aside(self._runner.wake, held.known, after, wires)
+        except BaseException:
             self._admission.leave(held.record.id)
-            if isinstance(error, StreamError):
-                await asyncio.to_thread(held.known.end, state="failed", error=str(error))
             raise
         self.held[held.record.id] = held
         held.touch()
@@ -127,7 +133,7 @@ class Streams:
         if held is None:
             if not self.settings.shared:
                 raise unknown(stream)
-            record = await asyncio.to_thread(self._runner.store.read, stream)
+            record = await self.aside(self._runner.store.read, stream)
             # Those who ask for it at the same moment get the same one, with one lock.
             held = self.held.get(stream) or self._found.setdefault(stream, self.asleep(record))
         await self.read(held)
@@ -137,7 +143,7 @@ class Streams:
         if held.history is None:
             read = partial(History.read, self._runner.store, held.record, keep=self.settings.keep_points)
             try:
-                history = await asyncio.to_thread(read)
+                history = await self.aside(read)
             except UnknownStreamError:
                 held.deleted = True
                 return
@@ -172,12 +178,12 @@ class Streams:
         session = held.session
         assert session is not None
         try:
-            await asyncio.to_thread(session.finish)
+            await self.aside(session.finish)
         except Exception as error:
             logger.exception("stream %s could not be saved", held.record.id)
-            await asyncio.to_thread(held.known.end, state="failed", error=str(error) or repr(error))
+            await self.aside(held.known.end, state="failed", error=str(error) or repr(error))
         if session.error is not None:
-            await asyncio.to_thread(held.known.end, state="failed", error=session.error)
+            await self.aside(held.known.end, state="failed", error=session.error)
         await self.off(held, session.close)
         return held.ended
 
@@ -190,23 +196,25 @@ class Streams:
             if held.session is not session:
                 return
             with contextlib.suppress(Arl2Error):
-                await asyncio.to_thread(session.finish)
+                await self.aside(session.finish)
             if session.error is not None:
                 ended = Ended("failed", session.error)
             state = "failed" if ended.reason == "failed" else "ended"
-            await asyncio.to_thread(held.known.end, state=state, error=ended.error)
+            await self.aside(held.known.end, state=state, error=ended.error)
             await self.off(held, session.close)
             held.touch()
             held.feed.put(ended)
 
     async def off(self, held: Held, close: Any) -> None:
-        await asyncio.to_thread(close)
+        await self.aside(close)
         held.session = None
         self._admission.leave(held.record.id)
 
     async def finish(self) -> None:
-        """Nothing more is begun here; wait for what is under way."""
-        self.draining = True
+        """Nothing more is begun here; wait for what is under way, and let go of threads and store."""
+        if self._finished:
+            return
+        self.draining = self._finished = True
         if self._ticking is not None:
             self._ticking.cancel()
         for held in list(self.held.values()):
@@ -215,6 +223,8 @@ class Streams:
                     await self.off(held, held.session.close)
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.aside(self._runner.close)
+        self._pool.shutdown(wait=False)
 
     async def _tick(self) -> None:
         """Tell viewers how streams are doing, and let those sleep that nobody watches."""

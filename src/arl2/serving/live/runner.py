@@ -46,8 +46,9 @@ class Runner:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="arl2-points")
 
     def close(self) -> None:
-        """Once no session is left."""
+        """Once no session is left: the store, too."""
         self._writer.shutdown()
+        self.store.close()
 
     def create(self, name: str, request: StreamRequest, wires: Wires) -> tuple[History, Session]:
         """A new stream, kept and ready to start; errors as for ``StreamMaker.begin``, ``StoreError``."""
@@ -122,8 +123,14 @@ class Runner:
         """A session that continues a stream after a block that a viewer has shown; None: from the newest point.
 
         Raises:
-            StreamError: nothing is whole that it could continue from.
+            StreamError: it is another model's, or nothing is whole that it could continue from.
         """
+        made_by = history.record.model_hash
+        if made_by and made_by != self.maker.model_hash:
+            raise StreamError(
+                f"This stream is of weights with the hash {made_by}, but this server has {self.maker.model_hash}; "
+                "start the server with the model that made it, or delete the stream."
+            )
         every = self._settings.point_every
         known = max(history.next_block, history.last_command_block)
         if after is not None and after > known + self._settings.most_unknown:
