@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arl2.errors import SnapshotError
+from arl2.errors import SnapshotError, StreamError
 from arl2.serving.live.store import StreamRecord, StreamStore
 from arl2.serving.live.wire import Command, Ended
 from rollout.streams import OTHER, PROMPT, small_pipeline
@@ -229,7 +229,7 @@ def test_a_hundred_streams_sleep_and_one_of_them_wakes(tmp_path: Path) -> None:
             id=f"stream-{number}",
             created=float(number),
             request=request(),
-            model_hash="",
+            model_hash="another" if number == 99 else "",
             width=32,
             height=32,
             fps=16,
@@ -243,6 +243,10 @@ def test_a_hundred_streams_sleep_and_one_of_them_wakes(tmp_path: Path) -> None:
             viewer = await Viewer(host, "stream-42", after=-1).blocks(2)
             assert viewer.digests == plain(2)
             assert [info.id for info in host.running()] == ["stream-42"]
+            with pytest.raises(StreamError, match="the model that made it"):
+                await Viewer(host, "stream-99").blocks(1)
+            refused = await host.give("stream-99", prompt(OTHER))
+            assert (refused.state, (await host.info("stream-99")).state) == ("refused", "asleep")
 
     run(hosted())
 
