@@ -187,7 +187,8 @@ def _frames(fields: Mapping[str, str], model: ModelFacts, most_seconds: float) -
 
 def _options(fields: Mapping[str, str]) -> dict[str, Any]:
     steps, guidance = _whole(fields, "num_inference_steps", 1, 1000), _number(fields, "guidance_scale")
-    given: dict[str, Any] = {"steps": steps, "guidance_scale": guidance, "negative_prompt": fields.get("negative_prompt") or None}
+    negative = fields.get("negative_prompt") or None
+    given: dict[str, Any] = {"steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
     options = {name: value for name, value in given.items() if value is not None}
     SamplingOptions(**options)
     return options

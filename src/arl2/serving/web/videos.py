@@ -1,6 +1,5 @@
 """``/v1/videos``: video jobs over HTTP in OpenAI's format, which its own client speaks."""
 
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from arl2.errors import Arl2Error
+from arl2.files.plain import parse_json
 from arl2.serving.videos.order import FIELDS, FieldError, seconds_of
 from arl2.serving.videos.service import VideoService
 from arl2.serving.videos.shelf import Upload, VideoRecord
@@ -213,8 +213,8 @@ async def _fields_and_files(request: Request, upload: str) -> tuple[dict[str, st
 
 def _json_fields(body: bytes) -> dict[str, str]:
     try:
-        values = json.loads(body)
-    except (ValueError, RecursionError):
+        values = parse_json(body.decode())
+    except ValueError:
         values = None
     if not isinstance(values, Mapping):
         raise FieldError("The body is no JSON object; send one, or multipart/form-data.", code="malformed_json")
