@@ -340,11 +340,14 @@ def _parameter(option: Option, command: type[Command]) -> inspect.Parameter:
 
 
 def _one_word(option: Option) -> Any:
-    """The type as cyclopts needs it: a value with a reader of its own is a word, whatever it means."""
+    """The type as cyclopts needs it: a value with a reader of its own is a word, whatever it means.
+
+    ``Any``, not ``str``: where a program has imported pydantic, cyclopts checks values once more, those that were read.
+    """
     if several(option.hint):
-        return tuple[str, ...] if int in get_args(option.hint) else option.hint
+        return tuple[Any, ...] if int in get_args(option.hint) else option.hint
     read = option.read is not None or {int, float} & set(_members(option.hint))
-    return str | None if read else option.hint
+    return Any if read else option.hint
 
 
 def _group(option: Option, command: type[Command]) -> Group | str:

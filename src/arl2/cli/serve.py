@@ -1,10 +1,12 @@
 """``arl2 serve``: live streams on a page, an API for programs, and video for players."""
 
 import asyncio
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from arl2.cli.checks import check_source
@@ -12,13 +14,16 @@ from arl2.cli.options import Command
 from arl2.cli.standard_streams import say_error
 from arl2.errors import ConfigError
 from arl2.files.cache import state_folder
+from arl2.model.registry import find_card
 from arl2.pipeline.options import ModelSource
 
 if TYPE_CHECKING:
+    from arl2.serving.live.settings import HostSettings
     from arl2.serving.web.process import Opened
 
 KEY_VARIABLE = "ARL2_API_KEY"
 _BYTES = 1_000_000_000
+_SHOWN_SIDE = 256  # pixels, of frames that are enlarged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,27 @@ class Streams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Several processes or machines.
+
+    Attributes:
+        ray: Serve from several workers through Ray Serve; a worker that is killed loses nothing.
+        workers: Processes with a warm model; with --most-workers, the fewest.
+        most_workers: Workers come and go up to this number, with the share of real time that the streams take.
+        fronts: Processes that hold the viewers' sockets.
+        gpus: GPUs of each worker, or a part of one.
+        ray_address: Ray cluster to join, such as auto (default: one of this machine, which ends with the command).
+    """
+
+    ray: bool = False
+    workers: int = 2
+    most_workers: int | None = None
+    fronts: int = 1
+    gpus: float | None = None
+    ray_address: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serve(Command):
     """Serve live streams: a page to watch and steer them, an API for programs, video for players.
 
@@ -82,6 +108,7 @@ class Serve(Command):
     examples: ClassVar = (
         "arl2 serve",
         "arl2 serve shapes-75 --host 0.0.0.0 --port 8080 --store streams --log json",
+        "arl2 serve --ray --workers 2 --store streams",
     )
     host: str = "127.0.0.1"
     port: int = 8000
@@ -89,6 +116,7 @@ class Serve(Command):
     threads: int | None = None
     access: Access = field(default_factory=Access)
     streams: Streams = field(default_factory=Streams)
+    cluster: Cluster = field(default_factory=Cluster)
     source: ModelSource = field(default_factory=ModelSource)
 
     @property
@@ -100,6 +128,11 @@ class Serve(Command):
     def store(self) -> str:
         """Where streams are kept."""
         return self.streams.store or str(state_folder() / "streams")
+
+    @property
+    def _videos(self) -> Path:
+        """Where video jobs are kept: beside the streams, if those are in a folder."""
+        return state_folder() / "videos" if "://" in self.store else Path(self.store) / "videos"
 
     def run(self) -> int:
         """Bind, load, serve; the exit code."""
@@ -113,6 +146,8 @@ class Serve(Command):
 
         if self.log == "json":
             log_as_json()
+        if self.cluster.ray:
+            return self._run_cluster()
         with bind(self.host, self.port) as listening:
             url = address_of(listening)
             say = _voice()
@@ -129,6 +164,41 @@ class Serve(Command):
             if scheme not in ("http", "https") or not rest or "/" in rest:
                 raise ConfigError(f"Got --allow-origin '{origin:.80}'; give an origin such as https://example.org.")
 
+    def _host_settings(self, scale: int) -> "HostSettings":
+        from arl2.serving.live.settings import HostSettings
+
+        chosen = self.streams
+        return HostSettings(
+            point_every=chosen.point_every,
+            keep_points=chosen.keep_points,
+            sleep_after=None if chosen.sleep_after == "never" else chosen.sleep_after,
+            most_streams=chosen.max_streams,
+            memory_bytes=None if chosen.memory is None else int(chosen.memory * _BYTES),
+            scale=scale,
+        )
+
+    def _run_cluster(self) -> int:
+        if self.threads is not None:
+            raise ConfigError("--threads does not go with --ray: Ray gives each worker its threads; leave it out.")
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError('arl2 serve --ray needs the package ray, which is missing: pip install "arl2[cluster]".')
+        from arl2.serving.cluster import ClusterSettings, run
+
+        asked, access = self.cluster, self.access
+        settings = ClusterSettings(
+            store=self.store,
+            source=self.source,
+            host=self._host_settings(self.streams.scale or _card_scale(self.source.name)),
+            workers=asked.workers,
+            most_workers=asked.most_workers,
+            fronts=asked.fronts,
+            gpus=asked.gpus or 0.0,
+            api_key=self.api_key,
+            allow_origins=access.allow_origin,
+            allow_hosts=access.allow_host,
+        )
+        return int(run(settings, address=asked.ray_address, host=self.host, port=self.port, say=_voice()))
+
     def _is_local(self) -> bool:
         try:
             return ip_address(self.host).is_loopback
@@ -140,8 +210,8 @@ class Serve(Command):
         from arl2.pipeline.options import SamplingOptions
         from arl2.serving.engine import shown_scale
         from arl2.serving.live.host import LocalHost
-        from arl2.serving.live.settings import HostSettings
         from arl2.serving.live.store import StreamStore
+        from arl2.serving.videos.service import VideoService, VideoSettings
         from arl2.serving.web.app import create_app
         from arl2.serving.web.facts import facts_of
         from arl2.serving.web.process import Opened
@@ -151,19 +221,8 @@ class Serve(Command):
             StreamStore, self.store
         )  # another server may have it, before anything is loaded
         pipe = await asyncio.to_thread(load_pipeline, self.source, SamplingOptions(), threads=self.threads)
-        chosen, access = self.streams, self.access
-        host = LocalHost(
-            pipe,
-            store,
-            HostSettings(
-                point_every=chosen.point_every,
-                keep_points=chosen.keep_points,
-                sleep_after=None if chosen.sleep_after == "never" else chosen.sleep_after,
-                most_streams=chosen.max_streams,
-                memory_bytes=None if chosen.memory is None else int(chosen.memory * _BYTES),
-                scale=chosen.scale or shown_scale(pipe),
-            ),
-        )
+        access = self.access
+        host = LocalHost(pipe, store, self._host_settings(self.streams.scale or shown_scale(pipe)))
         settings = WebSettings(
             model=facts_of(pipe, self.source.name),
             api_key=self.api_key,
@@ -172,16 +231,31 @@ class Serve(Command):
             most_sockets=access.max_sockets,
         )
 
+        service = await asyncio.to_thread(
+            VideoService, pipe, self._videos, VideoSettings(model=self.source.name), host.turns
+        )
+
+        async def drain() -> None:
+            await asyncio.gather(host.drain(), asyncio.to_thread(service.close))
+
         async def close() -> None:
+            await asyncio.to_thread(service.close)
             await host.close()
 
-        return Opened(create_app(host, settings), host.warm, host.drain, close)
+        app = create_app(host, settings, routers=(videos_router(service),), jobs=service.counts)
+        return Opened(app, host.warm, drain, close)
+
+
+def _card_scale(model: str) -> int:
+    """How much workers enlarge the frames of a model that is not loaded here."""
+    try:
+        return max(1, _SHOWN_SIDE // find_card(model).settings.height)
+    except ConfigError:  # a path
+        return 1
 
 
 def _require_extra() -> None:
     """Refuse to begin without what the web server is made of."""
-    import importlib.util
-
     for name in ("fastapi", "uvicorn", "websockets", "prometheus_client", "multipart"):
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f'arl2 serve needs the package {name}, which is missing: pip install "arl2[serve]".')

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import socket as sockets
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from arl2.errors import ConfigError
 from arl2.serving.web import server as server_module
+from arl2.serving.web.logs import JsonLines
 from arl2.serving.web.messages import OPTIONS
 from arl2.serving.web.server import bind
 from serving.web.fake_host import FRAMES, MAGIC, FakeHost, Made
@@ -287,6 +289,24 @@ def test_metrics_count_what_streams_made():
 def figures(one) -> dict[str, float]:
     lines = one.http.get("/metrics").text.splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_log_lines_of_requests_are_json_without_the_key(one):
+    lines = io.StringIO()
+    handler, logger = logging.StreamHandler(lines), logging.getLogger("arl2.serving.web.guard")
+    handler.setFormatter(JsonLines())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        one.http.get("/v1/streams/none?key=secret")
+        until(lambda: lines.getvalue().endswith("\n"))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    line = json.loads(lines.getvalue())
+    assert (line["level"], line["method"], line["path"], line["status"]) == ("info", "GET", "/v1/streams/none", 404)
+    assert line["milliseconds"] >= 0
+    assert "secret" not in lines.getvalue()
 
 
 def test_the_api_describes_itself(one):

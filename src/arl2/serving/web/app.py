@@ -11,6 +11,7 @@ from arl2.serving.live.wire import StreamHost
 from arl2.serving.web.errors import add_error_handlers
 from arl2.serving.web.fragments import Shelf
 from arl2.serving.web.guard import Guard
+from arl2.serving.web.hls import hls_router
 from arl2.serving.web.messages import plain
 from arl2.serving.web.metrics import CONTENT_TYPE, Metrics
 from arl2.serving.web.page_files import page_router
@@ -59,6 +60,7 @@ def create_app(
     app.include_router(_operations(host, settings, metrics, jobs))
     app.include_router(streams_router(host, settings))
     app.include_router(players_router(host, shelf, metrics))
+    app.include_router(hls_router(host, settings.model.block_seconds, metrics))
     app.include_router(socket_router(host, settings, shelf, metrics))
     for router in routers:
         app.include_router(router)

@@ -1,6 +1,7 @@
 """Who may come in, and with how much: host names, origins, the key, sizes and pauses of bodies, headers of answers."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -24,6 +25,7 @@ _OPEN = ("/", "/health", "/ready", "/favicon.ico")  # without a key, and the pag
 _PAGE_FILES = "/page/"
 _READING = ("GET", "HEAD", "OPTIONS")
 _UPLOADS = ("/v1/streams/snapshot", "/v1/videos")
+_DISCARDED_BYTES, _DISCARDING_SECONDS = 16 << 20, 2.0  # of a body that is refused
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -86,7 +88,8 @@ class Guard:
             if refusal is not None:
                 self._metrics.refused.labels(refusal.code).inc()
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
-                headers["Connection"] = "close"  # the body is not read
+                headers["Connection"] = "close"
+                await _discard(receive)
                 refused = error_response(refusal.status, refusal.message, code=refusal.code, headers=headers)
                 await refused(scope, receive, answer)
             else:
@@ -202,11 +205,25 @@ class Guard:
                 raise HTTPException(408, "The body did not come in time; send it again.") from None
             left -= len(message.get("body", b""))
             if left < 0:
+                if message.get("more_body", False):
+                    await _discard(receive)
                 raise HTTPException(413, _too_large(most))
             reading = message.get("more_body", False)
             return message
 
         return limited
+
+
+async def _discard(receive: Receive) -> None:
+    """Take what a client sends on, within reason: who is cut off while it sends does not read the answer."""
+    left = _DISCARDED_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_SECONDS):
+            while left > 0:
+                message = await receive()
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
 
 
 def _is_open(scope: Scope) -> bool:

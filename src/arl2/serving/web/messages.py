@@ -40,11 +40,11 @@ class NewStream(_Body):
         extra="forbid", strict=True, json_schema_extra={"examples": [{"prompt": PROMPT, "seed": 7}]}
     )
     prompt: str = Field(description="What it shows first.")
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = Field(None, description="The server draws one if null.")
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = Field(default=None, description="One is drawn if null.")
     options: dict[str, Any] = Field(default_factory=dict, description=f"Sampling options: {', '.join(OPTIONS)}.")
-    realtime: bool = Field(True, description="Paced like a video that is watched; false: as fast as it can be made.")
-    blocks: Annotated[int | None, Field(ge=1, le=_LARGEST)] = Field(None, description="It ends after so many.")
-    name: str = Field("", max_length=_LONGEST_NAME, description="Your own text, for lists.")
+    realtime: bool = Field(default=True, description="Paced as it is watched; false: as fast as it can be made.")
+    blocks: Annotated[int | None, Field(ge=1, le=_LARGEST)] = Field(default=None, description="It ends after so many.")
+    name: str = Field(default="", max_length=_LONGEST_NAME, description="Your own text, for lists.")
 
     def request(self, most_prompt: int) -> StreamRequest:
         """What a host takes; raises ``ConfigError`` for a prompt or an option that cannot be."""
@@ -81,15 +81,15 @@ class NewPrompt(_CommandBody):
         extra="forbid", strict=True, json_schema_extra={"examples": [{"prompt": "a blue circle moves left on navy"}]}
     )
     prompt: str
-    mode: ChangeMode | None = Field(None, description="What it does to the video; the model's own way if null.")
+    mode: ChangeMode | None = Field(default=None, description="What it does to the video; the model's own way if null.")
 
 
 class Rewind(_CommandBody):
     """Back to a kept point: give ``block`` or ``blocks``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"blocks": 8}]})
-    block: Number = Field(None, description="A kept point.")
-    blocks: Number = Field(None, description="How many blocks to go back at least, to the nearest kept point.")
+    block: Number = Field(default=None, description="A kept point.")
+    blocks: Number = Field(default=None, description="How many blocks to go back at least, to the nearest kept point.")
     seed: Seed = None
 
 
@@ -97,7 +97,7 @@ class Fork(_CommandBody):
     """A second stream that continues from here, or from a kept point."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"seed": 3}]})
-    block: Number = Field(None, description="A kept point; now if null.")
+    block: Number = Field(default=None, description="A kept point; now if null.")
     seed: Seed = None
 
 

@@ -174,7 +174,7 @@ class _Socket(_Patience, WebSocketsSansIOProtocol):
 class _Connection(_Patience, H11Protocol):
     """A connection; one that never asks for anything is closed."""
 
-    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]  # as uvicorn's
+    def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._silent: TimerHandle | None = self.loop.call_later(SILENT_SECONDS, self._tired)
 
