@@ -181,6 +181,8 @@ def running(home: Path, place: Path, **host: Any) -> Iterator[Running]:
         yield cluster
     finally:
         _end(process)
+        with contextlib.suppress(OSError):  # what Ray's processes said, for whoever looks for a fault
+            shutil.copytree(Path(scratch) / "session_latest/logs/serve", home / "logs", dirs_exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

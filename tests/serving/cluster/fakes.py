@@ -204,6 +204,7 @@ class Cluster:
             least its name, or to the first.
         workers: all that live.
         hosts: all that there were.
+        gone: fronts that are dead.
         lose_after: the next call of that method is lost after the worker has done it.
     """
 
@@ -214,6 +215,7 @@ class Cluster:
         self.hosts: dict[str, Any] = {}
         self.ring: list[str] = []
         self.lose_after: str | None = None
+        self.gone: set[str] = set()
         self._ends: dict[str, asyncio.Event] = {}
         for name in names:
             self.add(name)
@@ -222,7 +224,9 @@ class Cluster:
         self.hosts[name] = self._make(name)
         self._ends[name] = asyncio.Event()
         owners = Owners(self.place, lambda other: other in self.workers)
-        self.workers[name] = StreamWorker(self.hosts[name], owners, self, name, journal=self.store.entries)
+        self.workers[name] = StreamWorker(
+            self.hosts[name], owners, self, name, journal=self.store.entries, lives=lambda front: front not in self.gone
+        )
         self.ring = sorted([*self.ring, name])
 
     def kill(self, name: str) -> None:
@@ -239,11 +243,7 @@ class Cluster:
         if not self.ring:
             raise WorkerLostError("none")
         name = self.named(stream)
-        answer = (
-            await getattr(self.workers[name], method)(*given)
-            if method == "who"
-            else await self._ask(name, method, stream, *given)
-        )
+        answer = await self._ask(name, method, stream, *given)
         if self.lose_after == method:
             self.lose_after = None
             self.kill(name)

@@ -83,7 +83,7 @@ async def at(cluster: Cluster, name: str, stream: str) -> None:
 @run
 async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     first = cluster.named(stream)
     second = next(name for name in ("8", "f") if name != first)
@@ -108,7 +108,7 @@ async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path)
 @run
 async def test_a_worker_that_leaves_finishes_its_block_and_moves_the_stream(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     first = cluster.named(stream)
     leaving = cluster.workers[first]
@@ -131,7 +131,7 @@ async def test_a_worker_that_leaves_finishes_its_block_and_moves_the_stream(tmp_
 @run
 async def test_a_worker_that_comes_gets_the_streams_that_the_router_gives_it(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     streams = [(await host.create(RED)).id for _ in range(12)]
     viewers = {stream: Viewer(host, stream) for stream in streams}
     for stream in streams:
@@ -155,7 +155,7 @@ async def test_a_worker_that_comes_gets_the_streams_that_the_router_gives_it(tmp
 @run
 async def test_one_worker_runs_a_stream_though_two_are_asked(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     named, other = cluster.named(stream), next(name for name in ("8", "f") if name != cluster.named(stream))
     # A router that passes over a worker that is slow to answer asks another one.
@@ -179,7 +179,7 @@ async def test_one_worker_runs_a_stream_though_two_are_asked(tmp_path: Path) -> 
 @run
 async def test_a_worker_waits_for_one_that_the_router_has_forgotten(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     first = cluster.named(stream)
     await cluster.workers[first].look()
@@ -198,7 +198,7 @@ async def test_a_worker_waits_for_one_that_the_router_has_forgotten(tmp_path: Pa
 @run
 async def test_a_command_that_a_dead_worker_has_kept_is_not_given_twice(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     cluster.lose_after = "give"
     receipt = await host.give(stream, Command(action="prompt", prompt="blue"))
@@ -212,7 +212,7 @@ async def test_a_command_that_a_dead_worker_has_kept_is_not_given_twice(tmp_path
 @run
 async def test_a_stream_that_a_dead_worker_has_begun_is_not_begun_twice(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     cluster.lose_after = "create"
     info = await host.create(RED)
     assert list(cluster.store.streams) == [info.id]
@@ -221,7 +221,7 @@ async def test_a_stream_that_a_dead_worker_has_begun_is_not_begun_twice(tmp_path
 @run
 async def test_streams_are_counted_once_and_with_this_fronts_viewers(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host, other = ClusterHost(cluster), ClusterHost(cluster)
+    host, other = ClusterHost(cluster, "front"), ClusterHost(cluster, "other")
     streams = sorted([(await host.create(RED)).id for _ in range(5)])
     viewers = [Viewer(host, streams[0]) for _ in range(3)]
     await settle(lambda: any(one.feeds and streams[0] in one.feeds and one.watched for one in cluster.hosts.values()))
@@ -243,12 +243,12 @@ async def test_streams_are_counted_once_and_with_this_fronts_viewers(tmp_path: P
 @run
 async def test_a_second_viewer_gets_what_the_worker_has_kept(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     first = Viewer(host, stream)
     await at(cluster, "f", stream)
     await play(cluster, stream, 3 * FRAMES, first)
-    late = Viewer(ClusterHost(cluster), stream, after=0)  # by another front
+    late = Viewer(ClusterHost(cluster, "front"), stream, after=0)  # by another front
     await settle(late.has(2 * FRAMES))
     assert late.frames == list(range(FRAMES, 3 * FRAMES))
     await first.end()
@@ -258,7 +258,7 @@ async def test_a_second_viewer_gets_what_the_worker_has_kept(tmp_path: Path) -> 
 @run
 async def test_a_stream_is_followed_only_while_somebody_watches(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host = ClusterHost(cluster, linger=0.01)
+    host = ClusterHost(cluster, "front", linger=0.01)
     stream = (await host.create(RED)).id
     viewer = Viewer(host, stream)
     await settle(lambda: cluster.hosts["f"].feeds[stream].viewers == 1)
@@ -272,7 +272,7 @@ async def test_a_stream_is_followed_only_while_somebody_watches(tmp_path: Path) 
 @run
 async def test_errors_of_workers_are_those_of_one_host(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     for ask in (host.info("abc"), host.delete("abc"), host.give("abc", Command(action="pause")), host.snapshot("abc")):
         with pytest.raises(UnknownStreamError, match="abc"):
             await ask
@@ -288,7 +288,7 @@ async def test_errors_of_workers_are_those_of_one_host(tmp_path: Path) -> None:
 @run
 async def test_a_stream_begins_where_there_is_room(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "7", "f")  # each is named for half of all streams
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     cluster.hosts["f"].room = 0
     made = 0
     for _ in range(8):
@@ -300,7 +300,7 @@ async def test_a_stream_begins_where_there_is_room(tmp_path: Path) -> None:
 @run
 async def test_delete_ends_the_viewers_and_leaves_no_note(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host = ClusterHost(cluster)
+    host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     viewer = Viewer(host, stream)
     await settle(lambda: cluster.hosts["f"].feeds[stream].viewers == 1)
@@ -315,7 +315,7 @@ async def test_delete_ends_the_viewers_and_leaves_no_note(tmp_path: Path) -> Non
 @run
 async def test_a_front_that_drains_ends_its_viewers_and_begins_nothing(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host, other = ClusterHost(cluster), ClusterHost(cluster)
+    host, other = ClusterHost(cluster, "front"), ClusterHost(cluster, "other")
     stream = (await host.create(RED)).id
     viewer = Viewer(host, stream)
     await at(cluster, "f", stream)
@@ -339,10 +339,30 @@ async def test_a_front_that_drains_ends_its_viewers_and_begins_nothing(tmp_path:
 @run
 async def test_all_workers_gone_is_said_after_a_while(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "f")
-    host = ClusterHost(cluster, patience=0.1)
+    host = ClusterHost(cluster, "front", patience=0.1)
     stream = (await host.create(RED)).id
     cluster.kill("f")
     with pytest.raises(NoRoomError, match="No worker has answered"):
         await host.info(stream)
     assert not await host.ready()
     assert await host.streams() == []
+
+
+@run
+async def test_a_dead_front_is_no_viewer(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "f")
+    host = ClusterHost(cluster, "front")
+    stream = (await host.create(RED)).id
+    viewer = Viewer(host, stream)
+    # What a dead front watched is neither read nor closed by anybody.
+    watched = cluster.workers["f"].watch(stream, -1, "dead")
+    await anext(watched)
+    await settle(lambda: cluster.hosts["f"].feeds[stream].viewers == 2)
+    await cluster.workers["f"].look()
+    assert cluster.hosts["f"].feeds[stream].viewers == 2
+    cluster.gone.add("dead")
+    await cluster.workers["f"].look()
+    assert [item async for item in watched] == []
+    assert cluster.hosts["f"].feeds[stream].viewers == 1
+    await play(cluster, stream, FRAMES, viewer)
+    await viewer.end()

@@ -41,7 +41,7 @@ def test_a_stream_that_moves_and_loses_its_worker_has_the_same_bits(tmp_path: Pa
         )
         for worker in cluster.workers.values():
             await worker.look()
-        host = ClusterHost(cluster)
+        host = ClusterHost(cluster, "front")
         stream = (await host.create(StreamRequest(prompt=RED, seed=5, realtime=False, blocks=12))).id
         await host.give(stream, Command(action="pause"))
         first = cluster.named(stream)

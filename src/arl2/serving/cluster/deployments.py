@@ -36,11 +36,13 @@ class Worker(StreamWorker):
 
     async def __init__(self, settings: ClusterSettings) -> None:
         from arl2.pipeline.source import open_pipeline
+        from arl2.serving.engine import shown_scale
         from arl2.serving.live.host import LocalHost
 
         pipe = await asyncio.to_thread(open_pipeline, settings.source)
         store = await asyncio.to_thread(StreamStore, settings.store, shared=True)
-        host = LocalHost(pipe, store, replace(settings.host, shared=True))
+        scale = settings.host.scale if settings.host.scale > 1 else shown_scale(pipe)
+        host = LocalHost(pipe, store, replace(settings.host, shared=True, scale=scale))
         await host.warm()
         own = serve.get_deployment_handle(WORKER, app_name=serve.get_replica_context().app_name)
         super().__init__(
@@ -49,15 +51,17 @@ class Worker(StreamWorker):
             RayWorkers(own),
             own_name(),
             journal=lambda stream, since: store.entries(stream, since=since),
+            lives=actor_lives,
             look_every=_LOOK_EVERY,
         )
         self._facts = facts_of(pipe, settings)
         self.start()
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self, stream: str = "") -> ModelFacts:
+        """Of the model, whatever the stream."""
         return self._facts
 
-    async def process(self) -> tuple[str, int]:
+    async def process(self, stream: str = "") -> tuple[str, int]:
         """Its name, and the number of its process: for those who look after it."""
         return self.name, os.getpid()
 
@@ -77,7 +81,7 @@ class Front:
 
     async def __init__(self, workers: DeploymentHandle, settings: ClusterSettings) -> None:
         self._name = own_name()
-        self._host = ClusterHost(RayWorkers(workers), ring_bytes=settings.host.ring_bytes)
+        self._host = ClusterHost(RayWorkers(workers), self._name, ring_bytes=settings.host.ring_bytes)
         self._own = RayWorkers(serve.get_deployment_handle(FRONT, app_name=serve.get_replica_context().app_name))
         facts = await RayWorkers(workers).call("", "facts")
         web = WebSettings(
@@ -135,6 +139,7 @@ def application(settings: ClusterSettings) -> serve.Application:
         "graceful_shutdown_timeout_s": _SAVING,
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": 2,
+        "logging_config": {"enable_access_log": False},  # workers look at each other every second
         "health_check_timeout_s": 30,
     }
     workers = Worker.options(  # type: ignore[attr-defined]  # a deployment

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arl2.serving.cluster.peers import WorkerLostError, Workers
 from arl2.serving.cluster.subscription import FIRST_PAUSE, LONGEST_PAUSE, Subscription
+from arl2.serving.live.feed import RING_BYTES
 from arl2.serving.live.wire import (
     BlockHead,
     Command,
@@ -35,14 +36,22 @@ class ClusterHost:
 
     Args:
         workers: those of the cluster.
+        name: of this front, by which workers know whether it is there.
         ring_bytes: of blocks that are kept for the viewers of one stream.
         patience: seconds to look for a worker before a request is refused.
         linger: seconds that a stream is followed after its last viewer has left.
     """
 
     def __init__(
-        self, workers: Workers, *, ring_bytes: int = 32_000_000, patience: float = 60.0, linger: float = 2.0
+        self,
+        workers: Workers,
+        name: str,
+        *,
+        ring_bytes: int = RING_BYTES,
+        patience: float = 60.0,
+        linger: float = 2.0,
     ) -> None:
+        self._name = name
         self._workers, self._ring_bytes, self._patience, self._linger = workers, ring_bytes, patience, linger
         self._followed: dict[str, Subscription] = {}
         self._draining = False
@@ -85,7 +94,7 @@ class ClusterHost:
         followed = self._followed.get(stream)
         if followed is None or followed.is_over:
             self._refuse_if_draining()
-            followed = Subscription(self._workers, stream, after, ring_bytes=self._ring_bytes)
+            followed = Subscription(self._workers, stream, after, ring_bytes=self._ring_bytes, front=self._name)
             self._followed[stream] = followed
         followed.viewers += 1
         try:

@@ -28,10 +28,10 @@ class Workers(Protocol):
     """
 
     async def call(self, stream: str, method: str, *given: Any) -> Any:
-        """Call the stream's worker."""
+        """Call a method of the stream's worker, with the name of the stream before what is given."""
 
     def follow(self, stream: str, method: str, *given: Any) -> AsyncGenerator[Any, None]:
-        """What a method of the stream's worker yields. Closing the iterator ends the method."""
+        """What such a method yields. Closing the iterator ends it."""
 
     async def ask_all(self, method: str, *given: Any, timeout: float = 10.0) -> list[Any]:
         """Ask every worker; answers of those that are lost meanwhile are left out."""
@@ -49,12 +49,12 @@ class RayWorkers:
 
     async def call(self, stream: str, method: str, *given: Any) -> Any:
         try:
-            return await getattr(self._handle.options(session_id=stream), method).remote(*given)
+            return await getattr(self._handle.options(session_id=stream), method).remote(stream, *given)
         except Exception as error:  # Ray's own have no common class
             raise _told(error) from None
 
     async def follow(self, stream: str, method: str, *given: Any) -> AsyncGenerator[Any, None]:
-        items = getattr(self._handle.options(session_id=stream, stream=True), method).remote(*given)
+        items = getattr(self._handle.options(session_id=stream, stream=True), method).remote(stream, *given)
         try:
             async for item in items:
                 yield item

@@ -32,6 +32,7 @@ class Subscription:
         stream: its name.
         after: the last block that its first viewer has shown, as in ``StreamHost.watch``.
         ring_bytes: of blocks that are kept for viewers.
+        front: name of the front, by which workers know whether it is there.
 
     Attributes:
         feed: gives the viewers what comes.
@@ -40,11 +41,11 @@ class Subscription:
         gaps: seconds without a worker, each time that one was lost.
     """
 
-    def __init__(self, workers: Workers, stream: str, after: int | None, *, ring_bytes: int) -> None:
+    def __init__(self, workers: Workers, stream: str, after: int | None, *, ring_bytes: int, front: str) -> None:
         self.feed = Feed(most_bytes=ring_bytes)
         self.viewers = 0
         self.gaps: list[float] = []
-        self._workers, self._stream, self._after = workers, stream, after
+        self._workers, self._stream, self._after, self._front = workers, stream, after, front
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
         self._following = loop.create_task(self._follow())
@@ -65,7 +66,7 @@ class Subscription:
             loop = asyncio.get_running_loop()
             while True:
                 try:
-                    batches = self._workers.follow(self._stream, "watch", self._after)
+                    batches = self._workers.follow(self._stream, "watch", self._after, self._front)
                     async with contextlib.aclosing(batches) as each:
                         async for batch in each:
                             if lost is not None:

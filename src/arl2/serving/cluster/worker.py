@@ -53,6 +53,7 @@ class StreamWorker:
         workers: all workers, this one too.
         name: of this one.
         journal: the commands of a stream from a block on, as the store has them.
+        lives: whether a front of that name is there.
         look_every: seconds between two looks at who the router names.
     """
 
@@ -64,11 +65,13 @@ class StreamWorker:
         name: str,
         *,
         journal: Callable[[str, int], Sequence[JournalEntry]],
+        lives: Callable[[str], bool],
         look_every: float = 1.0,
     ) -> None:
-        self.name, self.host, self._journal = name, host, journal
+        self.name, self.host, self._journal, self._lives = name, host, journal, lives
         self._owners, self._workers, self._look_every = owners, workers, look_every
         self._places: defaultdict[str, _Place] = defaultdict(_Place)
+        self._watches: dict[asyncio.Queue[WatchItem | BaseException | None], str] = {}  # with their fronts
         self._seen = self._leaving = False
         self._looking: asyncio.Task[None] | None = None
 
@@ -143,13 +146,14 @@ class StreamWorker:
         async with self._using(stream):
             return await self.host.snapshot(stream, kind, block)
 
-    async def watch(self, stream: str, after: int | None) -> AsyncIterator[list[WatchItem]]:
-        """What a viewer gets, as many items at once as there are; ends without "draining" where the stream moves."""
+    async def watch(self, stream: str, after: int | None, front: str) -> AsyncIterator[list[WatchItem]]:
+        """What a front gets for its viewers, as many items at once as there are, until "draining" where it moves."""
         watched = self.host.watch(stream, after=after)
         items: asyncio.Queue[WatchItem | BaseException | None] = asyncio.Queue()
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(self._using(stream))
             pumping = asyncio.get_running_loop().create_task(_pump(watched, items))
+            self._watches[items] = front
             try:
                 # The stream wakes for the first item; until then nobody may let go of it.
                 batch = [await items.get()]
@@ -168,6 +172,7 @@ class StreamWorker:
                         return
                     batch = [await items.get()]
             finally:
+                del self._watches[items]
                 pumping.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await pumping
@@ -196,7 +201,13 @@ class StreamWorker:
         await asyncio.gather(*(self._release(stream) for stream, place in list(self._places.items()) if place.held))
 
     async def look(self) -> None:
-        """Let go of what the router gives to others: after another worker has come or gone, or when this one is to."""
+        """Let go of what the router gives to others, after another worker has come or gone or when this one is to end;
+        and of what fronts watched that are dead.
+        """
+        for front in set(self._watches.values()):
+            if not await asyncio.to_thread(self._lives, front):
+                for items in [items for items, by in self._watches.items() if by == front]:
+                    items.put_nowait(None)
         names = frozenset(await self._workers.ask_all("who"))
         if self.name not in names:
             if self._seen and not self._leaving:
@@ -218,7 +229,8 @@ class StreamWorker:
                     await self._release(stream)
         self._forget()
 
-    async def who(self) -> str:
+    async def who(self, stream: str = "") -> str:
+        """Its name: whoever asks learns which worker the router names for a stream."""
         return self.name
 
     async def _look_often(self) -> None:
