@@ -47,17 +47,28 @@ def wait(workers: int, fronts: int, seconds: float = 120) -> None:
 
 async def do(ask: dict[str, Any]) -> Any:
     handle = serve.get_deployment_handle(ask.get("of", "worker"), APP)
-    if ask["do"] == "owner":  # the worker that the router names, a few times, from a router of its own each time
-        asked = [await handle.options(session_id=ask["stream"]).process.remote() for _ in range(ask.get("times", 1))]
-        return sorted({tuple(one) for one in asked})
+    if ask["do"] == "owner":  # the workers that the router names, asked a few times; none while one dies
+        asked = await asyncio.gather(
+            *(handle.options(session_id=ask["stream"]).process.remote() for _ in range(ask.get("times", 1))),
+            return_exceptions=True,
+        )
+        return sorted({tuple(one) for one in asked if not isinstance(one, BaseException)})
     if ask["do"] == "processes":
-        return sorted(await handle.broadcast("process").results_async())
-    if ask["do"] == "running":  # by the worker that the router names, and by how many in all
-        named = await handle.options(session_id=ask["stream"]).running.remote()
-        everywhere = await handle.broadcast("running").results_async()
-        counted = sum(ask["stream"] in [info.id for info in one] for one in everywhere)
-        return [ask["stream"] in [info.id for info in named], counted]
+        return sorted(await everywhere(handle, "process"))
+    if ask["do"] == "running":  # whether the worker that the router names runs it, and how many do in all
+        (named,) = await asyncio.gather(
+            handle.options(session_id=ask["stream"]).running.remote(), return_exceptions=True
+        )
+        each = [[] if isinstance(one, BaseException) else one for one in (named, *await everywhere(handle, "running"))]
+        here, *others = [ask["stream"] in [info.id for info in one] for one in each]
+        return [here, sum(others)]
     raise ValueError(ask)
+
+
+async def everywhere(handle: Any, method: str) -> list[Any]:
+    """Answers of all that live."""
+    answers = await handle.broadcast(method).results_async(return_exceptions=True)
+    return [one for one in answers if not isinstance(one, BaseException)]
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def kill_once(cluster: Running) -> tuple[float, float]:
     _, process = cluster.owner(stream)
     shown = len(viewer.frames)
     os.kill(process, signal.SIGKILL)
-    until(lambda: cluster.owner(stream)[1] != process)
+    until(lambda: cluster.has_moved(stream, process))
     until(viewer.whole(len(viewer.heads) + 3), seconds=60)
     viewer.check()
     viewer.close()

@@ -61,8 +61,13 @@ class Running:
     def owner(self, stream: str) -> tuple[str, int]:
         """Name and process of the worker that the router names."""
         found = self.ask(do="owner", stream=stream)
-        assert len(found) == 1
+        assert len(found) == 1, found
         return tuple(found[0])
+
+    def has_moved(self, stream: str, process: int) -> bool:
+        """Whether the router names a worker that is not this process."""
+        found = self.ask(do="owner", stream=stream)
+        return bool(found) and found[0][1] != process
 
     def workers(self, number: int) -> None:
         """Wait until so many answer."""
@@ -74,7 +79,8 @@ class Viewer:
 
     def __init__(self, running: Running, stream: str, after: int = -1) -> None:
         url = f"ws://127.0.0.1:{running.port}/v1/streams/{stream}/live?after={after}"
-        self._socket = connect(url, max_size=None, open_timeout=30)
+        self._open = contextlib.ExitStack()
+        self._socket = self._open.enter_context(connect(url, max_size=None, open_timeout=30))
         self.heads: list[dict[str, Any]] = []
         self.frames: list[tuple[int, int]] = []  # block and frame
         self.times: list[float] = []
@@ -113,7 +119,7 @@ class Viewer:
         self._socket.send(json.dumps({"type": "session.interaction", **message}))
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
         self._thread.join(10)
 
     def check(self, first: int = 0) -> None:

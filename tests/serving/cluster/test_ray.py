@@ -54,7 +54,7 @@ def test_a_killed_worker_is_not_noticed_by_viewers(cluster: Running) -> None:
     until(lambda: len(viewer.frames) >= frames + 2)  # in the middle of a block
     shown = len(viewer.frames)
     os.kill(process, signal.SIGKILL)
-    until(lambda: cluster.owner(stream)[1] != process)
+    until(lambda: cluster.has_moved(stream, process))
     until(viewer.whole(len(viewer.heads) + 3), seconds=60)
     viewer.check()
     heads = list(viewer.heads)

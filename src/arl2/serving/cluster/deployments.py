@@ -34,10 +34,11 @@ _MANY = 10_000  # calls at once: a stream belongs to its worker, however busy th
 class Worker(StreamWorker):
     """A process with a warm model."""
 
-    async def __init__(self, settings: ClusterSettings) -> None:
+    async def __init__(self, settings: ClusterSettings) -> None:  # type: ignore[misc]  # Ray awaits it
         from arl2.pipeline.source import open_pipeline
         from arl2.serving.engine import shown_scale
         from arl2.serving.live.host import LocalHost
+        from arl2.serving.web.facts import facts_of
 
         pipe = await asyncio.to_thread(open_pipeline, settings.source)
         store = await asyncio.to_thread(StreamStore, settings.store, shared=True)
@@ -54,7 +55,7 @@ class Worker(StreamWorker):
             lives=actor_lives,
             look_every=_LOOK_EVERY,
         )
-        self._facts = facts_of(pipe, settings)
+        self._facts = facts_of(pipe, settings.source.name)
         self.start()
 
     async def facts(self, stream: str = "") -> ModelFacts:
@@ -79,7 +80,9 @@ class Worker(StreamWorker):
 class Front:
     """A process with viewers' sockets, and the web application."""
 
-    async def __init__(self, workers: DeploymentHandle, settings: ClusterSettings) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, workers: DeploymentHandle, settings: ClusterSettings
+    ) -> None:
         self._name = own_name()
         self._host = ClusterHost(RayWorkers(workers), self._name, ring_bytes=settings.host.ring_bytes)
         self._own = RayWorkers(serve.get_deployment_handle(FRONT, app_name=serve.get_replica_context().app_name))
@@ -144,16 +147,10 @@ def application(settings: ClusterSettings) -> serve.Application:
     }
     workers = Worker.options(  # type: ignore[attr-defined]  # a deployment
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),  # type: ignore[arg-type]  # as documented
         **number,
         **lasting,
     ).bind(settings)
     return Front.options(  # type: ignore[attr-defined]  # a deployment
         num_replicas=settings.fronts, ray_actor_options={"num_cpus": 0.1}, **lasting
     ).bind(workers, settings)
-
-
-def facts_of(pipe: Any, settings: ClusterSettings) -> ModelFacts:
-    """What clients are told of the model."""
-    told = pipe.settings
-    return ModelFacts(name=settings.source.name, width=told.width, height=told.height, fps=told.fps)

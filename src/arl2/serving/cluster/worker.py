@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from arl2.errors import Arl2Error
 from arl2.serving.cluster.owners import Owners
-from arl2.serving.cluster.peers import MovingError, Workers
+from arl2.serving.cluster.peers import MovingError, WorkerLostError, Workers
 from arl2.serving.live.journal import JournalEntry
 from arl2.serving.live.wire import (
     Command,
@@ -186,8 +186,10 @@ class StreamWorker:
             return True
         place = self._places[stream]
         if place.claiming:
-            place.yielded = self.name > by
-            return place.yielded
+            if self.name < by:
+                return False
+            place.yielded = True
+            return True
         await self._release(stream)
         return True
 
@@ -238,6 +240,8 @@ class StreamWorker:
             await asyncio.sleep(self._look_every)
             try:
                 await self.look()
+            except WorkerLostError as error:
+                logger.info("%s looks again: %s", self.name, error)
             except Exception:  # looking goes on, whatever a look met
                 logger.exception("%s could not look at who runs which stream", self.name)
 
@@ -312,6 +316,7 @@ class StreamWorker:
         place = self._places[stream]
         async with place.changing:
             if not place.held:
+                await self._owners.give_up(stream, self.name)  # where the store had refused it
                 return
             place.moving = True
             try:
