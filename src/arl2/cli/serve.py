@@ -216,6 +216,7 @@ class Serve(Command):
         from arl2.serving.web.facts import facts_of
         from arl2.serving.web.process import Opened
         from arl2.serving.web.settings import WebSettings
+        from arl2.serving.web.videos import videos_router
 
         store = await asyncio.to_thread(
             StreamStore, self.store
