@@ -218,9 +218,8 @@ class Serve(Command):
         from arl2.serving.web.settings import WebSettings
         from arl2.serving.web.videos import videos_router
 
-        store = await asyncio.to_thread(
-            StreamStore, self.store
-        )  # another server may have it, before anything is loaded
+        # Another server may have it, which is to be told before anything is loaded.
+        store = await asyncio.to_thread(StreamStore, self.store)
         pipe = await asyncio.to_thread(load_pipeline, self.source, SamplingOptions(), threads=self.threads)
         access = self.access
         host = LocalHost(pipe, store, self._host_settings(self.streams.scale or shown_scale(pipe)))
