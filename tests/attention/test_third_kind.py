@@ -362,11 +362,11 @@ def test_a_stream_of_it_is_saved_and_resumed(plan, tmp_path):
 
 
 def test_unknown_letters_are_refused_everywhere():
-    config = {**tiny_model("SS").config, "layer_plan": "KS"}
+    config = {**tiny_model("SS").config, "layer_plan": "XS"}
     geometry = MemoryGeometry(1, 2, 3, 2)
     calls = (
-        lambda: parse_plan("KS", 2),
-        lambda: CausalWanTransformer3DModel(**tiny_config("KS")),
+        lambda: parse_plan("XS", 2),
+        lambda: CausalWanTransformer3DModel(**tiny_config("XS")),
         lambda: memory_bytes(config, batch=1, frame_tokens=6, element_size=2),
         lambda: pass_flops(config, geometry, past_frames=0, commit=False),
         lambda: clip_flops(config, geometry, frames=4),
@@ -374,17 +374,20 @@ def test_unknown_letters_are_refused_everywhere():
         lambda: pass_bytes(config, tokens=12, dtype=torch.float32),
         lambda: transformer_size(config),
         lambda: plan_memory(config, GenerationJob(frames=4), text_encoder_parameters=0, decoder=TINY_DECODER),
-        lambda: part_of("layers.0.self_attention.state.A_log", "KS", 1),
-        lambda: convert(tiny_model("SS"), "KS"),
+        lambda: part_of("layers.0.self_attention.state.A_log", "XS", 1),
+        lambda: convert(tiny_model("SS"), "XS"),
     )
     for call in calls:
         with pytest.raises(
-            ConfigError, match=r"letters? '?K.*known are S \(softmax\), H \(hybrid\), M \(mean-pooled\)"
+            ConfigError,
+            match=r"letters? '?X.*known are S \(softmax\), H \(hybrid\), W \(windowed hybrid\), .*M \(mean-pooled\)",
         ):
             call()
 
 
-_KIND_OR_LETTER = re.compile(r"""\b(HybridSpec|SoftmaxSpec)\b|["'][HS]["']|\.count\(\s*(letter|\w+\.letter)\s*\)""")
+_KIND_OR_LETTER = re.compile(
+    r"""\b\w*(Hybrid|Softmax|Delta2?)Spec\b|["'][HSWKGV]["']|\.count\(\s*(letter|\w+\.letter)\s*\)"""
+)
 
 
 def test_nothing_outside_its_room_names_a_kind_or_compares_a_letter():

@@ -38,7 +38,7 @@ GUIDED = replace(SMALL, solver="euler", solver_steps=2, guidance_scale=2.0, nega
 STREAMS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "softmax": ("SS", SMALL, {"window": 6, "sink": 2, "sink_positions": "relative"}),
     "hybrid": ("HH", SMALL, {}),
-    "mixed": ("HS", SMALL, {"window": 7, "sink": 1, "rewind_kind": "exact"}),
+    "mixed": ("HSWV", SMALL, {"window": 7, "sink": 1, "rewind_kind": "exact"}),
     "guided": ("SH", GUIDED, {"window": None}),
 }
 # Two ranks make two of them and two others the rest; then all four make one.

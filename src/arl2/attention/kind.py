@@ -178,6 +178,11 @@ class AttentionSpec(ABC):
         """This spec with another window; unchanged for kinds that have none."""
         return self
 
+    def seeing_own_block(self) -> "AttentionSpec":
+        """This spec with its window shrunk to the own block, for kinds with a state beside it that shall learn to carry
+        the rest; unchanged for all others."""
+        return self
+
     @abstractmethod
     def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
         """Of ``batch`` streams.

@@ -86,6 +86,11 @@ class LayerMemory(ABC):
         """
         return {}
 
+    @property
+    def has_window(self) -> bool:
+        """Whether part of it is a window, which committing its latents fills again."""
+        return not self.constant()
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the tensors do not tell, as JSON holds it."""

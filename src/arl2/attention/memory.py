@@ -226,7 +226,7 @@ class Memory:
     @property
     def has_window(self) -> bool:
         """Whether some layer keeps a window, which latents can fill again."""
-        return not all(layer.constant() for layer in self.layers)
+        return any(layer.has_window for layer in self.layers)
 
     def states(self) -> dict[str, Tensor]:
         """Copies of what layers keep in constant size, named as in :meth:`tensors`: a light snapshot's share."""

@@ -22,6 +22,10 @@ else:
 _BUILT_IN = {
     "S": "arl2.attention.softmax.SoftmaxSpec",
     "H": "arl2.attention.hybrid.HybridSpec",
+    "W": "arl2.attention.windowed.WindowedHybridSpec",
+    "K": "arl2.attention.kimi_delta.KimiDeltaSpec",
+    "G": "arl2.attention.gated_delta_2.GatedDelta2Spec",
+    "V": "arl2.attention.video_delta.VideoDeltaSpec",
 }
 BASELINE = "S"
 """What pretrained models come with; layers of all other kinds are converted from it."""

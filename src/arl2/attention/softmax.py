@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from arl2.attention.plan import BASELINE
 from arl2.attention.projections import Projections
 from arl2.errors import ConfigError
 from arl2.geometry import SinkPositions
-from arl2.kernels.attention import range_attention
+from arl2.kernels.attention import Ranges, range_attention
 from arl2.kernels.rope import Rotation, turn_frames
 
 
@@ -124,14 +124,9 @@ class SoftmaxAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, layout: ClipLayout
     ) -> Float[Tensor, "batch tokens width"]:
         q, k, v = self.shared.rotated_inputs(self.shared.project(x), rotation)
-        window, sink = self.spec.window, self.spec.sink
-        if self.spec.sink_positions == "absolute":
-            return self.shared.merge(range_attention(q=q, k=k, v=v, ranges=layout.visible(window, sink)))
-        seen, moves = layout.visible_with_moved_sinks(window, sink)
-        tokens = sink * layout.frame_tokens
-        k = torch.cat([k, *(turn_frames(k[:, :tokens], [frames]) for frames in moves)], dim=1)
-        v = torch.cat([v, *(v[:, :tokens] for _ in moves)], dim=1)
-        return self.shared.merge(range_attention(q=q, k=k, v=v, ranges=seen))
+        spec = self.spec
+        seen = visible_keys(k, v, layout, window=spec.window, sink=spec.sink, sink_positions=spec.sink_positions)
+        return self.shared.merge(range_attention(q=q, k=seen.k, v=seen.v, ranges=seen.ranges))
 
     def allocate_memory(
         self,
@@ -155,6 +150,37 @@ class SoftmaxAttention(SelfAttention):
             dtype=dtype,
             device=device,
         )
+
+
+class VisibleKeys(NamedTuple):
+    """Keys and values of a clip, copies of sinks that move behind them, and what of them each block sees."""
+
+    k: Tensor
+    v: Tensor
+    ranges: Ranges
+
+
+def visible_keys(
+    k: Float[Tensor, "batch tokens heads head"],
+    v: Float[Tensor, "batch tokens heads head"],
+    layout: ClipLayout,
+    *,
+    window: int | None,
+    sink: int,
+    sink_positions: SinkPositions,
+) -> VisibleKeys:
+    """What a window shows of a clip in a parallel pass, as a ``KeyValueCache`` would in a stream.
+
+    Args:
+        k: rotated at the tokens' own frames.
+    """
+    if sink_positions == "absolute":
+        return VisibleKeys(k, v, layout.visible(window, sink))
+    seen, moves = layout.visible_with_moved_sinks(window, sink)
+    tokens = sink * layout.frame_tokens
+    k = torch.cat([k, *(turn_frames(k[:, :tokens], [frames]) for frames in moves)], dim=1)
+    v = torch.cat([v, *(v[:, :tokens] for _ in moves)], dim=1)
+    return VisibleKeys(k, v, seen)
 
 
 def _own(memory: LayerMemory) -> KeyValueCache:

@@ -25,6 +25,7 @@ START_SETTINGS: dict[str, Any] = {
     "ffn_rank": PUBLISHED_RANK,
     "low_rank_alpha": None,
     "ffn_rank_layers": "hybrid",
+    "state_form": None,
 }
 
 
@@ -53,6 +54,7 @@ def convert(
     ffn_rank: int | None = None,
     low_rank_alpha: float | None = None,
     ffn_rank_layers: str | None = None,
+    state_form: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Conversion:
     """Make softmax layers of another kind. Pretrained tensors are shared with ``model``, not copied.
@@ -66,6 +68,7 @@ def convert(
             layers already, which no others can join.
         low_rank_alpha: as in the config; None is twice the rank, or what the model has.
         ffn_rank_layers: ``"hybrid"`` (the default) or ``"all"``.
+        state_form: of windowed hybrid layers, as in the config; None is the default form, or what the model has.
         seed: of the new parameters' random start.
 
     Raises:
@@ -86,6 +89,7 @@ def convert(
         "ffn_rank": ffn_rank,
         "low_rank_alpha": low_rank_alpha,
         "ffn_rank_layers": ffn_rank_layers,
+        "state_form": None if state_form is None else dict(state_form),
     }
     given = {name: value for name, value in asked.items() if value is not None}
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}

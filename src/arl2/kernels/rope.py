@@ -86,6 +86,17 @@ class Rotation:
         """That of the first tokens alone."""
         return self._with(self.cos[:tokens], self.sin[:tokens])
 
+    def without_frames(self) -> "Rotation":
+        """That of rows and columns alone: tokens of all frames are turned alike."""
+        pairs, _, _ = split_pairs(2 * self.cos.shape[-1])
+        still = self.clone()
+        still.cos[..., :pairs], still.sin[..., :pairs] = 1.0, 0.0
+        return still
+
+    def none(self) -> "Rotation":
+        """One that turns nothing, for as many tokens."""
+        return self._with(torch.ones_like(self.cos), torch.zeros_like(self.sin))
+
     def within_frames(self, frame_tokens: int, part: slice) -> "Rotation":
         """That of a part of every frame's tokens."""
         waves = (wave.unflatten(0, (-1, frame_tokens))[:, part].flatten(0, 1) for wave in (self.cos, self.sin))

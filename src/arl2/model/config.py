@@ -6,6 +6,7 @@ from typing import Any
 
 from arl2.attention.kind import AttentionSpec
 from arl2.attention.plan import kind_of, parse_plan
+from arl2.attention.state_form import StateForm
 from arl2.errors import ConfigError
 from arl2.geometry import SINK_POSITIONS
 
@@ -52,6 +53,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"low_rank_alpha is {alpha!r:.80}; it must be a number above 0, or None for twice the rank.")
     if config["ffn_rank_layers"] not in ("hybrid", "all"):
         raise ConfigError(f'ffn_rank_layers is {config["ffn_rank_layers"]!r:.80}; it must be "hybrid" or "all".')
+    StateForm.of_config(config)
     if not 0 < config["eps"] < 1:
         raise ConfigError(f"eps is {config['eps']!r:.80}; it must be a small positive number, such as 1e-6.")
 

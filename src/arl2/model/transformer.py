@@ -90,6 +90,8 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         state_rank, ffn_rank: of the LoRAs of the state branch and of the feed-forward; 0 for none.
         low_rank_alpha: both are scaled by ``alpha / rank``; None is twice the rank.
         ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has a LoRA.
+        state_form: of windowed hybrid layers, what differs from the defaults of
+            :class:`arl2.attention.state_form.StateForm`.
         eps: of all norms.
 
     Raises:
@@ -122,6 +124,7 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         ffn_rank: int = 0,
         low_rank_alpha: float | None = None,
         ffn_rank_layers: str = "hybrid",
+        state_form: dict[str, Any] | None = None,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -346,7 +349,8 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         """Plan and sizes. Two models that differ in their weights alone have the same one."""
         c = self.config
         ranks = f"ranks {c.state_rank} and {c.ffn_rank}"
-        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}"
+        form = "".join(f", {name} {value}" for name, value in sorted((c.state_form or {}).items()))
+        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}{form}"
 
     @property
     def identity(self) -> ModelIdentity:

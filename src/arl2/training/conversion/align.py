@@ -37,7 +37,7 @@ class AlignConfig(ConversionConfig):
     stage: ClassVar[Stage] = 1
 
     def student(self) -> StudentSpec:
-        return StudentSpec(self.plan, seed=self.loop.seed)
+        return StudentSpec(self.plan, state_form=self.state_form, seed=self.loop.seed)
 
 
 class AlignTask(ConversionTask[AlignConfig]):
@@ -63,6 +63,7 @@ class AlignTask(ConversionTask[AlignConfig]):
 
     def loss(self, batch: Batch) -> Loss:
         """The mean of all layers' ratios; no gradient of one layer reaches another."""
+        self._shrink_windows(batch)
         clips = self._sample_clips(batch.generator)
         ratios = self.ratios(clips, self._noised(clips, batch.generator))
         value = torch.stack(list(ratios.values())).mean()
@@ -80,14 +81,26 @@ class AlignTask(ConversionTask[AlignConfig]):
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """Each layer's ratio on the clips held out, always at the same noise, and the median over layers."""
+        """Each layer's ratio on the clips held out, always at the same noise, and the median over layers.
+
+        Where windows shrink in training, also the ratios with all of them shrunk, named ``own_block_...``.
+        """
+        self.windows.restore()
+        scores = self._evaluated("")
+        if self.config.own_block_share:
+            self.windows.shrink_all()
+            scores |= self._evaluated("own_block_")
+            self.windows.restore()
+        return scores
+
+    def _evaluated(self, prefix: str) -> dict[str, float]:
         count = len(self.clips.held_out_numbers)
         sums = dict.fromkeys(self.layers, 0.0)
         for clips, noisy in self._held_out():
             for i, ratio in self.ratios(clips, noisy).items():
                 sums[i] += ratio.item() * len(clips.latents) / count
-        by_layer = {f"held_out_ratio_{i}": value for i, value in sums.items()}
-        return {**by_layer, "held_out_ratio_median": statistics.median(sums.values())}
+        by_layer = {f"{prefix}held_out_ratio_{i}": value for i, value in sums.items()}
+        return {**by_layer, f"{prefix}held_out_ratio_median": statistics.median(sums.values())}
 
     def _ratio(self, i: int, call: AttentionCall) -> Float[Tensor, ""]:
         layer = self.student.layers[i]

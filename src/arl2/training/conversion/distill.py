@@ -70,6 +70,7 @@ class DistillConfig(ConversionConfig):
     evaluation_rollouts: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("on_policy_share", self.on_policy_share)
         if min(self.hidden_weight, self.data_weight, self.memory_weight) < 0 or self.hidden_every < 1:
             raise ConfigError(
@@ -87,6 +88,7 @@ class DistillConfig(ConversionConfig):
             ffn_rank_layers=self.ffn_rank_layers,
             window=self.student_window,
             aligned=self.aligned,
+            state_form=self.state_form,
             seed=self.loop.seed,
         )
 
@@ -158,6 +160,7 @@ class DistillTask(ConversionTask[DistillConfig]):
     def loss(self, batch: Batch) -> Loss:
         """Error of the student's flow against the teacher's, equally weighted over sigmas, and the options."""
         config, draw = self.config, batch.generator
+        self._shrink_windows(batch)
         clips = self._sample_clips(draw)
         on_policy = bool(torch.rand((), generator=batch.common) < config.on_policy_share)
         if on_policy:
@@ -211,19 +214,30 @@ class DistillTask(ConversionTask[DistillConfig]):
 
     @torch.no_grad()
     def evaluate(self) -> Mapping[str, float]:
-        """On clips held out: the error of the flow over the teacher's mean square, and how far rollouts part."""
-        error = power = 0.0
-        for clips, noisy in self._held_out():
-            flows = self.follow(clips, noisy)
-            error += (flows.student - flows.teacher).square().sum().item()
-            power += flows.teacher.square().sum().item()
-        scores = {"held_out_error": error / power}
+        """On clips held out: the error of the flow over the teacher's mean square, and how far rollouts part.
+
+        Where windows shrink in training, also the error with all of them shrunk.
+        """
+        self.windows.restore()
+        scores = {"held_out_error": self._held_out_error()}
+        if self.config.own_block_share:
+            self.windows.shrink_all()
+            scores["own_block_held_out_error"] = self._held_out_error()
+            self.windows.restore()
         if rollouts := min(self.config.evaluation_rollouts, len(self.clips.held_out_numbers)):
             clips = self.clips.held_out(range(rollouts), max(self.config.frames))
             spec = self._rollout(self.config.picture_frames)
             latents = [roll_out(model, clips.text, spec) for model in (self.student, self.teacher.model)]
             scores["rollout_distance"] = latent_distance(*latents)
         return scores
+
+    def _held_out_error(self) -> float:
+        error = power = 0.0
+        for clips, noisy in self._held_out():
+            flows = self.follow(clips, noisy)
+            error += (flows.student - flows.teacher).square().sum().item()
+            power += flows.teacher.square().sum().item()
+        return error / power
 
     def _rolled_out(self, clips: ClipBatch, batch: Batch) -> ClipBatch:
         """The clips with all but some first blocks as the student continues them, by its own memory."""

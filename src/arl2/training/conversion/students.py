@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arl2.attention.plan import converted_layers, parse_plan, plan_of
+from arl2.attention.state_form import StateForm
 from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.load import load_transformer, transformer_config
 from arl2.errors import CheckpointError, ConfigError
@@ -62,6 +63,7 @@ class StudentSpec:
         state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: as in ``convert``.
         window: of its softmax layers; ``"model"`` is the teacher's own.
         aligned: folder of an export of stage 1 to start from.
+        state_form: as in ``convert``.
         seed: of start values.
     """
 
@@ -72,6 +74,7 @@ class StudentSpec:
     ffn_rank_layers: Literal["hybrid", "all"] = "hybrid"
     window: Window = "model"
     aligned: str | None = None
+    state_form: Mapping[str, Any] | None = None
     seed: int = 0
 
 
@@ -152,6 +155,7 @@ def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DM
         ffn_rank=spec.ffn_rank,
         low_rank_alpha=spec.low_rank_alpha,
         ffn_rank_layers=spec.ffn_rank_layers,
+        state_form=spec.state_form,
         seed=spec.seed,
     ).model
     for parameter in trained_parameters(student, 2).values():
@@ -197,7 +201,7 @@ def take_aligned(student: CausalWanTransformer3DModel, aligned: CausalWanTransfo
     """Fill the stage-1 parameters of all the student's converted layers, in place.
 
     Raises:
-        ConfigError: a layer that is not of the same kind in ``aligned``.
+        ConfigError: a layer that is not of the same kind in ``aligned``, or was aligned in another form.
     """
     plan, there = str(student.config.layer_plan), str(aligned.config.layer_plan)
     lacking = [i for i in converted_layers(plan) if there[i : i + 1] != plan[i]]
@@ -205,6 +209,12 @@ def take_aligned(student: CausalWanTransformer3DModel, aligned: CausalWanTransfo
         raise ConfigError(
             f"Layers {lacking} are to be converted (plan {plan}), but stage 1 has aligned layers "
             f"{converted_layers(there)} only (plan {there}); align them too, or leave them out of the plan."
+        )
+    ours, theirs = (StateForm.of_config(model.config) for model in (student, aligned))
+    if ours != theirs:
+        raise ConfigError(
+            f"Stage 1 has aligned layers of the form {theirs}, but the student's is {ours}; give both stages the same "
+            "state_form."
         )
     source = aligned.state_dict()
     for name, parameter in trained_parameters(student, 1).items():

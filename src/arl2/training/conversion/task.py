@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from arl2.errors import ConfigError
 from arl2.geometry import FrameRange, split_blocks
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
@@ -26,6 +27,8 @@ from arl2.training.conversion.students import (
     student_settings,
 )
 from arl2.training.conversion.trainable import Stage, groups_of, unfreeze
+from arl2.training.conversion.watching import ShrinkingWindows
+from arl2.training.engine.config import check_share
 from arl2.training.engine.loop import LoopConfig
 from arl2.training.engine.noising import NoisyClips, SamplingSigmas, noised
 from arl2.training.engine.processes import Processes
@@ -188,13 +191,21 @@ class ConversionConfig(TeacherStudentConfig, ABC):
     Attributes:
         stage: of the conversion; each stage's settings say which they are for, so it is no setting.
         plan: which layers are hybrid: one letter a layer, or a list of indices; None: all.
+        state_form: of windowed hybrid layers, what differs from the default form; null: nothing.
+        own_block_share: share of the training passes, drawn for each layer on its own, in which a windowed hybrid layer
+            sees its own block alone, so that its state learns to carry what the window shows otherwise.
         level_share: share of the blocks at exactly one of the sampler's timesteps; the rest fall between them.
     """
 
     stage: ClassVar[Stage]
 
     plan: Plan | None = None
+    state_form: Mapping[str, Any] | None = None
+    own_block_share: float = 0.0
     level_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_share("own_block_share", self.own_block_share)
 
     @abstractmethod
     def student(self) -> StudentSpec:
@@ -211,6 +222,12 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
         self, config: Conversion, *, device: torch.device | str = "cpu", clips: TrainingClips | None = None
     ) -> None:
         super().__init__(config, device=device, clips=clips)
+        self.windows = ShrinkingWindows(self.student)
+        if config.own_block_share and not self.windows.count:
+            raise ConfigError(
+                f"own_block_share is {config.own_block_share}, but no layer of the plan "
+                f"{self.student.config.layer_plan} has a window beside a state; leave it out, or convert to others."
+            )
         self.sigmas = SamplingSigmas(self.teacher.settings, config.level_share)
 
     def make_student(self) -> CausalWanTransformer3DModel:
@@ -229,6 +246,11 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
     def export(self, folder: Path) -> None:
         """The student's pipeline folder; of stage 1 it is what stage 2 and ``sensitivity`` read."""
         export_student(self.student, self.teacher, folder, settings=self.student_settings())
+
+    def _shrink_windows(self, batch: Batch) -> None:
+        """Some layers' windows, for this pass. They stay so until the next: a backward pass may run layers again."""
+        if share := self.config.own_block_share:
+            self.windows.shrink(torch.rand(len(self.windows), generator=batch.generator) < share)
 
     def _held_out(self) -> Iterator[tuple[ClipBatch, NoisyClips]]:
         """All clips held out, beside their noisy copies."""

@@ -18,7 +18,9 @@ _FFN = Part("ffn low-rank", 2, tuple(f"ffn.{half}.change.{x}" for half in ("up",
 def parts_of(plan: str) -> tuple[Part, ...]:
     """All that trains in a model of this plan, in the order of tables; the feed-forwards' LoRAs come last."""
     kinds = [kind for kind in all_kinds() if kind.letter in plan]
-    return (*(part for kind in kinds for part in kind.parts), _FFN)
+    # Kinds share labels: a table counts them together.
+    by_label = {part.label: part for kind in reversed(kinds) for part in reversed(kind.parts)}
+    return (*reversed(by_label.values()), _FFN)
 
 
 def part_of(name: str, plan: str, stage: Stage) -> Part | None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from arl2.attention.layout import ClipLayout
@@ -78,6 +79,34 @@ def seeing(model: CausalWanTransformer3DModel, window: int | None) -> Iterator[N
     finally:
         for attention, spec in zip(attentions, specs, strict=True):
             attention.spec = spec
+
+
+class ShrinkingWindows:
+    """The windows of a model's layers in parallel passes, shrunk to the own block and restored.
+
+    Layers that have no state beside a window are left as they are.
+    """
+
+    def __init__(self, model: CausalWanTransformer3DModel) -> None:
+        self._attentions = [_layer(model, i).self_attention for i in range(len(model.layers))]
+        self._specs = [attention.spec for attention in self._attentions]
+        self.count = sum(spec.seeing_own_block() != spec for spec in self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def shrink(self, chosen: Bool[Tensor, " layers"]) -> None:
+        """Those of the chosen layers."""
+        for attention, spec, is_chosen in zip(self._attentions, self._specs, chosen.tolist(), strict=True):
+            attention.spec = spec.seeing_own_block() if is_chosen else spec
+
+    def shrink_all(self) -> None:
+        """Those of all layers."""
+        self.shrink(torch.ones(len(self), dtype=torch.bool))
+
+    def restore(self) -> None:
+        """Every layer sees its own window again."""
+        self.shrink(torch.zeros(len(self), dtype=torch.bool))
 
 
 def _layer(model: CausalWanTransformer3DModel, i: int) -> TransformerLayer:

@@ -20,6 +20,7 @@ _HARMLESS = {
 }
 # Settings that some runs were begun before: what those ran with.
 _YOUNGER = {"sharding": "none", "compute": "float32"}
+_YOUNGER_OF_TASKS = {"own_block_share": 0.0}
 
 
 def read_config_values(path: Path) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def accepted_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: 
     """
     loop = now.get("loop", {})
     known = {name: value for name, value in _YOUNGER.items() if name in loop} | before.get("loop", {})
+    before = {name: value for name, value in _YOUNGER_OF_TASKS.items() if name in now} | dict(before)
     lines = config_differences({**before, "loop": known}, {**now, "loop": loop})
     harmless = _HARMLESS | ({"max_minutes"} if loop.get("steps") is not None else set())
     serious = [line for line in lines if line.partition(":")[0].rpartition(".")[2] not in harmless]

@@ -1,0 +1,131 @@
+"""Memory of a windowed hybrid layer: a key-value cache of the window beside recurrent states."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from arl2.attention.key_value_cache import KeyValueCache
+from arl2.attention.layer_memory import LayerMemory, MemoryGeometry, TensorKind
+from arl2.errors import MemoryMismatchError
+from arl2.kernels.rope import turn_state
+
+
+class WindowedMemory(LayerMemory):
+    """A window, and the states after the latest blocks, ``[B, n, H, D, D]`` float32, oldest first.
+
+    The newest state is what a block is written to. The oldest is what is read: with ``n = 1`` it is the same, with more
+    it does not know of the latest ``n - 1`` blocks, which the window shows. Blocks shift them by one place, so that
+    addresses and shapes stay the same for ever.
+
+    Args:
+        geometry: that it is allocated for.
+        states: zero.
+        cache: of the window; None for a layer that sees the own block alone.
+        turns: whether keys in the states are rotated by their frames.
+    """
+
+    heads_axis = 2
+
+    def __init__(self, geometry: MemoryGeometry, states: Tensor, cache: KeyValueCache | None, *, turns: bool) -> None:
+        self.frame_tokens = geometry.frame_tokens
+        self.states, self.cache, self.turns = states, cache, turns
+        self.frames = 0
+
+    def read(self) -> Float[Tensor, "batch heads key value"]:
+        """The state that blocks read. A copy while gradients are recorded: a later write would spoil what they need."""
+        return self._state(0)
+
+    def newest(self) -> Float[Tensor, "batch heads key value"]:
+        """The state that the next block is written to."""
+        return self._state(-1)
+
+    def write(self, state: Float[Tensor, "batch heads key value"]) -> None:
+        """The state after a block becomes the newest."""
+        if self.states.shape[1] > 1:
+            self.states[:, :-1] = self.states[:, 1:].clone()
+        self.states[:, -1] = state.detach()
+
+    def prepare(self, frames: int) -> None:
+        if self.cache is not None:
+            self.cache.prepare(frames)
+
+    def advance(self, frames: int) -> None:
+        self.frames += frames
+        if self.cache is not None:
+            self.cache.advance(frames)
+
+    def is_steady(self) -> bool:
+        return self.cache is None or self.cache.is_steady()
+
+    @property
+    def has_window(self) -> bool:
+        return self.cache is not None
+
+    def held(self) -> dict[str, Tensor]:
+        return {**({} if self.cache is None else self.cache.held()), "states": self.states}
+
+    def constant(self) -> dict[str, Tensor]:
+        return {"states": self.states}
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "window and states", "cache": None if self.cache is None else self.cache.facts()}
+
+    def expected(self, facts: object, frames: int) -> dict[str, TensorKind]:
+        own = self.facts()
+        if not isinstance(facts, dict) or facts.keys() != own.keys() or facts["kind"] != own["kind"]:
+            raise MemoryMismatchError(f"This layer keeps a window and states, but it was saved as {facts!r:.80}.")
+        if (facts["cache"] is None) != (self.cache is None):
+            raise MemoryMismatchError(
+                f"This layer has {'no' if self.cache is None else 'a'} window beside its states, but it was saved as "
+                f"{facts!r:.80}."
+            )
+        cached = {} if self.cache is None else self.cache.expected(facts["cache"], frames)
+        return {**cached, "states": TensorKind(list(self.states.shape), self.states.dtype)}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
+        self.states.copy_(tensors["states"].detach())
+        if self.cache is not None:
+            self.cache.restore(tensors, facts["cache"], frames)
+        self.frames = frames
+
+    def fill_random(self, frames: int, generator: torch.Generator) -> None:
+        self.states.normal_(generator=generator)
+        if self.cache is not None:
+            self.cache.fill_random(frames, generator)
+        self.frames = frames
+
+    def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
+        if self.cache is not None:
+            self.cache.begin_at(frame, keep_sinks=keep_sinks)
+        self.frames = frame
+
+    def move_origin(self, frames: int) -> None:
+        if self.turns:
+            turned = turn_state(self.states.flatten(0, 1), -frames)
+            self.states.copy_(turned.view_as(self.states))
+        if self.cache is not None:
+            self.cache.move_origin(frames)
+        self.frames -= frames
+
+    def clone(self) -> "WindowedMemory":
+        """An independent copy; the window's buffers are shared until one side writes."""
+        twin = copy.copy(self)
+        twin.states = self.states.clone()
+        twin.cache = None if self.cache is None else self.cache.clone()
+        return twin
+
+    @property
+    def nbytes(self) -> int:
+        return self.states.nbytes + (0 if self.cache is None else self.cache.nbytes)
+
+    @property
+    def shared(self) -> int:
+        return 0 if self.cache is None else self.cache.shared
+
+    def _state(self, place: int) -> Tensor:
+        state = self.states[:, place]
+        return state.clone() if torch.is_grad_enabled() else state

@@ -1,0 +1,81 @@
+"""Streams of windowed hybrid layers: snapshots, rewinds, prompt changes, sampling from the command line."""
+
+import pytest
+import torch
+from tests.pipeline.stand_in import stand_in_pipeline
+
+from arl2.checkpoints.export import export_checkpoint
+from arl2.checkpoints.load import load_transformer
+from arl2.cli.main import main
+from arl2.errors import CheckpointError, MemoryMismatchError
+from arl2.pipeline.pipeline import ARL2Pipeline
+from rollout.streams import OTHER, PROMPT, SMALL, latents_of, take
+from support import relative, tiny_model
+
+
+def pipeline(plan: str, form: dict | None = None, **changes) -> ARL2Pipeline:
+    pipe = stand_in_pipeline("S" * len(plan), SMALL)
+    transformer = tiny_model(plan, block_frames=3, window=6, text_len=pipe.text.length, state_form=form, **changes)
+    with torch.no_grad():
+        transformer.head.proj.weight.mul_(0.3)
+    return ARL2Pipeline(transformer, pipe.codec, pipe.text, SMALL)
+
+
+@pytest.mark.parametrize(("plan", "form"), [("WS", None), ("VK", {"over": "evicted"}), ("WH", {"sees": "block"})])
+def test_a_stream_is_saved_resumed_forked_rewound_and_given_another_prompt(plan, form, tmp_path):
+    pipe = pipeline(plan, form)
+    expected = take(pipe.stream(PROMPT, seed=3, window=6), 6)
+    stream = pipe.stream(PROMPT, seed=3, window=6, rewind_kind="exact")
+    take(stream, 4)
+    stream.save(tmp_path / "exact")
+    stream.save(tmp_path / "light", kind="light")
+    fork = stream.fork()
+    for name, same in (("resumed", pipe.resume(tmp_path / "exact")), ("itself", stream), ("forked", fork)):
+        assert torch.equal(latents_of(take(same, 2)), latents_of(expected[4:])), name
+    stream.rewind(2)
+    assert torch.equal(latents_of(take(stream, 2)), latents_of(expected[4:]))
+    light = latents_of(take(pipe.resume(tmp_path / "light"), 2))
+    if form == {"sees": "block"}:
+        assert torch.equal(light, latents_of(expected[4:]))  # there is no window to fill again
+    else:
+        # A window that is filled again knows less of what was before it.
+        assert 0 < relative(light, latents_of(expected[4:])) < 0.5
+    stream.change_prompt(OTHER, "refresh")
+    assert bool(latents_of(take(stream, 2)).isfinite().all())
+
+
+def test_another_forms_snapshot_is_refused(tmp_path):
+    stream = pipeline("W").stream(PROMPT, seed=3, window=6)
+    take(stream, 1)
+    stream.save(tmp_path / "saved")
+    with pytest.raises(Exception, match="rotation none") as refused:
+        pipeline("W", {"rotation": "none"}).resume(tmp_path / "saved")
+    assert type(refused.value).__module__ == "arl2.errors"
+
+
+def test_saved_facts_of_another_kind_are_refused():
+    ours, others = (tiny_model(plan, window=6).allocate_memory(batch=1, height=4, width=6) for plan in ("W", "S"))
+    block = tiny_model("W", window=6, state_form={"sees": "block"}).allocate_memory(batch=1, height=4, width=6)
+    for facts in (others.layers[0].facts(), None, {"kind": "window and states", "cache": 3}):
+        with pytest.raises(MemoryMismatchError):
+            ours.layers[0].expected(facts, 0)
+    with pytest.raises(MemoryMismatchError, match="This layer has a window beside its states"):
+        ours.layers[0].expected(block.layers[0].facts(), 0)
+
+
+@pytest.mark.filterwarnings("ignore:There are modules")
+def test_a_model_of_it_is_saved_loaded_inspected_and_sampled(tmp_path, monkeypatch, capsys):
+    form = {"over": "evicted", "mixing": "convex"}
+    pipe = pipeline("WG", form, state_rank=2, ffn_rank=2)
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = load_transformer(tmp_path / "pipe")
+    assert loaded.config.state_form == form
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, pipe.transformer.state_dict()[name])
+    with pytest.raises(CheckpointError, match="no names for windowed hybrid layers"):
+        export_checkpoint(pipe.transformer, tmp_path / "model.pt")
+    assert main(["inspect", str(tmp_path / "pipe")]) == 0
+    assert "1 of 2 windowed hybrid" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--model", "pipe", "--frames", "21", "-o", "x.mp4", PROMPT]) == 0
+    assert (tmp_path / "x.mp4").stat().st_size > 0

@@ -1,0 +1,126 @@
+"""The laboratory's driver: a tiny budget from end to end, what it refuses, and its table."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tests.training.conversion import FRAMES, RandomClips, teacher_folder
+
+from arl2.errors import ConfigError
+from arl2.training.conversion.batches import TrainingClips
+from arl2.training.conversion.students import load_teacher
+from measured import Measurements
+
+LAB = Path(__file__).parents[2] / "recipes" / "lab"
+
+
+@pytest.fixture(scope="module")
+def driver() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lab_driver", LAB / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lab_driver"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_lab(driver: ModuleType, folder: Path, **row):
+    loop = {"steps": 2, "warmup_steps": 1, "checkpoint_every": 1, "evaluate_every": 100, "log_every": 1}
+    stage = {
+        "loop": loop,
+        "teacher": str(teacher_folder(folder / "teacher")),
+        "frames": [FRAMES],
+        "batch_frames": 2 * FRAMES,
+        "held_out": 2,
+        "picture_frames": 6,
+    }
+    small = {"state_rank": 2, "ffn_rank": 2, "evaluation_rollouts": 1}
+    values = {
+        "seeds": [1, 2],
+        "align": stage,
+        "distill": {**stage, **small},
+        "measures": {"prompts": 0, "hidden": [], "video_frames": 33},
+        "row": [{"name": "tiny", "plan": "WS", "window": 6, "own_block_share": 0.5, **row}],
+    }
+    return driver.record_from_mapping(driver.Lab, values, where="rows")
+
+
+def clips_for(lab) -> TrainingClips:
+    model = load_teacher(lab.align["teacher"], device="meta").model
+    return TrainingClips([RandomClips()], held_out=2, model=model, device=torch.device("cpu"))
+
+
+def test_a_tiny_row_is_trained_once_per_seed_resumed_and_shown(driver, tmp_path):
+    lab = a_lab(driver, tmp_path, state_form={"rotation": "spatial"})
+    out, (row,), kept = tmp_path / "lab", lab.row, Measurements(tmp_path / "lab" / "measured")
+    assert driver.result_of(lab, row, lab.seeds, out, kept) is None
+    steps = []
+    for seed in (*lab.seeds, 1):
+        first, second = driver.train_row(lab, row, seed, out / row.name / f"seed-{seed}", clips=clips_for(lab))
+        assert first.reason == second.reason == "finished"
+        driver.measure_row(lab, row, seed, out / row.name / f"seed-{seed}", kept)
+        steps.append(second.step)
+    assert steps == [2, 2, 2]
+    text = driver.write_table(lab, lab.row, lab.seeds, out, kept)
+    saved = json.loads((out / "table.json").read_text())
+    assert saved["missing"] == []
+    (found,) = saved["rows"]
+    assert found["seeds"] == [1, 2]
+    assert set(found["errors"]) == {"flow error", "hidden", "rollout"}
+    each = found["errors"]["flow error"]["each"]
+    assert min(each) == found["errors"]["flow error"]["lowest"] < found["errors"]["flow error"]["highest"] == max(each)
+    assert found["errors"]["hidden"]["mean"] > found["errors"]["flow error"]["mean"]
+    assert found["memory_bytes"] > 0
+    header, _, line = text.splitlines()
+    assert header.startswith("| row | plan | seeds | flow error | hidden | rollout | memory, kB | minutes |")
+    assert line.startswith("| tiny | WS | 2 | ")
+    assert (out / "table.md").read_text() == text
+
+
+def test_shares_are_pooled_over_seeds_with_intervals(driver):
+    results = [
+        {
+            "row": "a",
+            "plan": "W",
+            "seeds": [1, 2],
+            "errors": {},
+            "shares": {"all": {"share": 0.5, "low": 0.4, "high": 0.6}},
+            "memory_bytes": 2500,
+            "minutes": 1.25,
+        },
+        {"row": "b", "plan": "teacher", "seeds": [1], "errors": {}, "shares": {}, "memory_bytes": 1, "minutes": 0.0},
+    ]
+    assert driver.table_of(results).splitlines()[2:] == [
+        "| a | W | 2 | 50% (40% to 60%) | 2 | 1.2 |",
+        "| b | teacher | 1 | - | 0 | 0.0 |",
+    ]
+
+
+def test_what_is_refused_before_anything_is_trained(driver, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="Row 'tiny' sets loop, which is of the budget that all rows share"):
+        a_lab(driver, tmp_path, distill={"loop": {"steps": 5}})
+    with pytest.raises(ConfigError, match="own_blok_share"):
+        a_lab(driver, tmp_path, own_blok_share=1.0)
+    with pytest.raises(ConfigError, match=r"There is no row 'tinny'. Did you mean 'tiny'"):
+        a_lab(driver, tmp_path).chosen(["tinny"])
+    with pytest.raises(ConfigError, match="Rows need different names"):
+        a_lab(driver, tmp_path, name="a b")
+    assert driver.main([str(tmp_path / "none.toml"), "-o", str(tmp_path / "out")]) == 1
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_the_rows_of_the_repository_are_rows(driver):
+    lab = driver.read_lab(LAB / "rows.toml")
+    assert len(lab.row) >= 20
+    assert {letter for row in lab.row for letter in row.plan} == set("SHWKGV")
+    for row in lab.row:
+        if row.plan:
+            align, distill = driver.configs_of(lab, row, 2, Path("runs/lab") / row.name)
+            assert align.loop.seed == distill.loop.seed == 2
+            assert distill.student_window == row.window
+            # One budget: frames in a batch, batches in a step, steps.
+            assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 800
+            assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 400
