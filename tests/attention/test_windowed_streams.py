@@ -4,10 +4,12 @@ import pytest
 import torch
 from tests.pipeline.stand_in import stand_in_pipeline
 
+from arl2.checkpoints.conversion import convert
 from arl2.checkpoints.export import export_checkpoint
 from arl2.checkpoints.load import load_transformer
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, MemoryMismatchError
+from arl2.pipeline.assemble import untrained_layers
 from arl2.pipeline.pipeline import ARL2Pipeline
 from rollout.streams import OTHER, PROMPT, SMALL, latents_of, take
 from support import relative, tiny_model
@@ -51,6 +53,13 @@ def test_another_forms_snapshot_is_refused(tmp_path):
     with pytest.raises(Exception, match="rotation none") as refused:
         pipeline("W", {"rotation": "none"}).resume(tmp_path / "saved")
     assert type(refused.value).__module__ == "arl2.errors"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_untrained_layer_that_is_the_softmax_layer_is_no_reason_to_warn():
+    softmax = tiny_model("SS", window=6)
+    assert untrained_layers(convert(softmax, "WS").model) == []
+    assert untrained_layers(convert(softmax, "WH", state_form={"sees": "block"}).model) == [0, 1]
 
 
 def test_saved_facts_of_another_kind_are_refused():

@@ -12,6 +12,7 @@ from arl2.files.records import record_to_mapping
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.training.conversion.align import AlignTask
 from arl2.training.engine.loop import train
+from arl2.training.engine.processes import Processes
 from arl2.training.engine.task import Batch
 
 
@@ -129,6 +130,19 @@ def test_every_kind_is_aligned_distilled_exported_and_streamed(plan, form, folde
         assert float(pipe.transformer.get_parameter(name).detach().abs().max()) > 0 or name.endswith(".B"), name
     with pytest.raises(ConfigError, match="give both stages the same state_form"):
         task_of(distill_config(folder, **{**given, "state_form": None, "aligned": str(first.export)}))
+
+
+def test_an_error_that_first_shows_when_a_window_shrinks_does_not_blow_up_the_loss(folder):
+    """The student begins as its teacher: its running mean of the error says almost nothing before that."""
+    settings = {"plan": "WW", "own_block_share": 0.5, "on_policy_share": 0.0}
+    task = task_of(distill_config(folder, **settings))
+    values, shrunk = [], []
+    for step in range(8):
+        values.append(task.loss(batch(step)).value.item())
+        task.end_step(Processes())
+        shrunk.append(3 in windows_of(task))
+    assert True in shrunk
+    assert max(values) < 2000  # a thousandth of a batch's own mean is the least that its errors are divided by
 
 
 def test_a_plan_without_a_state_beside_a_window_is_refused(folder):

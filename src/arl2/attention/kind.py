@@ -151,6 +151,11 @@ class AttentionSpec(ABC):
     published_names: ClassVar[tuple[PublishedName, ...] | None] = None
     recognised_by: ClassVar[str | None] = None
 
+    @property
+    def starts_as_softmax(self) -> bool:
+        """Whether a layer that was converted and not trained computes what the softmax layer did."""
+        return False
+
     @classmethod
     @abstractmethod
     def of_config(cls, config: Mapping[str, Any]) -> "AttentionSpec":

@@ -99,6 +99,10 @@ class WindowedSpec(AttentionSpec):
         """Of writing a block to the state."""
 
     @property
+    def starts_as_softmax(self) -> bool:
+        return self.form.sees == "window"
+
+    @property
     def ties_pairs(self) -> bool:
         """Whether the two channels of a rotated pair share their gates.
 

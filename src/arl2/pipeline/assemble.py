@@ -152,11 +152,14 @@ def _with_tiny_decoder(full: VideoCodec, path: Path, dtype: torch.dtype) -> Vide
 def untrained_layers(model: CausalWanTransformer3DModel) -> list[int]:
     """Layers whose attention has LoRA adapters that no step has moved: their ``B`` is zero until then.
 
-    A conversion without adapters (rank 0) cannot be told from a trained one.
+    A conversion without adapters (rank 0) cannot be told from a trained one. Kinds that start as the softmax layer are
+    left out: nothing is wrong with them.
     """
     untrained = []
     for i, layer in enumerate(model.layers):
         adapters = [part for name, part in layer.named_modules() if isinstance(part, LoRA) and "attention" in name]
+        if layer.self_attention.spec.starts_as_softmax:
+            continue
         if adapters and not any(bool(adapter.B.any()) for adapter in adapters):
             untrained.append(i)
     return untrained

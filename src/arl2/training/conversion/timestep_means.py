@@ -9,6 +9,8 @@ from arl2.training.engine.processes import Processes
 
 # A bucket's mean counts as at least this share of the mean of all, so that easy sigmas are not blown up.
 _LEAST = 0.01
+# And of the batch's own mean: a student that begins as its teacher has no error until something is hidden from it.
+_LEAST_OF_BATCH = 0.001
 
 
 class TimestepMeans:
@@ -52,7 +54,8 @@ class TimestepMeans:
         here = detached.mean()
         means = torch.where(seen, self.means, here)
         overall = torch.where(seen.any(), self.means.sum() / seen.sum().clamp_min(1), here)
-        return errors / torch.maximum(means, _LEAST * overall).clamp_min(1e-12)[buckets]
+        least = torch.maximum(_LEAST * overall, _LEAST_OF_BATCH * here)
+        return errors / torch.maximum(means, least).clamp_min(1e-12)[buckets]
 
     def end_step(self, processes: Processes) -> None:
         """Update the means with the step's batches of all processes."""
