@@ -32,6 +32,9 @@ from arl2.pipeline.parts import find_parts, load_text_encoder, load_vae
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.pipeline.published import read_published_config
 from arl2.rollout.settings import GenerationSettings
+from arl2.serving.live.journal import JournalEntry
+from arl2.serving.live.store import StreamRecord, StreamStore
+from arl2.serving.live.wire import Command, Point, StreamRequest
 from arl2.serving.manifest import Manifest, read_listing, read_manifest, remove_manifest, write_listing, write_manifest
 from arl2.serving.outputs.hls_playlist import Playlist, Segment, read_playlist
 from arl2.serving.prompts_file import read_image_folder, read_prompts_file
@@ -255,11 +258,35 @@ def write_originals(root: Path) -> None:
     (root / "snapshot").mkdir()
     stream.save(root / "snapshot" / "stream.arl2")
     shutil.copytree(packaged_goldens(), root / "goldens")
+    _write_store(root / "store")
     cache_folder = root / "embeddings"
     EmbeddingCache(cache_folder).write(_cache_key(), torch.arange(12.0).reshape(3, 4))
     parameters, average, optimizer = _trained()
     tensors = checkpoint_tensors(parameters, average, optimizer, {})
     save_checkpoint(root / "run", RunState(5, 1.5, {"loop": {"steps": 7}}, 4, {"loss": 0.5}), tensors, keep=1)
+
+
+def _write_store(root: Path) -> None:
+    """A server's store: a stream, three commands, two points."""
+    store = StreamStore(root, shared=True)
+    request = StreamRequest(prompt=PROMPT, seed=3, options={"window": 9})
+    store.write(StreamRecord(id="a", created=5.0, request=request, model_hash="f" * 64, width=64, height=64, fps=16))
+    for number in (1, 2, 3):
+        store.append("a", JournalEntry(number, 2 * number, Command(action="prompt", key="k", prompt=PROMPT)))
+    for block in (4, 8):
+        store.add_point("a", Point(block=block, frame=12 * block, index=block, prompt=PROMPT, made=6.0), b"x" * 999)
+
+
+def _stored(folder: Path) -> Any:
+    """What a server does with it at its start and when the stream wakes; older points stand in for damaged ones."""
+    store = StreamStore(folder, shared=True)
+    newest = store.newest_point("a")
+    if newest is None or newest[0].block != 8:
+        raise Arl2Error(f"{folder}: an older point is used.")
+    entries = store.entries("a", since=0)
+    if len(entries) != 3:
+        raise Arl2Error(f"{folder}: the last command was never applied.")
+    return store.read("a"), newest, entries
 
 
 def _cache_key() -> str:
@@ -426,6 +453,10 @@ KINDS: tuple[Kind, ...] = (
     Kind("video .gif", "pictures", "videos/a.gif", BYTES, _video("a.gif")),
     Kind("video .webp", "pictures", "videos/a.webp", BYTES, _video("a.webp")),
     Kind("video .y4m", "pictures", "videos/a.y4m", BYTES, _video("a.y4m")),
+    Kind("record of a live stream", "store", "streams/a/stream.json", JSON, _stored),
+    Kind("command of a live stream", "store", "streams/a/journal/*.json", JSON, _stored),
+    Kind("record of a point", "store", "streams/a/points/*8.json", JSON, _stored),
+    Kind("snapshot of a point", "store", "streams/a/points/*8.*.arl2", BYTES, _stored, detects=True),
     Kind("PNG of a folder", "pictures", "videos/pngs/*.png", BYTES, _video("pngs"), detects=True),
     Kind("settings of PNGs", "pictures", "videos/pngs/settings.json", JSON, _video("pngs")),
 )

@@ -11,7 +11,7 @@ import pytest
 from fuzz_changes import BYTES, JSON, JSON_LINES, TEXT, YAML, Change, change_file
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-CASES = 116  # two of each kind
+CASES = 124  # two of each kind
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it watches memory and processor time through /proc")
