@@ -63,8 +63,11 @@ class PlaceLock:
             self._renewing.join()
             self._renewing = None
             _held_here.discard(self._mark)
-            if self._is_ours():
-                self._objects.remove(NAME)
+            try:
+                if self._is_ours():
+                    self._objects.remove(NAME)
+            except StoreError as error:  # the next server finds that this one is gone
+                logger.warning("%s", error)
 
     def _lock_folder(self, objects: FolderObjects) -> None:
         path = objects.folder / NAME

@@ -144,6 +144,9 @@ class StreamStore:
             self._objects.remove(f"{folder}/stream.json")  # from now on it is not there, whatever happens
             if self._objects.holds(folder):  # an address forgets a folder with its last object
                 self._objects.remove(folder)
+            with self._guard:
+                for part in _PARTS:
+                    self._locks.pop((id, part), None)
 
     def add_point(self, id: str, point: Point, data: bytes) -> None:
         """Keep a point and its snapshot; one of the same block gives way when the new one is whole."""
