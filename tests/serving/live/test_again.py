@@ -193,6 +193,23 @@ def test_a_paused_stream_is_paused_when_it_wakes(tmp_path: Path) -> None:
     run(hosted())
 
 
+def test_a_pause_is_told_again_at_its_block_and_holds_up_no_command(tmp_path: Path) -> None:
+    async def hosted() -> None:
+        async with hosting(tmp_path / "a", point_every=100) as host:
+            stream = (await host.create(request())).id
+            await Viewer(host, stream, after=-1).blocks(3)
+            paused = await host.give(stream, Command(action="pause"))
+            shutil.copytree(tmp_path / "a" / "streams", tmp_path / "b" / "streams")
+        async with hosting(tmp_path / "b", point_every=100) as host:
+            # It begins again at block 0; neither of these waits for somebody to play it.
+            change = await host.give(stream, prompt(OTHER))
+            again = await host.give(stream, Command(action="pause"))
+            assert change.block == again.block == paused.block
+            assert (await host.info(stream)).state == "paused"
+
+    run(hosted())
+
+
 def test_a_snapshot_begins_another_stream(tmp_path: Path) -> None:
     async def hosted() -> None:
         async with hosting(tmp_path) as host:

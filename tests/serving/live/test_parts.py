@@ -120,7 +120,7 @@ def test_there_is_room_or_a_sentence_that_says_what_would_fit() -> None:
 
 
 def test_what_a_stream_takes_is_known_before_it_is_begun(tmp_path: Path) -> None:
-    maker = StreamMaker(small_pipeline(), Turns(), first_blocks=0)
+    maker = StreamMaker(small_pipeline(), Turns())
     size = maker.size(request())
     with maker.begin(request()) as stream:
         next(stream)

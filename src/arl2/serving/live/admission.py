@@ -29,6 +29,11 @@ class Admission:
         return cls(most=most, limit=chosen, retry_after=retry_after)
 
     @property
+    def limit(self) -> int | None:
+        """Bytes for all streams; None: unknown."""
+        return self._limit
+
+    @property
     def running(self) -> int:
         """Streams that have room."""
         return len(self._held)

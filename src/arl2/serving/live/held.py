@@ -10,6 +10,8 @@ from arl2.serving.live.session import Session
 from arl2.serving.live.store import StreamRecord
 from arl2.serving.live.wire import Ended, StreamInfo, StreamState
 
+_PROMPTS = 256  # that an info has at most: it is sent every second
+
 
 @dataclass(eq=False)
 class Held:
@@ -87,7 +89,7 @@ class Held:
             block=block,
             frame=frame,
             points=() if history is None else history.points,
-            prompts=prompts,
+            prompts=prompts[-_PROMPTS:],
             viewers=self.watchers,
             created=record.created,
             parent=record.parent,

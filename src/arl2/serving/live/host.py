@@ -58,14 +58,16 @@ class LocalHost:
         turns: Turns | None = None,
     ) -> None:
         self.settings, self.turns = settings or HostSettings(), turns or Turns()
-        maker = StreamMaker(pipe, self.turns, first_blocks=self.settings.first_blocks)
-        self._runner = Runner(maker, store, self.settings, self.turns)
         admission = Admission.of_free(
             available_bytes(str(pipe.device)),
             most=self.settings.most_streams,
             limit=self.settings.memory_bytes,
             retry_after=self.settings.sleep_after or 10.0,
         )
+        maker = StreamMaker(pipe, self.turns)
+        if self.settings.first_blocks and maker.may_keep(self.settings.first_blocks, admission.limit):
+            maker.share_first_blocks(self.settings.first_blocks)
+        self._runner = Runner(maker, store, self.settings, self.turns)
         records = [] if self.settings.shared else store.records()
         self._streams = Streams(self._runner, admission, self.settings, records)
         self._warming: asyncio.Task | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from arl2.errors import ConfigError, suggestion
+from arl2.errors import Arl2Error, ConfigError, suggestion
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.live.first_blocks import FirstBlocks
 from arl2.serving.live.sizes import StreamSize, stream_size
@@ -21,6 +21,7 @@ from arl2.streams.snapshot_file import read_snapshot_bytes
 from arl2.streams.stream import Stream
 
 _OPTIONS = tuple(field.name for field in fields(SamplingOptions) if field.name != "seed")
+_SMALL_SHARE = 0.1
 _LARGEST_DRAWN = 2**31  # readable, and exact in JavaScript
 
 
@@ -39,13 +40,23 @@ class StreamMaker:
     Args:
         pipe: of the model.
         turns: of the model.
-        first_blocks: that are shared; 0: none.
     """
 
-    def __init__(self, pipe: ARL2Pipeline, turns: Turns, *, first_blocks: int) -> None:
+    def __init__(self, pipe: ARL2Pipeline, turns: Turns) -> None:
         self.pipe, self._turns = pipe, turns
-        self.first_blocks = FirstBlocks(turns, most=first_blocks) if first_blocks else None
+        self._first_blocks: FirstBlocks | None = None
         self.model_hash: str = model_metadata(pipe.transformer, pipe.codec)["hash"]
+
+    def may_keep(self, count: int, limit: int | None) -> bool:
+        """Whether so many streams beside those that run take little of the bytes for streams."""
+        try:
+            return limit is None or count * self.size(None).size <= _SMALL_SHARE * limit
+        except Arl2Error:  # by its own settings the model makes no stream without end
+            return False
+
+    def share_first_blocks(self, most: int) -> None:
+        """Keep so many first blocks for streams that begin alike."""
+        self._first_blocks = FirstBlocks(self._turns, most=most)
 
     def checked(self, request: StreamRequest) -> tuple[SamplingOptions, CheckedOptions]:
         """The options of a request, and what they come to.
@@ -84,11 +95,11 @@ class StreamMaker:
         Raises:
             Arl2Error: as ``begin``.
         """
-        if not shared or self.first_blocks is None:
+        if not shared or self._first_blocks is None:
             stream = self.begin(request)
             return lambda: (stream, None)
         key = (request.prompt, request.seed, repr(sorted(request.options.items())))
-        return self.first_blocks.opening(key, lambda: self.begin(request))
+        return self._first_blocks.opening(key, lambda: self.begin(request))
 
     def resume(self, data: bytes, prompt: str | None = None) -> Stream:
         """A stream from the bytes of a snapshot.

@@ -24,6 +24,7 @@ from arl2.rollout.blocks import VideoBlock
 from arl2.serving.keep_up import KeepUp
 from arl2.serving.live.history import History, new_point
 from arl2.serving.live.journal import JournalEntry
+from arl2.serving.live.point_writer import PointWriter
 from arl2.serving.live.release import Release
 from arl2.serving.live.settings import HostSettings
 from arl2.serving.live.source import LiveSource, prompt_of
@@ -37,7 +38,6 @@ from arl2.video.pixels import Frame, enlarge
 logger = logging.getLogger(__name__)
 
 _AVERAGED = 8  # blocks, of figures
-_MOST_WAITING = 3  # points that are not written yet: each holds a stream's memory
 _SPS = 7
 _OVER = "The stream has ended before; fork it at one of its points, or begin another."
 
@@ -73,7 +73,7 @@ class Session:
     ) -> None:
         record = history.record
         self._source, self._history, self._settings = source, history, settings
-        self._resume, self._put, self._told_over, self._writer = resume, put, over, writer
+        self._resume, self._put, self._told_over = resume, put, over
         self._encoder = H264Encoder(record.width, record.height, record.fps)
         self._codec = ""
         realtime = record.request.realtime
@@ -85,15 +85,17 @@ class Session:
         )
         self._thread = threading.Thread(target=self._show_all, name="arl2-release", daemon=True)
         self._guard = threading.Lock()  # of what follows
-        self._waiting: deque[tuple[Point, Stream]] = deque()
         self._released = source.index - 1  # the last block that all viewers could have whole
         self._applied = (-1, 0)  # block and number of the last command
         self._seconds: deque[tuple[float, int]] = deque(maxlen=_AVERAGED)
         self._sent_bytes = 0
         self._finishing = False
         self._error: str | None = None
+        self._points = PointWriter(history, writer, self._fail, released=self._released)
         self._replay = deque(replay)
-        if record.paused:
+        # In a pause that the journal is still to tell of it was not, where the journal begins.
+        turns = [entry.command.action for entry in self._replay if entry.command.action in ("pause", "play")]
+        if turns[0] == "play" if turns else record.paused:
             self.pause(True)
 
     def catch_up(self, after: int) -> None:
@@ -104,6 +106,7 @@ class Session:
                     self._apply_again(self._replay.popleft(), self._source)
                 self._source.skip()
         self._released = self._source.index - 1
+        self._points.release(self._released)
 
     def start(self) -> None:
         """Begin to make and to release blocks."""
@@ -164,10 +167,11 @@ class Session:
         Returns:
             the first block made with it, and of a rewind the point it went to. Raises why it was refused.
         """
-        if command.action in ("pause", "play"):
+        now, due = self._source.index, self._history.last_command_block
+        # Commands of the journal that are still to come are older; a pause before them would hold them up.
+        if command.action in ("pause", "play") and due <= now:
             self.pause(command.action == "pause")
-        # Commands of the journal that are still to come are older.
-        index = max(self._source.index, self._history.last_command_block)
+        index = max(now, due)
         return self._at_block(partial(self._apply, command), index=index)
 
     def fork(self) -> "Future[tuple[int, int, Stream]]":
@@ -206,9 +210,8 @@ class Session:
         if self._error is not None or not source.opened or source.next_made != source.index or not is_new:
             return
         if source.index > self._history.record.block:
-            self._waiting.append((self._point(source), source.stream.fork()))
-        self._publish()
-        self._writer.submit(lambda: None).result()  # those before are written then
+            self._points.add(self._point(source), source.stream.fork())
+        self._points.wait()
 
     def close(self) -> None:
         """End at once; waits for the passes under way. What was not released is made again from the last point."""
@@ -217,9 +220,7 @@ class Session:
         self._keep.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        for _, twin in self._waiting:
-            twin.close()
-        self._waiting.clear()
+        self._points.close()
         self._source.close()
 
     # Commands, in the thread that denoises
@@ -261,8 +262,7 @@ class Session:
     def _apply_again(self, entry: JournalEntry, source: LiveSource) -> None:
         """Do what the journal says, after a kill; what was refused then is refused again."""
         try:
-            if entry.command.action in ("prompt", "rewind"):  # whether it pauses is in the record
-                self._do(entry.command, source)
+            self._do(entry.command, source)
         except Arl2Error as error:
             self._history.refuse(entry, str(error))
         else:
@@ -280,6 +280,7 @@ class Session:
             source.exchange(stream)
         else:
             self._history.change(paused=command.action == "pause")
+            self.pause(command.action == "pause")
 
     def _resolved(self, command: Command, now: int) -> Command:
         """With the block of its point, and the prompt that it brings back."""
@@ -305,12 +306,7 @@ class Session:
         """Fork it now; another thread writes it, once all viewers could have what comes before."""
         if source.next_made != source.index:
             return
-        twin = source.stream.fork()
-        with self._guard:
-            self._waiting.append((self._point(source), twin))
-            while len(self._waiting) > _MOST_WAITING:
-                self._waiting.popleft()[1].close()
-        self._publish()
+        self._points.add(self._point(source), source.stream.fork())
 
     def _point(self, source: LiveSource) -> Point:
         stream = source.stream
@@ -324,18 +320,6 @@ class Session:
 
     def _entry_in(self, block: int) -> int:
         return self._applied[1] if self._applied[0] == block else 0
-
-    def _publish(self) -> None:
-        with self._guard:
-            while self._waiting and self._waiting[0][0].block <= self._released + 1:
-                self._writer.submit(self._write, *self._waiting.popleft())
-
-    def _write(self, point: Point, twin: Stream) -> None:
-        try:
-            with twin:
-                self._history.add_point(point, twin.save_bytes("exact"))
-        except Exception as error:
-            self._fail(error)
 
     # Releasing, in this session's own thread
 
@@ -387,7 +371,7 @@ class Session:
             seconds = block.denoise_seconds + block.commit_seconds + block.decode_seconds
             self._seconds.append((seconds, len(shown)))
             self._released = block.index
-        self._publish()
+        self._points.release(block.index)
         return True
 
     def _encoded(self, picture: Frame, number: int, *, key: bool) -> tuple[bytes, bool]:

@@ -21,7 +21,7 @@ class HostSettings:
         memory_bytes: that streams may take together; None: most of what is free on the device at the beginning.
         scale: whole number by which pictures are enlarged for viewers.
         margin: seconds before a block is needed at which it must be there.
-        first_blocks: that are kept for streams which begin alike; 0: none.
+        first_blocks: that are kept for streams which begin alike, if they take a tenth of the memory at most; 0: none.
         shared: others run streams of the same store, see ``SharedHost``.
     """
 

@@ -169,7 +169,7 @@ class StreamInfo:
         width, height, fps: of its video.
         block, frame: the next ones.
         points: kept, oldest first.
-        prompts: those that it has had and the block at which each begins, oldest first.
+        prompts: the last of those that it has had and the block at which each begins, oldest first.
         viewers: watching now.
         created: seconds since 1970.
         parent: the stream that it was forked from.
