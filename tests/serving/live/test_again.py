@@ -184,6 +184,10 @@ def test_a_paused_stream_is_paused_when_it_wakes(tmp_path: Path) -> None:
         async with hosting(tmp_path) as host:
             assert (await host.info(stream)).state == "asleep"
             block = (await host.info(stream)).block
+            # Who looks at it sees its last block, and no more.
+            looking = await Viewer(host, stream).blocks(1)
+            assert (looking.numbers, looking.digests) == ([block - 1], plain(block)[-1:])
+            await state_of(host, stream, "paused")
             assert (await host.give(stream, prompt(OTHER))).block == block
             assert (await host.info(stream)).state == "paused"
             await host.give(stream, Command(action="play"))

@@ -135,6 +135,8 @@ class Runner:
         known = max(history.next_block, history.last_command_block)
         if after is not None and after > known + self._settings.most_unknown:
             after = None
+        if after in (None, -1) and history.record.paused and history.next_block > 1:
+            after = history.next_block - 2  # its last block is shown again: who looks at a pause sees a picture
         failed: list[str] = []
         for start in history.starts(after, most_again=2 * every):
             try:

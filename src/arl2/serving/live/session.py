@@ -91,6 +91,7 @@ class Session:
         self._sent_bytes = 0
         self._finishing = False
         self._error: str | None = None
+        self._pause_from: int | None = None  # a pause that waits until the blocks before this one are shown
         self._points = PointWriter(history, writer, self._fail, released=self._released)
         self._replay = deque(replay)
         # In a pause that the journal is still to tell of it was not, where the journal begins.
@@ -107,6 +108,7 @@ class Session:
                 self._source.skip()
         self._released = self._source.index - 1
         self._points.release(self._released)
+        self._pause_when_shown()
 
     def start(self) -> None:
         """Begin to make and to release blocks."""
@@ -158,6 +160,8 @@ class Session:
 
     def pause(self, paused: bool) -> None:
         """Stop the release at once, or let it go on; no block begins in a pause. The journal hears nothing of it."""
+        with self._guard:
+            self._pause_from = None
         self._release.pause(paused)
         self._keep.pause(paused)
 
@@ -262,11 +266,24 @@ class Session:
     def _apply_again(self, entry: JournalEntry, source: LiveSource) -> None:
         """Do what the journal says, after a kill; what was refused then is refused again."""
         try:
-            self._do(entry.command, source)
+            if entry.command.action == "pause":  # what comes before it is shown
+                self._history.change(paused=True)
+                self._keep.pause()
+                with self._guard:
+                    self._pause_from = entry.block
+                self._pause_when_shown()
+            else:
+                self._do(entry.command, source)
         except Arl2Error as error:
             self._history.refuse(entry, str(error))
         else:
             self._applied = (entry.block, entry.number)
+
+    def _pause_when_shown(self) -> None:
+        with self._guard:
+            due = self._pause_from is not None and self._released + 1 >= self._pause_from
+        if due:
+            self.pause(True)
 
     def _do(self, command: Command, source: LiveSource) -> None:
         if command.action == "prompt":
@@ -372,6 +389,7 @@ class Session:
             self._seconds.append((seconds, len(shown)))
             self._released = block.index
         self._points.release(block.index)
+        self._pause_when_shown()
         return True
 
     def _encoded(self, picture: Frame, number: int, *, key: bool) -> tuple[bytes, bool]:
