@@ -1,5 +1,7 @@
 """Streams of windowed hybrid layers: snapshots, rewinds, prompt changes, sampling from the command line."""
 
+import copy
+
 import pytest
 import torch
 from tests.pipeline.stand_in import stand_in_pipeline
@@ -9,10 +11,13 @@ from arl2.checkpoints.export import export_checkpoint
 from arl2.checkpoints.load import load_transformer
 from arl2.cli.main import main
 from arl2.errors import CheckpointError, MemoryMismatchError
+from arl2.model.graphed import GraphedRunner
+from arl2.model.runner import PassRunner
 from arl2.pipeline.assemble import untrained_layers
 from arl2.pipeline.pipeline import ARL2Pipeline
+from model.reruns import Reruns
 from rollout.streams import OTHER, PROMPT, SMALL, latents_of, take
-from support import relative, tiny_model
+from support import randn, relative, tiny_model
 
 
 def pipeline(plan: str, form: dict | None = None, **changes) -> ARL2Pipeline:
@@ -65,11 +70,28 @@ def test_an_untrained_layer_that_is_the_softmax_layer_is_no_reason_to_warn():
 def test_saved_facts_of_another_kind_are_refused():
     ours, others = (tiny_model(plan, window=6).allocate_memory(batch=1, height=4, width=6) for plan in ("W", "S"))
     block = tiny_model("W", window=6, state_form={"sees": "block"}).allocate_memory(batch=1, height=4, width=6)
-    for facts in (others.layers[0].facts(), None, {"kind": "window and states", "cache": 3}):
+    for facts in (others.layers[0].facts(), None, {"kind": "window and states", "slots": 3}):
         with pytest.raises(MemoryMismatchError):
             ours.layers[0].expected(facts, 0)
-    with pytest.raises(MemoryMismatchError, match="This layer has a window beside its states"):
+    with pytest.raises(MemoryMismatchError, match="This layer keeps window and states, but it was saved as"):
         ours.layers[0].expected(block.layers[0].facts(), 0)
+
+
+@torch.no_grad()
+def test_passes_are_recorded_once_and_replayed():
+    """A stand-in for CUDA graphs: a recorded pass meets every tensor where it was, from the full window on."""
+    model = tiny_model("WVS", window=6, state_form={"over": "evicted"})
+    plain, reruns, text = copy.deepcopy(model), Reruns(), randn(1, 5, 10)
+    model.runner = GraphedRunner(PassRunner(), reruns)
+    both = [(one, one.allocate_memory(batch=1, height=4, width=6)) for one in (model, plain)]
+    for i in range(8):
+        given = randn(1, 3, 2, 4, 6, seed=i), torch.full((1, 2), 300.0), text
+        flows = [one.predict(*given, memory) for one, memory in both]
+        assert torch.equal(*flows)
+        for one, memory in both:
+            one.commit(*given, memory)
+        assert both[0][1].fingerprint() == both[1][1].fingerprint()
+    assert (reruns.recorded, reruns.replayed >= 8) == (2, True)
 
 
 @pytest.mark.filterwarnings("ignore:There are modules")

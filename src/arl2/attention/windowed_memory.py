@@ -72,24 +72,20 @@ class WindowedMemory(LayerMemory):
         return {"states": self.states}
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": "window and states", "cache": None if self.cache is None else self.cache.facts()}
+        # Those of the window as they are: what is a list there changes from block to block, and graphs look for that.
+        return {"kind": "states"} if self.cache is None else {**self.cache.facts(), "kind": "window and states"}
 
     def expected(self, facts: object, frames: int) -> dict[str, TensorKind]:
         own = self.facts()
-        if not isinstance(facts, dict) or facts.keys() != own.keys() or facts["kind"] != own["kind"]:
-            raise MemoryMismatchError(f"This layer keeps a window and states, but it was saved as {facts!r:.80}.")
-        if (facts["cache"] is None) != (self.cache is None):
-            raise MemoryMismatchError(
-                f"This layer has {'no' if self.cache is None else 'a'} window beside its states, but it was saved as "
-                f"{facts!r:.80}."
-            )
-        cached = {} if self.cache is None else self.cache.expected(facts["cache"], frames)
+        if not isinstance(facts, dict) or facts.get("kind") != own["kind"] or facts.keys() != own.keys():
+            raise MemoryMismatchError(f"This layer keeps {own['kind']}, but it was saved as {facts!r:.80}.")
+        cached = {} if self.cache is None else self.cache.expected(self._of_cache(facts), frames)
         return {**cached, "states": TensorKind(list(self.states.shape), self.states.dtype)}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
         self.states.copy_(tensors["states"].detach())
         if self.cache is not None:
-            self.cache.restore(tensors, facts["cache"], frames)
+            self.cache.restore(tensors, self._of_cache(facts), frames)
         self.frames = frames
 
     def fill_random(self, frames: int, generator: torch.Generator) -> None:
@@ -125,6 +121,10 @@ class WindowedMemory(LayerMemory):
     @property
     def shared(self) -> int:
         return 0 if self.cache is None else self.cache.shared
+
+    def _of_cache(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.cache is not None
+        return {**facts, "kind": self.cache.facts()["kind"]}
 
     def _state(self, place: int) -> Tensor:
         state = self.states[:, place]
