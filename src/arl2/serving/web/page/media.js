@@ -145,7 +145,7 @@ export class MediaScreen {
       let next = last;
       while (next > 0 && buffered.start(next - 1) > video.currentTime) next -= 1;
       if (buffered.start(next) > video.currentTime || next === last) video.currentTime = buffered.start(next);
-    } else if (this.#catching) {
+    } else if (this.#catching && !document.hidden) {
       if (behind > BEHIND) video.playbackRate = Math.min(4, 1.25 + behind);
       else {
         this.#catching = false;

@@ -249,7 +249,7 @@ export class Panel {
     if (kind === this.#state && (kind === "live" || text === this.#parts.messageText.textContent)) return;
     this.#state = kind;
     const { message, messageText, messageButton } = this.#parts;
-    const shown = kind === "connecting" && !text ? "Making the first pictures …" : text;
+    const shown = kind === "connecting" && !text ? this.#waitingFor() : text;
     message.hidden = !shown;
     setText(messageText, shown);
     messageButton.hidden = !(kind === "lost" || kind === "refused" || kind === "ended");
@@ -257,6 +257,10 @@ export class Panel {
     messageButton.onclick = () => (kind === "lost" ? this.#player.reconnect() : this.#page.closed(this));
     this.element.dataset.connection = kind;
     this.#badge();
+  }
+
+  #waitingFor() {
+    return this.info?.state === "paused" ? "Paused. Play to see how it continues." : "Making the first pictures …";
   }
 
   #badge() {
@@ -298,6 +302,7 @@ export class Panel {
     this.#showHistory(info.prompts);
     this.#forgetThumbs(info);
     this.#badge();
+    if (this.#state === "connecting") setText(this.#parts.messageText, this.#waitingFor());
     if (info.state === "failed") this.#setState("ended", info.error ?? "The stream failed.");
   }
 
@@ -428,6 +433,7 @@ export class Panel {
     }
     line.dataset.state = receipt.state;
     line.replaceChildren(make("b", { text: what }), make("span", { text: told }));
+    if (receipt.fork) line.append(make("a", { href: `#${this.stream}+${receipt.fork}`, text: "Side by side" }));
     while (receipts.childElementCount > RECEIPTS) receipts.lastElementChild.remove();
   }
 }

@@ -73,7 +73,13 @@ export class Player {
     this.#after = null;
     this.block = null;
     this.#first = null;
-    this.#socket?.close(1000);
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#refuseWaiting("The player went on to the newest picture before the answer came.");
+    socket?.close(1000);
+    this.#heads.clear();
+    this.#tries = 0;
+    this.#connect();
   }
 
   close() {
@@ -111,7 +117,8 @@ export class Player {
       this.#screen = screen;
       this.mode = screen.name;
     }
-    this.#on.state(this.frame === null ? "connecting" : "lost", this.#tries ? "Connection lost. Trying again …" : "");
+    if (this.#tries) this.#on.state("lost", "Connection lost. Trying again …");
+    else if (this.frame === null) this.#on.state("connecting", "");
     const after = this.block ?? (this.#first === null ? this.#after : this.#first - 1);
     const socket = new WebSocket(this.#api.socketAddress(this.#stream, { after, format: this.#screen.format }));
     socket.binaryType = "arraybuffer";
@@ -186,7 +193,11 @@ export class Player {
 
   #word(message) {
     const { type } = message;
-    if (type === "session.start" || type === "stream.info") this.#on.info(message.stream ?? message);
+    if (type === "session.start") {
+      // A stream that is paused shows nothing now, and is there all the same.
+      this.#on.info(message.stream);
+      this.#on.state(this.frame === null ? "connecting" : "live", "");
+    } else if (type === "stream.info") this.#on.info(message.stream);
     else if (type === "video.start") {
       this.#initial = this.#screen.format === "mp4";
       this.#screen.start(message);

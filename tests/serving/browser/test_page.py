@@ -1,0 +1,188 @@
+"""The page in a real browser that trusts it: pictures come by WebCodecs."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from serve.chromium import Served, Watched, until
+
+pytestmark = pytest.mark.browser
+
+RED, BLUE, GREEN = (f"a {colour} circle moves right on white" for colour in ("red", "blue", "green"))
+Watch = Callable[..., Watched]
+
+
+def clear(colours: dict[str, int], name: str) -> bool:
+    """Whether one colour, and no other, is seen; a circle has about 300 of the 4,096 pixels."""
+    return colours[name] > 60 and all(many < 15 for other, many in colours.items() if other != name)
+
+
+def assert_no_frame_twice_or_lost(shown: list[int]) -> None:
+    assert all(after == before + 1 for before, after in pairwise(shown)), shown
+
+
+def test_a_stream_begins_follows_a_prompt_and_pauses(server: Served, watch: Watch) -> None:
+    page = watch(server.url)
+    page.start(RED)
+    assert page.report()["mode"] == "WebCodecs"
+    assert page.pixels().std() > 10
+    assert clear(page.colours(), "red")
+
+    page.change(BLUE)
+    receipt = page.receipt("prompt")
+    assert page.report()["prompt"] in (RED, BLUE)
+    until(lambda: clear(page.colours(), "blue"), "a blue circle")
+    line = page.part("receipts", 0).locator("li").first.inner_text()
+    assert BLUE in line
+    assert f"from block {receipt['block']}" in line
+    until(lambda: page.report()["prompt"] == BLUE, "the new prompt as the stream's")
+    assert page.part("history", 0).locator("li").count() == 2
+
+    # A refused prompt is told where the prompt is, and changes nothing.
+    page.change("a purple elephant plays tennis")
+    assert "elephant" in page.receipt("prompt", "refused")["error"]
+
+    page.page.locator("body").click(position={"x": 5, "y": 5})
+    page.page.keyboard.press("Space")
+    page.receipt("pause")
+    until(lambda: page.report()["state"] == "paused", "a pause")
+    before = page.report()["frame"]
+    page.page.evaluate("() => new Promise(resolve => setTimeout(resolve, 400))")  # six frames
+    assert page.report()["frame"] - before <= 1  # one was perhaps under way
+    page.page.keyboard.press("Space")
+    page.receipt("play")
+    page.shows(8)
+    assert_no_frame_twice_or_lost(page.report()["shown"])
+
+
+def test_back_to_a_point_and_two_futures_side_by_side(server: Served, watch: Watch) -> None:
+    page = watch(server.url)
+    page.start(RED)
+    until(lambda: len(page.report()["points"]) >= 2, "two points")
+    page.part("slider", 0).focus()
+    page.page.keyboard.press("ArrowLeft")
+    page.page.keyboard.press("Enter")
+    receipt = page.receipt("rewind")
+    assert receipt["to"] in page.report()["points"]
+    until(lambda: receipt["block"] in page.report()["cuts"], "a cut where the stream was rewound")
+    assert_no_frame_twice_or_lost(page.report()["shown"])
+    assert page.part("rewind", 0).is_disabled()
+
+    alone = page.part("stage", 0).bounding_box()
+    page.part("fork", 0).click()
+    page.shows(panel=1)
+    first, second = page.report(0), page.report(1)
+    assert second["stream"] == page.receipt("fork")["fork"]
+    page.change(GREEN, panel=1)
+    until(lambda: clear(page.colours(1), "green"), "a green circle in the fork")
+    assert clear(page.colours(0), "red")
+    left, right = (page.part("stage", panel).bounding_box() for panel in (0, 1))
+    assert alone is not None
+    assert left is not None
+    assert right is not None
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+    # The address opens both again.
+    assert page.page.url.endswith(f"#{first['stream']}+{second['stream']}")
+    page.part("close", 1).click()
+    until(lambda: page.page.locator(".panel").count() == 1, "one player")
+    single = page.part("stage", 0).bounding_box()
+    assert single is not None
+    assert single["width"] == pytest.approx(alone["width"])
+    page.shows(4)
+
+
+def test_snapshots_and_videos_are_files(server: Served, watch: Watch, tmp_path: Path) -> None:
+    page = watch(server.url)
+    first = page.start(BLUE, seed=3)
+    page.shows(20)
+    with page.page.expect_download() as saved:
+        page.part("save", 0).click()
+    snapshot = tmp_path / saved.value.suggested_filename
+    saved.value.save_as(snapshot)
+    assert snapshot.suffix == ".arl2"
+    with page.page.expect_download() as loaded:
+        page.part("download", 0).click()
+    loaded.value.save_as(tmp_path / "video.mp4")
+    with av.open(str(tmp_path / "video.mp4")) as video:
+        sizes = {(frame.width, frame.height) for frame in video.decode(video=0)}
+    assert sizes == {(page.report()["width"], page.report()["height"])}
+
+    page.part("homeLink").click()
+    page.part("snapshotFile").set_input_files(snapshot)
+    page.shows(4)
+    report = page.report()
+    assert report["stream"] != first
+    assert report["prompt"] == BLUE
+    assert clear(page.colours(), "blue")
+
+    # Ending it takes two clicks, and the list does not have it any more.
+    page.part("stop", 0).click()
+    page.part("stop", 0).click()
+    until(lambda: page.page.locator(".panel").count() == 0, "the list")
+    until(lambda: page.page.locator(f"[data-stream={first}]").count() == 1, "the other stream in the list")
+    assert page.page.locator(f"[data-stream={report['stream']}]").count() == 0
+
+    # What is no snapshot is refused with a sentence.
+    (tmp_path / "no.arl2").write_bytes(b"no snapshot at all")
+    page.part("snapshotFile").set_input_files(tmp_path / "no.arl2")
+    until(lambda: page.part("alerts").inner_text(), "a sentence")
+    page.errors = [one for one in page.errors if "status of 422" not in one]  # the browser notes it, too
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["webcodecs", "fallback"])
+def test_a_server_that_is_killed_is_found_again(server: Served, watch: Watch, trusted: bool) -> None:
+    page = watch(server.url if trusted else server.insecure_url, may_lose=True)
+    page.start(RED, seed=5)
+    page.shows(30)
+    server.kill()
+    until(lambda: page.report()["connection"] == "lost", "a lost connection")
+    assert "Connection lost" in page.part("messageText", 0).inner_text()
+    before = page.report()
+    server.start()
+    until(
+        lambda: page.report()["connection"] == "live" and page.report()["frame"] > before["frame"] + 24, "more frames"
+    )
+    assert page.part("message", 0).is_hidden()
+    shown = page.report()["shown"]
+    if trusted:
+        assert_no_frame_twice_or_lost(shown)
+    else:  # a video element shows as many as it can
+        assert all(after > before for before, after in pairwise(shown))
+        assert len(shown) > 0.5 * (shown[-1] - shown[0])
+    assert clear(page.colours(), "red")
+
+
+def test_a_page_that_browsers_do_not_trust_plays_by_media_source(server: Served, watch: Watch) -> None:
+    page = watch(server.insecure_url)
+    page.start(RED)
+    assert page.report()["mode"] == "MediaSource"
+    assert page.page.evaluate("() => !isSecureContext && !('VideoDecoder' in window)")
+    assert page.pixels().std() > 10
+    page.change(GREEN)
+    page.receipt("prompt")
+    until(lambda: clear(page.colours(), "green"), "a green circle")
+    page.part("fork", 0).click()
+    page.shows(4, panel=1)
+
+
+def test_a_narrow_page_has_no_sideways_scrolling(server: Served, watch: Watch) -> None:
+    page = watch(server.url, viewport={"width": 390, "height": 844})
+    wide = "() => document.documentElement.scrollWidth"
+    assert page.page.evaluate(wide) <= 390
+    stream = page.start(RED)
+    assert page.page.evaluate(wide) <= 390
+    page.part("pause", 0).click()
+    page.receipt("pause")
+    # A stream that is paused opens paused, by its address alone.
+    other = watch(server.url + f"#{stream}", viewport={"width": 390, "height": 844})
+    until(lambda: other.report().get("state") == "paused", "a paused stream")
+    gone = watch(server.url + "#no-such-stream", may_lose=True)
+    until(
+        lambda: "not here any more" in gone.part("messageText", 0).inner_text(),
+        "a sentence about a stream that is not there",
+    )
