@@ -163,14 +163,24 @@ class Watched:
         return str(self.report()["stream"])
 
     def report(self, panel: int = 0) -> dict[str, Any]:
-        """``window.arl2`` of one player."""
+        """``window.arl2`` of one player, without what it has of every picture."""
         found: dict[str, Any] = json.loads(self.page.evaluate("n => JSON.stringify(arl2.panels[n] ?? {})", panel))
+        return found
+
+    def shown(self, panel: int = 0) -> list[int]:
+        """Numbers of the frames that were shown."""
+        found: list[int] = self.page.evaluate("n => arl2.panels[n].shown()", panel)
+        return found
+
+    def delays(self, panel: int = 0) -> list[float]:
+        """Milliseconds from the release of each frame to its picture."""
+        found: list[float] = self.page.evaluate("n => arl2.panels[n].delays()", panel)
         return found
 
     def shows(self, more: int = 1, panel: int = 0) -> None:
         """Wait until so many more pictures were shown."""
-        begun = len(self.report(panel).get("shown", ()))
-        until(lambda: len(self.report(panel).get("shown", ())) >= begun + more, f"{more} more pictures")
+        begun = self.report(panel).get("pictures", 0)
+        until(lambda: self.report(panel).get("pictures", 0) >= begun + more, f"{more} more pictures")
 
     def receipt(self, action: str, state: str = "applied", panel: int = 0) -> dict[str, Any]:
         """The last receipt of such a command, once it is there."""

@@ -55,7 +55,7 @@ def test_a_stream_begins_follows_a_prompt_and_pauses(server: Served, watch: Watc
     page.page.keyboard.press("Space")
     page.receipt("play")
     page.shows(8)
-    assert_no_frame_twice_or_lost(page.report()["shown"])
+    assert_no_frame_twice_or_lost(page.shown())
 
 
 def test_back_to_a_point_and_two_futures_side_by_side(server: Served, watch: Watch) -> None:
@@ -68,7 +68,7 @@ def test_back_to_a_point_and_two_futures_side_by_side(server: Served, watch: Wat
     receipt = page.receipt("rewind")
     assert receipt["to"] in page.report()["points"]
     until(lambda: receipt["block"] in page.report()["cuts"], "a cut where the stream was rewound")
-    assert_no_frame_twice_or_lost(page.report()["shown"])
+    assert_no_frame_twice_or_lost(page.shown())
     assert page.part("rewind", 0).is_disabled()
 
     alone = page.part("stage", 0).bounding_box()
@@ -148,7 +148,7 @@ def test_a_server_that_is_killed_is_found_again(server: Served, watch: Watch, tr
         lambda: page.report()["connection"] == "live" and page.report()["frame"] > before["frame"] + 24, "more frames"
     )
     assert page.part("message", 0).is_hidden()
-    shown = page.report()["shown"]
+    shown = page.shown()
     if trusted:
         assert_no_frame_twice_or_lost(shown)
     else:  # a video element shows as many as it can

@@ -36,7 +36,6 @@ export class Panel {
   #since; // of the click that opened it
   #firstPicture = null; // milliseconds after it
   #thumbed = -1;
-  #glowing = 0;
   #confirming = null;
   #head = null;
   #cuts = new Set();
@@ -67,7 +66,8 @@ export class Panel {
     const { surface } = player;
     return {
       stream: this.stream, connection: this.#state, state: this.info?.state ?? null, mode: player.mode,
-      frame: player.frame, block: player.block, shown: [...player.shown], delays: [...player.delays],
+      frame: player.frame, block: player.block, pictures: player.pictures,
+      shown: () => [...player.shown], delays: () => [...player.delays],
       width: surface.videoWidth ?? surface.width, height: surface.videoHeight ?? surface.height,
       firstPicture: this.#firstPicture, prompt: this.info?.prompt ?? null, figures: { ...this.info?.figures },
       points: this.#points.map(({ block }) => block), receipts: this.receipts.map((receipt) => ({ ...receipt })),
@@ -396,13 +396,17 @@ export class Panel {
       });
       thumb.getContext("2d").drawImage(surface, 0, 0, thumb.width, thumb.height);
       this.#thumbs.set(frame.block, thumb);
+      this.#shine(thumb);
     }
-    const now = performance.now();
-    if (now - this.#glowing > 400) {
-      this.#glowing = now;
-      const { glow } = this.#parts;
-      glow.getContext("2d").drawImage(surface, 0, 0, glow.width, glow.height);
-    }
+  }
+
+  /** The picture's mean colour, as light around it. */
+  #shine(thumb) {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    context.drawImage(thumb, 0, 0, 1, 1);
+    const [red, green, blue] = context.getImageData(0, 0, 1, 1).data.map((value) => value & 0xf0);
+    this.#parts.stage.style.setProperty("--glow", `rgb(${red} ${green} ${blue} / 0.35)`);
   }
 
   /** Small pictures are kept of points, of prompts, and of what may become one of them. */

@@ -16,6 +16,7 @@ const REMEMBERED = 4000; // figures of the last frames
 export class Player {
   shown = []; // numbers of frames, in the order in which they were shown
   delays = []; // milliseconds from release to picture, of the same frames
+  pictures = 0; // in all
   mode = "";
   block = null; // the last block that was wholly shown
   frame = null; // the last frame
@@ -249,6 +250,7 @@ export class Player {
   #picture(frame) {
     const delay = (this.now() - frame.released) * 1000;
     this.frame = frame.frame;
+    this.pictures += 1;
     this.shown.push(frame.frame);
     this.delays.push(delay);
     if (this.shown.length > REMEMBERED) {
