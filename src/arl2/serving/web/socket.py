@@ -18,8 +18,10 @@ from arl2.serving.live.wire import (
     KEY,
     BlockHead,
     Command,
+    DrainingError,
     EncodedFrame,
     Ended,
+    NoRoomError,
     Receipt,
     StreamHost,
     StreamInfo,
@@ -55,6 +57,10 @@ def socket_router(host: StreamHost, settings: WebSettings, shelf: Shelf, metrics
             await _Viewer(socket, stream, host, settings, shelf, metrics, kind).serve(after)
         except UnknownStreamError as error:
             await _refuse(socket, UNKNOWN, str(error))
+        except NoRoomError as error:  # this and the next pass by: the viewer tries again
+            await _refuse(socket, FULL, str(error))
+        except DrainingError as error:
+            await _refuse(socket, DRAINING, str(error))
         except Arl2Error as error:
             await _refuse(socket, REFUSED, str(error))
         except WebSocketDisconnect:

@@ -118,8 +118,7 @@ export class Player {
       this.#screen = screen;
       this.mode = screen.name;
     }
-    if (this.#tries) this.#on.state("lost", "Connection lost. Trying again …");
-    else if (this.frame === null) this.#on.state("connecting", "");
+    if (this.#tries === 0 && this.frame === null) this.#on.state("connecting", "");
     const after = this.block ?? (this.#first === null ? this.#after : this.#first - 1);
     const socket = new WebSocket(this.#api.socketAddress(this.#stream, { after, format: this.#screen.format }));
     socket.binaryType = "arraybuffer";
@@ -295,9 +294,11 @@ export class Player {
       }
       if (this.#closed) return;
     }
-    const wait = WAITS[Math.min(this.#tries, WAITS.length - 1)];
+    // 1013: the server has no room for the stream now, and has said so.
+    const full = code === 1013 && this.#said;
+    const wait = full ? WAITS.at(-1) : WAITS[Math.min(this.#tries, WAITS.length - 1)];
     this.#tries += 1;
-    this.#on.state("lost", "Connection lost. Trying again …");
+    this.#on.state("lost", full ? `${this.#said} Trying again …` : "Connection lost. Trying again …");
     this.#timer = setTimeout(() => this.#connect(), wait);
   }
 
