@@ -21,8 +21,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_pla
 INSECURE = "demo.test"  # a name that browsers do not trust, unlike 127.0.0.1: the page has no WebCodecs there
 MISSING = "There is no Chromium; install it (apt-get install chromium), or say where it is with ARL2_CHROMIUM=PATH."
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Of a server that is killed on purpose: the browser itself notes every connection that is refused.
-REFUSED = ("WebSocket connection to", "net::ERR_CONNECTION", "net::ERR_EMPTY_RESPONSE")
+# Of a server that is killed on purpose: the browser itself notes what is refused, and what a server that loads answers.
+REFUSED = ("WebSocket connection to", "net::ERR_CONNECTION", "net::ERR_EMPTY_RESPONSE", "status of 503")
 _PIXELS = """([panel, side]) => {
   const picture = document.querySelectorAll(".panel")[panel].querySelector(".picture:not([hidden])");
   const context = new OffscreenCanvas(side, side).getContext("2d");
