@@ -27,11 +27,10 @@ def measure(browser: Browser, url: str, seconds: float, seed: int) -> dict[str, 
     time.sleep(seconds)  # nothing else is asked of the page meanwhile
     report, shown, delays = page.report(), page.shown(), sorted(page.delays()[16:])
     missed = shown[-1] - shown[0] + 1 - len(shown)
-    begun, before = time.perf_counter(), page.report()["frame"]
     page.change(BLUE)
-    until(lambda: page.colours()["blue"] > 60, "the new colour")
-    seen = time.perf_counter() - begun
+    until(lambda: page.receipt("prompt").get("seen"), "the new prompt on the screen")
     receipt = page.receipt("prompt")
+    until(lambda: page.colours()["blue"] > 60, "the new colour")
     found = {
         "mode": report["mode"],
         "first_picture": round(first["firstPicture"]),
@@ -40,9 +39,7 @@ def measure(browser: Browser, url: str, seconds: float, seed: int) -> dict[str, 
         "delay_max": round(delays[-1], 1),
         "pictures": len(shown),
         "not_shown": missed,
-        "prompt_seen": round(1000 * seen),
-        "prompt_block": receipt["block"],
-        "frame_at_prompt": before,
+        "prompt_seen": round(receipt["seen"]),
         "block_seconds": report["figures"]["block_seconds"],
         "errors": page.errors,
     }

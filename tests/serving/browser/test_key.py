@@ -46,6 +46,7 @@ def test_a_key_is_asked_for_and_kept_to_itself(watch: Watch) -> None:
 
         assert KEY not in page.page.url
         assert KEY not in page.page.evaluate("() => JSON.stringify([arl2.panels, document.documentElement.outerHTML])")
+        page.close()
 
 
 def test_a_stream_without_room_says_what_to_do(watch: Watch) -> None:
@@ -56,3 +57,4 @@ def test_a_stream_without_room_says_what_to_do(watch: Watch) -> None:
         until(lambda: "no memory for another stream" in page.part("alerts").inner_text(), "a sentence")
         assert "Try again in 7 s" in page.part("alerts").inner_text()
         forgive(page, 429)
+        page.close()

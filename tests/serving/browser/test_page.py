@@ -29,7 +29,7 @@ def test_a_stream_begins_follows_a_prompt_and_pauses(server: Served, watch: Watc
     page.start(RED)
     assert page.report()["mode"] == "WebCodecs"
     assert page.pixels().std() > 10
-    assert clear(page.colours(), "red")
+    until(lambda: clear(page.colours(), "red"), "a red circle")
 
     page.change(BLUE)
     receipt = page.receipt("prompt")
@@ -78,7 +78,7 @@ def test_back_to_a_point_and_two_futures_side_by_side(server: Served, watch: Wat
     assert second["stream"] == page.receipt("fork")["fork"]
     page.change(GREEN, panel=1)
     until(lambda: clear(page.colours(1), "green"), "a green circle in the fork")
-    assert clear(page.colours(0), "red")
+    until(lambda: clear(page.colours(0), "red"), "the other stream as it was")
     left, right = (page.part("stage", panel).bounding_box() for panel in (0, 1))
     assert alone is not None
     assert left is not None
@@ -116,16 +116,17 @@ def test_snapshots_and_videos_are_files(server: Served, watch: Watch, tmp_path: 
     page.part("snapshotFile").set_input_files(snapshot)
     page.shows(4)
     report = page.report()
-    assert report["stream"] != first
+    second = report["stream"]
+    assert second != first
     assert report["prompt"] == BLUE
-    assert clear(page.colours(), "blue")
+    until(lambda: clear(page.colours(), "blue"), "the circle of the snapshot")
 
     # Ending it takes two clicks, and the list does not have it any more.
     page.part("stop", 0).click()
     page.part("stop", 0).click()
     until(lambda: page.page.locator(".panel").count() == 0, "the list")
-    until(lambda: page.page.locator(f"[data-stream={first}]").count() == 1, "the other stream in the list")
-    assert page.page.locator(f"[data-stream={report['stream']}]").count() == 0
+    until(lambda: page.page.locator(f'[data-stream="{first}"]').count() == 1, "the other stream in the list")
+    assert page.page.locator(f'[data-stream="{second}"]').count() == 0
 
     # What is no snapshot is refused with a sentence.
     (tmp_path / "no.arl2").write_bytes(b"no snapshot at all")

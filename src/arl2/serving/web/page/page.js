@@ -7,6 +7,7 @@ import { Panel } from "./panel.js";
 
 const MOST = 2; // side by side
 const LISTED = 3_000; // milliseconds between two looks at the list
+const LEARNED = 2_000; // between two questions about a model that is loading
 const SHOWN = 8_000; // milliseconds that an alert stays
 const STATES = { running: "Live", paused: "Paused", asleep: "Asleep", ended: "Ended", failed: "Failed" };
 
@@ -202,6 +203,10 @@ async function learn() {
     facts = await api.examples();
   } catch (error) {
     if (error.status === 401) locked();
+    else {
+      setText(parts.model, error.status === 503 ? "The model is loading …" : error.message);
+      setTimeout(learn, LEARNED);
+    }
     return;
   }
   setText(parts.model, `${facts.name} · ${facts.width} × ${facts.height} · ${facts.fps} frames a second`);

@@ -28,7 +28,7 @@ export class Panel {
   #player;
   #state = "connecting";
   #thumbs = new Map(); // by block: small canvases
-  #keys = new Map(); // of own commands: the prompt
+  #keys = new Map(); // of own commands: {prompt, sent}
   #count = 0;
   #name = `${Date.now().toString(36)}${drawSeed()}`;
   #points = [];
@@ -37,7 +37,6 @@ export class Panel {
   #firstPicture = null; // milliseconds after it
   #thumbed = -1;
   #confirming = null;
-  #head = null;
   #cuts = new Set();
 
   constructor(page, template, stream, { after = null, since = performance.now() } = {}) {
@@ -177,7 +176,7 @@ export class Panel {
   /** Refusals are shown among the receipts, where the command itself is. */
   async #give(action, values = {}, prompt = "") {
     const key = `${this.#name}-${(this.#count += 1)}`;
-    this.#keys.set(key, prompt);
+    this.#keys.set(key, { prompt, sent: performance.now() });
     try {
       const receipt = await this.#player.give(action, key, values);
       if (!this.receipts.some((one) => one.key === key && one.state === receipt.state)) this.#receipt(receipt);
@@ -348,7 +347,7 @@ export class Panel {
 
   #showBubble(wanted) {
     const { bubble, bubblePicture } = this.#parts;
-    const thumb = this.#thumbs.get(this.#chosen);
+    const thumb = this.#thumbs.get(this.#chosen - 1) ?? this.#thumbs.get(this.#chosen);
     bubble.hidden = !wanted || thumb === undefined;
     if (bubble.hidden) return;
     bubblePicture.width = thumb.width;
@@ -385,10 +384,17 @@ export class Panel {
       this.#firstPicture = performance.now() - this.#since;
       this.element.classList.add("shows");
     }
-    if (head !== undefined) this.#head = head;
+    for (const receipt of this.receipts) {
+      if (receipt.action !== "prompt" || receipt.state !== "applied" || receipt.seen !== undefined) continue;
+      if (frame.block < receipt.block || !this.#keys.has(receipt.key)) continue;
+      receipt.seen = performance.now() - this.#keys.get(receipt.key).sent;
+      this.#write(receipt);
+    }
     if (head?.cut) this.#cuts.add(head.block);
     const { surface } = this.#player;
-    if (frame.block !== this.#thumbed) {
+    // The end of a block: its beginning still looks like the one before.
+    const near = head === undefined || frame.frame >= head.frame + head.frames - 2;
+    if (near && frame.block !== this.#thumbed) {
       this.#thumbed = frame.block;
       const ratio = this.info ? this.info.width / this.info.height : 1;
       const thumb = make("canvas", {
@@ -411,7 +417,7 @@ export class Panel {
 
   /** Small pictures are kept of points, of prompts, and of what may become one of them. */
   #forgetThumbs(info) {
-    const wanted = new Set([...info.points.map(({ block }) => block), ...info.prompts.map(([block]) => block)]);
+    const wanted = new Set([0, ...info.points.map(({ block }) => block - 1), ...info.prompts.map(([block]) => block)]);
     for (const block of this.#thumbs.keys()) {
       if (!wanted.has(block) && block < info.block - 16) this.#thumbs.delete(block);
     }
@@ -427,10 +433,15 @@ export class Panel {
       if (receipt.action === "play") this.info.state = "running";
       this.#badge();
     }
+    this.#write(receipt);
+  }
+
+  #write(receipt) {
     const { receipts } = this.#parts;
     const [what, told] = wordsOf(receipt, this.#keys.get(receipt.key));
     let line = [...receipts.children].find((one) => one.dataset.key === receipt.key);
     if (line === undefined) {
+      if (receipt.seen !== undefined) return; // newer ones have taken its place
       line = make("li");
       line.dataset.key = receipt.key;
       receipts.prepend(line);
@@ -443,14 +454,14 @@ export class Panel {
 }
 
 /** What a receipt says: the command, and what became of it. */
-function wordsOf(receipt, prompt) {
-  const own = prompt !== undefined;
+function wordsOf(receipt, own) {
   const names = { prompt: "New prompt", pause: "Pause", play: "Play", rewind: "Rewind", fork: "Fork" };
-  const what = (own ? "" : "Another viewer: ") + (prompt || names[receipt.action]);
+  const what = (own ? "" : "Another viewer: ") + (own?.prompt || names[receipt.action]);
   if (receipt.state === "refused") return [what, receipt.error ?? "refused"];
   if (receipt.state === "queued") return [what, "waits for the next block"];
   if (receipt.action === "fork") return [what, `as ${receipt.fork}`];
   if (receipt.action === "rewind") return [what, `to block ${receipt.to}, shown as block ${receipt.block}`];
   if (receipt.action === "pause") return [what, `before block ${receipt.block}`];
-  return [what, `from block ${receipt.block}`];
+  const seen = receipt.seen === undefined ? "" : `, seen after ${duration(receipt.seen / 1000)}`;
+  return [what, `from block ${receipt.block}${seen}`];
 }
