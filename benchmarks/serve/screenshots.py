@@ -16,8 +16,10 @@ _LARGEST = 300_000  # bytes
 _PROMPTS = (
     "a red circle moves right on navy",
     "a yellow circle moves right on navy",
-    "a cyan square moves right on navy",
+    "a green square moves right on navy",
 )
+_OTHER = "a red square moves right on navy"
+_CLEAR = 200  # pixels of 64 x 64 of a shape that is wholly to be seen
 
 
 def one_stream(browser: Browser, url: str) -> Watched:
@@ -28,7 +30,8 @@ def one_stream(browser: Browser, url: str) -> Watched:
         page.shows(40)
         page.change(prompt)
         until(lambda so_far=number: len(_applied(page)) == so_far, "a receipt")
-    page.shows(50)
+    page.shows(40)
+    until(lambda: page.colours()["green"] > _CLEAR, "a green square")
     return page
 
 
@@ -41,7 +44,7 @@ def shoot(page: Watched, path: Path) -> None:
     """Write what is to be seen."""
     page.page.mouse.move(2, 2)
     picture = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
-    picture.quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.save(path, optimize=True)
     size = path.stat().st_size
     if size > _LARGEST:
         raise SystemExit(f"{path} has {size:,} bytes, more than {_LARGEST:,}")
@@ -64,9 +67,10 @@ def main() -> None:
             page.page.emulate_media(color_scheme="dark")
             page.part("fork", 0).click()
             page.shows(12, panel=1)
-            page.change("a green square moves right on navy", panel=1)
+            page.change(_OTHER, panel=1)
             page.receipt("prompt", panel=1)
-            page.shows(40, panel=1)
+            page.shows(30, panel=1)
+            until(lambda: page.colours(0)["green"] > _CLEAR and page.colours(1)["red"] > _CLEAR, "both squares")
             shoot(page, folder / "serve-fork.png")
         finally:
             served.kill()
