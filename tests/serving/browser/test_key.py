@@ -14,14 +14,9 @@ KEY = "correct-horse"
 Watch = Callable[..., Watched]
 
 
-def forgive(page: Watched, status: int) -> None:
-    """The browser notes answers with an error by itself; others stay errors."""
-    page.errors = [one for one in page.errors if f"status of {status}" not in one]
-
-
 def test_a_key_is_asked_for_and_kept_to_itself(watch: Watch) -> None:
     with running(api_key=KEY) as served:
-        page = watch(served.address)
+        page = watch(served.address, expected=("status of 401",))
         until(lambda: page.part("keyDialog").is_visible(), "a question for the key")
         page.part("keyField").fill("wrong")
         page.part("keyField").press("Enter")
@@ -30,7 +25,6 @@ def test_a_key_is_asked_for_and_kept_to_itself(watch: Watch) -> None:
         page.part("keyField").fill(KEY)
         page.part("keyField").press("Enter")
         until(lambda: "fake" in page.part("model").inner_text(), "facts of the model")
-        forgive(page, 401)
 
         page.page.keyboard.press("/")
         page.page.keyboard.type("a red circle")
@@ -51,10 +45,9 @@ def test_a_key_is_asked_for_and_kept_to_itself(watch: Watch) -> None:
 
 def test_a_stream_without_room_says_what_to_do(watch: Watch) -> None:
     with running(FakeHost(room=0)) as served:
-        page = watch(served.address)
+        page = watch(served.address, expected=("status of 429",))
         page.part("startPrompt").fill("a red circle")
         page.part("start").click()
         until(lambda: "no memory for another stream" in page.part("alerts").inner_text(), "a sentence")
         assert "Try again in 7 s" in page.part("alerts").inner_text()
-        forgive(page, 429)
         page.close()

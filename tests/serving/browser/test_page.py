@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
-from serve.chromium import Served, Watched, until
+from serve.chromium import REFUSED, Served, Watched, until
 
 pytestmark = pytest.mark.browser
 
@@ -97,7 +97,7 @@ def test_back_to_a_point_and_two_futures_side_by_side(server: Served, watch: Wat
 
 
 def test_snapshots_and_videos_are_files(server: Served, watch: Watch, tmp_path: Path) -> None:
-    page = watch(server.url)
+    page = watch(server.url, expected=("status of 422",))
     first = page.start(BLUE, seed=3)
     page.shows(20)
     with page.page.expect_download() as saved:
@@ -132,12 +132,11 @@ def test_snapshots_and_videos_are_files(server: Served, watch: Watch, tmp_path: 
     (tmp_path / "no.arl2").write_bytes(b"no snapshot at all")
     page.part("snapshotFile").set_input_files(tmp_path / "no.arl2")
     until(lambda: page.part("alerts").inner_text(), "a sentence")
-    page.errors = [one for one in page.errors if "status of 422" not in one]  # the browser notes it, too
 
 
 def test_a_server_that_is_killed_is_found_again(server: Served, watch: Watch) -> None:
-    page = watch(server.url, may_lose=True)
-    other = watch(server.insecure_url, may_lose=True)
+    page = watch(server.url, expected=REFUSED)
+    other = watch(server.insecure_url, expected=REFUSED)
     page.start(RED, seed=5)
     other.start(GREEN, seed=5)
     page.shows(30)
@@ -184,7 +183,7 @@ def test_a_narrow_page_has_no_sideways_scrolling(server: Served, watch: Watch) -
     # A stream that is paused opens paused, by its address alone.
     other = watch(server.url + f"#{stream}", viewport={"width": 390, "height": 844})
     until(lambda: other.report().get("state") == "paused", "a paused stream")
-    gone = watch(server.url + "#no-such-stream", may_lose=True)
+    gone = watch(server.url + "#no-such-stream")
     until(
         lambda: "not here any more" in gone.part("messageText", 0).inner_text(),
         "a sentence about a stream that is not there",
