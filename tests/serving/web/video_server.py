@@ -27,7 +27,7 @@ def serving(service: VideoService) -> Iterator[str]:
     host, listening = FakeHost(), bind("127.0.0.1", 0)
     settings = WebSettings(model=FACTS)
     app = create_app(host, settings, routers=(videos_router(service),), jobs=service.counts)
-    server = Server(app, settings, drain=host.drain)
+    server = Server(app, drain=host.drain)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listening]),))
     thread.start()
@@ -35,8 +35,9 @@ def serving(service: VideoService) -> Iterator[str]:
         yield address_of(listening)
     finally:
         loop.call_soon_threadsafe(server.stop)
-        thread.join(20)
+        thread.join()
         loop.close()
+        listening.close()
         service.close()
 
 
