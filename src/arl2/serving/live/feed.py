@@ -7,7 +7,7 @@ oldest block that is still there. Everything here belongs to one event loop; oth
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
 from arl2.serving.live.wire import BlockHead, EncodedFrame, Ended, Receipt, StreamInfo, WatchItem
@@ -108,7 +108,7 @@ class Feed:
         """All that are kept and whole, oldest first."""
         return [(one.head, list(one.frames)) for one in self._blocks if one.whole]
 
-    async def watch(self, after: int | None = None) -> AsyncIterator[WatchItem]:
+    async def watch(self, after: int | None = None) -> AsyncGenerator[WatchItem, None]:
         """For one viewer, from now until the end, which comes last: ``Ended``.
 
         Args:
