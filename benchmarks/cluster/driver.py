@@ -72,6 +72,9 @@ async def everywhere(handle: Any, method: str) -> list[Any]:
 
 
 def main() -> None:
+    # What Ray prints goes where errors go: this process's output is for answers alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     arguments = json.loads(sys.argv[1])
     ray.init(
         num_cpus=4,
@@ -84,7 +87,7 @@ def main() -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
     deploy(arguments, 2, 1)
     wait(2, 1)
-    print(json.dumps({"up": os.getpid()}), flush=True)
+    print(json.dumps({"up": os.getpid()}), file=answers, flush=True)
     loop = asyncio.new_event_loop()
     for line in sys.stdin:
         ask = json.loads(line)
@@ -97,7 +100,7 @@ def main() -> None:
                 answer = loop.run_until_complete(do(ask))
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
     serve.shutdown()
     ray.shutdown()
 

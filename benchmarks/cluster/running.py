@@ -125,7 +125,8 @@ class Viewer:
     def check(self, first: int = 0) -> None:
         """No block and no frame is missing, or there twice."""
         heads, frames = list(self.heads), list(self.frames)
-        assert [head["block"] for head in heads] == list(range(first, first + len(heads)))
+        blocks = [head["block"] for head in heads]
+        assert blocks == list(range(first, first + len(heads))), (blocks, [head["skipped"] for head in heads])
         assert not any(head["skipped"] for head in heads)
         if frames:
             start = heads[0]["frame"]

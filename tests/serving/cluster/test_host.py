@@ -366,3 +366,24 @@ async def test_a_dead_front_is_no_viewer(tmp_path: Path) -> None:
     assert cluster.hosts["f"].feeds[stream].viewers == 1
     await play(cluster, stream, FRAMES, viewer)
     await viewer.end()
+
+
+@run
+async def test_a_stream_that_begins_during_a_look_stays(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "f")
+    host = ClusterHost(cluster, "front")
+    streams = [(await host.create(RED)).id]
+    later = asyncio.create_task(cluster.workers["f"].create("later", RED))
+    await cluster.workers["f"]._places["later"].changing.acquire()  # it is in the list, and begins only now
+    answer = cluster.call
+
+    async def call(stream: str, method: str, *given: Any) -> Any:
+        if method == "who" and not later.done():
+            cluster.workers["f"]._places["later"].changing.release()
+            await later
+        return await answer(stream, method, *given)
+
+    cluster.call = call  # type: ignore[method-assign]
+    await cluster.workers["f"].look()
+    assert cluster.hosts["f"].gone == []
+    assert sorted(cluster.hosts["f"].feeds) == sorted([*streams, "later"])

@@ -217,9 +217,9 @@ class StreamWorker:
                 await self.leave()
             return
         self._seen = True
-        running = {one.id for one in self.host.running()}
         for stream, place in list(self._places.items()):
-            if place.held and not place.users and stream not in running:
+            # Asked for each: streams begin while the router is asked about others.
+            if place.held and not place.users and all(one.id != stream for one in self.host.running()):
                 await self._release(stream)  # it sleeps, or is over
             elif place.held and place.confirmed != names:
                 # Once more before a stream moves: a worker that is slow to answer is passed over by the router.
