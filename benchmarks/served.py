@@ -34,14 +34,14 @@ class Served:
         self.port = port or free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.address, timeout=PATIENCE)
-        self._words = ["serve", "--port", str(self.port), "--store", str(store), "--threads", "1", *words]
+        self.words = ["serve", "--port", str(self.port), "--store", str(store), "--threads", "1", *words]
         self._log = store.parent / "serve.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, ready: bool = True) -> None:
         """Start it, and wait until it is ready."""
         with self._log.open("ab") as log:
-            words = [sys.executable, "-m", "arl2.cli.main", *self._words]
+            words = [sys.executable, "-m", "arl2.cli.main", *self.words]
             self.process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
         if ready:
             self.wait(lambda: self.http.get("/ready").status_code == 200)

@@ -136,7 +136,7 @@ def test_bad_input_disturbs_no_stream(server):
 
 
 def test_a_second_server_on_the_port_or_the_store_is_one_sentence(server):
-    port, store = str(server.port), server._words[server._words.index("--store") + 1]
+    port, store = str(server.port), server.words[server.words.index("--store") + 1]
     for words, said in ((["--port", port], "is in use"), (["--port", "0", "--store", store], "process")):
         command = [sys.executable, "-m", "arl2.cli.main", "serve", *words]
         found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ)
