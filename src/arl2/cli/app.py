@@ -26,9 +26,11 @@ from arl2.cli.bench import (
     BenchStartup,
     BenchTrain,
 )
+from arl2.cli.compare import Compare
 from arl2.cli.convert import Convert
 from arl2.cli.download import Download
 from arl2.cli.environment import Env
+from arl2.cli.evaluation import Eval
 from arl2.cli.export import Export
 from arl2.cli.generate import Generate
 from arl2.cli.inspect import Inspect
@@ -82,6 +84,7 @@ GROUPS: dict[str, dict[str, type[Command]]] = {
     "Generate": {"generate": Generate, "stream": Stream, "serve": Serve},
     "Models": {"models": Models, "download": Download, "inspect": Inspect, "export": Export, "convert": Convert},
     "Train": {"rollouts": Rollouts, "train": Train, "sensitivity": Sensitivity},
+    "Evaluate": {"eval": Eval, "compare": Compare},
     "Laboratory": {"shapes sample": Sample, "shapes render": Render, "shapes score": Score},
     "Benchmarks": {
         "bench rollout": BenchRollout,

@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from arl2.cli.evaluation import Eval
 from arl2.cli.generate import Generate
 from arl2.cli.options import Command
 from arl2.cli.rollouts import Rollouts
@@ -53,6 +54,9 @@ def miniature(command: Command) -> Command:
         return replace(command, **changes, sampling=sampling)
     if isinstance(command, Score):
         return replace(command, count=_PROMPTS, sampling=_small(command.sampling, command.source, _MORE_FRAMES))
+    if isinstance(command, Eval):
+        small = replace(command.sampling, num_frames=_MORE_FRAMES, steps=1, first_block_candidates=1)
+        return replace(command, count=_PROMPTS, seeds=1, hidden="4", sampling=small)
     if isinstance(command, BenchOptions):
         return _small_bench(command)
     if isinstance(command, Sensitivity):

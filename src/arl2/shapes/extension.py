@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from arl2.evaluation.suites.registry import PromptSet, register_prompts, register_suite
 from arl2.model.registry import ModelCard, register_card
 from arl2.model.settings import GenerationSettings
 from arl2.pipeline.registry import register_codec, register_model, register_text
@@ -81,7 +82,7 @@ CARDS = (
     replace(_SHAPES, name="shapes-teacher", summary="The same as shapes, under the name that conversion recipes use."),
 )
 
-_TRAINING = "arl2.shapes.training"
+_TRAINING, _SUITES = "arl2.shapes.training", "arl2.shapes.evaluation.suites"
 TASKS = (
     TrainingTask(
         "codec",
@@ -106,6 +107,9 @@ def register() -> None:
         register_model(name, WEIGHTS / folder, shared=WEIGHTS, default=name == DEFAULT_MODEL)
     register_codec("GroupCodec", "arl2.shapes.codec:GroupCodec")
     register_text("shapes", "arl2.shapes.prompts.text:ShapesText")
+    register_suite("shapes", f"{_SUITES}.prompted:ShapesSuite")
+    register_suite("memory", f"{_SUITES}.memory:MemorySuite")
+    register_prompts("shapes", PromptSet(f"{_SUITES}.prompted:captions", "arl2.shapes.prompts.text:ShapesText"))
     for task in TASKS:
         register_task(task)
     register_task(

@@ -1,0 +1,1 @@
+"""What can be measured in any video without a learned model."""

@@ -1,0 +1,218 @@
+"""What a suite is: items to measure, the metrics it gives, and how one video, or one batch of a model, is measured."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from arl2.errors import ConfigError
+from arl2.streams.options import SamplingOptions
+
+if TYPE_CHECKING:
+    from arl2.pipeline.pipeline import ARL2Pipeline
+
+Better = Literal["high", "low", "neither"]
+# Seeds of noise of one prompt are this far apart: prompt ``i`` has ``seed + i``, and no two of them meet.
+SEED_STRIDE = 1 << 20
+TRUTH = "truth"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a video.
+
+    Attributes:
+        name: in results. A name ``colour@24`` is the point 24 of the curve ``colour``.
+        what: in words, with its unit.
+        better: which direction is.
+        across: of a curve: what its numbers are.
+        is_share: of 0 and 1: its mean is a share of the videos.
+    """
+
+    name: str
+    what: str
+    better: Better = "neither"
+    across: str | None = None
+    is_share: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that every subject is measured on.
+
+    Attributes:
+        key: what it is, seeds aside; equal keys and replicates of two subjects are a pair.
+        prompt: of the video; empty where none is known.
+        seed: of the noise.
+        replicate: number of the noise seed, from 0.
+        number: of the prompt or clip, from 0.
+        length: of a suite with several lengths (memory: occluded video frames); 0 elsewhere.
+    """
+
+    key: str
+    prompt: str
+    seed: int
+    replicate: int
+    number: int
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video of a folder: the prompt it was made from, empty if unknown, and the checksum of its bytes."""
+
+    path: Path
+    prompt: str
+    replicate: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        label: its name in results.
+        kind: a model, a folder of videos, or the truth of a suite that knows it.
+        name: of the model, or the folder.
+        sampling: of a model: what differs from its settings.
+        videos: of a folder.
+    """
+
+    label: str
+    kind: Literal["model", "videos", "truth"]
+    name: str
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    videos: tuple[VideoFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What a suite is run with.
+
+    Attributes:
+        prompts: given ones, with a seed of their own or None; empty: the suite's or the installed prompt set's.
+        count: prompts or clips, where none are given.
+        num_frames: video frames of each video; None: the suite's own.
+        seed: of prompts, clips and noise.
+        seeds: noise seeds for each prompt.
+        pairs: prompts and replicates that there are, where not every prompt has every replicate; empty: all.
+        hidden: lengths of occlusions in video frames.
+        teacher: that students are held against.
+    """
+
+    prompts: tuple[tuple[str, int | None], ...] = ()
+    count: int = 200
+    num_frames: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    pairs: tuple[tuple[str, int], ...] = ()
+    hidden: tuple[int, ...] = ()
+    teacher: Subject | None = None
+
+    def noise_seed(self, number: int, replicate: int, own: int | None = None) -> int:
+        """Of one prompt and replicate."""
+        return ((self.seed + number) if own is None else own) + replicate * SEED_STRIDE
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one item.
+
+    Attributes:
+        values: by metric.
+        excluded: by metric, why it has no value; under "" why nothing has.
+        strip: filmstrip, a JPEG; empty without one.
+        frames, height, width: of the video.
+        fps: video frames a second.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    strip: bytes = b""
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    fps: float = 0.0
+
+
+# Loads a subject's model; the last ones are kept.
+Load = Callable[[Subject], "ARL2Pipeline"]
+
+
+class Suite(ABC):
+    """Measures models, folders of videos, or both.
+
+    ``takes_videos`` and ``knows_truth`` say which subjects it accepts beside models; ``primary`` is the metric that
+    worst cases are sorted by.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    primary: ClassVar[str]
+    takes_videos: ClassVar[bool] = False
+    knows_truth: ClassVar[bool] = False
+    has_prompts: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def check(self, options: SuiteOptions, subjects: Sequence[Subject]) -> None:
+        """Refuse subjects that the suite cannot have, before any work.
+
+        Raises:
+            ConfigError: as said.
+        """
+        for subject in subjects:
+            if subject.kind == "videos" and not self.takes_videos:
+                raise ConfigError(
+                    f"The suite '{self.name}' evaluates models; '{subject.label}' is a folder of videos, so leave it "
+                    "out."
+                )
+            if subject.kind == TRUTH and not self.knows_truth:
+                raise ConfigError(f"The suite '{self.name}' knows no truth; leave '{TRUTH}' out.")
+        if self.needs_teacher and options.teacher is None:
+            raise ConfigError(f"The suite '{self.name}' holds students against a teacher; give --teacher MODEL.")
+        if options.teacher is not None and not self.needs_teacher:
+            raise ConfigError(f"--teacher goes with the suite that needs one; '{self.name}' does not, so leave it out.")
+
+    @abstractmethod
+    def items(self, options: SuiteOptions) -> tuple[Item, ...]:
+        """All items, in the order of the results."""
+
+    @abstractmethod
+    def measure_model(
+        self, subject: Subject, items: Sequence[Item], options: SuiteOptions, load: Load
+    ) -> list[Measured]:
+        """Measure a model on items of one replicate and length, computed together."""
+
+    def measure_video(self, frames: Any, item: Item, *, fps: float) -> Measured:
+        """Measure a video of a folder."""
+        raise NotImplementedError(f"{self.name} takes no videos")
+
+    def measure_truth(self, items: Sequence[Item], options: SuiteOptions) -> list[Measured]:
+        """Measure what a perfect model would make."""
+        raise NotImplementedError(f"{self.name} knows no truth")
+
+    def metric(self, name: str) -> Metric:
+        """Of a value's name, points of curves included."""
+        return next(one for one in self.metrics if one.name == name.partition("@")[0])
+
+
+def prompted_items(options: SuiteOptions) -> tuple[Item, ...]:
+    """An item for each prompt and replicate, replicates one after the other: those of one are computed together."""
+    times = Counter(prompt for prompt, _ in options.prompts)
+    pairs = set(options.pairs)
+    return tuple(
+        Item(
+            prompt if times[prompt] == 1 else f"{prompt} (#{number})",
+            prompt,
+            options.noise_seed(number, replicate, own),
+            replicate,
+            number,
+        )
+        for replicate in range(options.seeds)
+        for number, (prompt, own) in enumerate(options.prompts)
+        if not pairs or (prompt, replicate) in pairs
+    )

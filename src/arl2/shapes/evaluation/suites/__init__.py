@@ -1,0 +1,1 @@
+"""The shapes world's suites of ``arl2 eval``."""
