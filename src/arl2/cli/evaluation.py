@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from arl2.evaluation.suites.suite import Subject
     from arl2.evaluation.suites.summary import Results
 
-_TRUTH = "truth"
+_TRUTH = "true-renders"
 # What may follow a model's name, and how it is read.
 _OWN = {
     "window": ("window", window),
@@ -30,7 +30,7 @@ _OWN = {
     "candidates": ("first_block_candidates", whole(1)),
 }
 # A folder with one of these is a model.
-_OF_MODELS = ("model_index.json", "generation.json", "transformer", "config.json")
+_OF_MODELS = ("model_index.json", "generation.json", "transformer", "*.safetensors", "*.pt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Eval(Command):
 
     A model is a name that ``arl2 models`` lists, or a folder; NAME:window=9 (also steps, candidates) is the same model
     with another setting. A folder of videos, of any system, has its prompts in manifest.jsonl ("file", "prompt",
-    "seed"), in the files that arl2 wrote, or as names (PROMPT-0.mp4). The word truth stands for true renders.
+    "seed"), in the files that arl2 wrote, or as names (PROMPT-0.mp4). The word true-renders stands for a perfect model.
 
     Attributes:
         subjects: Models and folders of videos.
@@ -64,8 +64,9 @@ class Eval(Command):
     """
 
     positional: ClassVar = ("subjects",)
+    light: ClassVar = True
     examples: ClassVar = (
-        "arl2 eval shapes shapes:window=9 shapes-75 truth --suite shapes --count 200 --seeds 3 -o runs/eval",
+        "arl2 eval shapes shapes:window=9 shapes-75 true-renders --suite shapes --count 200 --seeds 3 -o runs/eval",
         "arl2 eval their-videos my-videos --suite video -o runs/compared",
         "arl2 eval shapes-75 shapes-50 --suite teacher --teacher shapes --count 16 -o runs/teacher",
     )
@@ -104,7 +105,7 @@ class Eval(Command):
         from arl2.evaluation.suites.plan import make_plan
         from arl2.evaluation.suites.suite import SuiteOptions
 
-        check_place(output, "an evaluation", folder=True, added_to=is_evaluation(output))
+        check_place(output, "results", folder=True, added_to=is_evaluation(output))
         use_threads(self.threads or 1)
         suite = open_suite(self.suite)
         options = SuiteOptions(
@@ -161,9 +162,9 @@ class Eval(Command):
     def _kind(self, word: str) -> str:
         """Of a subject: truth, videos or model; errors as for ``check_source``."""
         if word == _TRUTH:
-            return _TRUTH
+            return "truth"
         path = Path(word)
-        if path.is_dir() and not any((path / name).exists() for name in _OF_MODELS):
+        if path.is_dir() and not any(any(path.glob(name)) for name in _OF_MODELS):
             return "videos"
         if path.is_file() and path.suffix.lower() in (".mp4", ".gif", ".webp", ".mkv", ".mov", ".webm", ".y4m"):
             raise ConfigError(f"'{word}' is one video; give its folder, or use arl2 compare for two videos.")
@@ -175,10 +176,11 @@ class Eval(Command):
         from arl2.evaluation.suites.folder import folder_subject
         from arl2.evaluation.suites.suite import Subject
 
-        if kind == _TRUTH:
+        if kind == "truth":
             return Subject(word, "truth", word)
         if kind == "videos":
-            return folder_subject(Path(word), Path(word).name or word)
+            names = [Path(one).name for one in self.subjects]
+            return folder_subject(Path(word), Path(word).name if names.count(Path(word).name) == 1 else str(Path(word)))
         name, own = _named(word)
         common = {one: getattr(self.sampling, one) for one in ("steps", "first_block_candidates") if one not in own}
         values: dict[str, Any] = {"window": self.sampling.window, **common, **own}

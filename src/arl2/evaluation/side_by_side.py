@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from arl2.errors import ConfigError
@@ -160,7 +161,7 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({number + 1})" for number, name in enumerate(names)]
 
 
-def _scaled(frame: Frame, width: int, height: int) -> Frame:
+def _scaled(frame: Frame, width: int, height: int) -> UInt8[np.ndarray, "tall wide 3"]:
     if frame.shape[:2] == (height, width):
         return frame
     whole = height % frame.shape[0] == 0 and width % frame.shape[1] == 0

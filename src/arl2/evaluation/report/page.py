@@ -24,20 +24,21 @@ def html_page(results: Results) -> str:
     plain = [metric for metric in results.metrics if "@" not in metric.name]
     cases, left_out = cases_of(results, primary)
     sections = [
-        _head(results, suite.about),
-        _section("Summary", _summary(results)),
-        _section("Differences", _differences(results)) if len(results.labels) > 1 else "",
-        _section("Curves", "".join(_curve(results, metric) for metric in curved)) if curved else "",
-        _section("Plots", "".join(_plot(results, metric) for metric in plain)) if plain else "",
-        _section("Left out", _excluded(results)),
-        _section("Cases", _cases(results, cases, left_out, [*plain, *curved], primary)),
+        ("Summary", _summary(results)),
+        ("Differences", _differences(results) if len(results.labels) > 1 else ""),
+        ("Curves", "".join(_curve(results, metric) for metric in curved)),
+        ("Plots", "".join(_plot(results, metric) for metric in plain)),
+        ("Left out", _excluded(results)),
+        ("Cases", _cases(results, cases, left_out, [*plain, *curved], primary)),
     ]
+    head = _head(results, suite.about, [name for name, content in sections if content])
+    body = "".join(_section(name, content) for name, content in sections if content)
     title = f"arl2 eval, suite {results.plan.suite}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<style>{_text('page.css')}</style></head><body><main>{''.join(sections)}</main>"
+        f"<style>{_text('page.css')}</style></head><body><main>{head}{body}</main>"
         f"<script>{_text('page.js')}</script></body></html>\n"
     )
 
@@ -49,14 +50,18 @@ def _text(name: str) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    return f'<section id="{title.lower().replace(" ", "-")}"><h2>{title}</h2>{content}</section>'
+    return f'<section id="{_anchor(title)}"><h2>{title}</h2>{content}</section>'
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def _has(results: Results, name: str) -> bool:
     return any(metric.name.startswith(f"{name}@") for metric in results.metrics)
 
 
-def _head(results: Results, about: str) -> str:
+def _head(results: Results, about: str, sections: Sequence[str]) -> str:
     settings = results.to_mapping()["settings"]
     facts = [
         f"{settings['items']} items",
@@ -72,10 +77,11 @@ def _head(results: Results, about: str) -> str:
         for number, subject in enumerate(results.plan.subjects)
     )
     notes = "".join(f"<p class=note>{escape(note)}</p>" for note in results.notes)
+    links = "".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
     return (
         f"<header><h1>Suite {escape(results.plan.suite)}</h1><p>{escape(about)}. {escape(', '.join(facts))}. "
         "Brackets and bars are 95 % intervals: bootstrap over prompts, the seeds of a prompt taken together.</p>"
-        f'<ul class="legend">{legend}</ul>{notes}</header>'
+        f'<ul class="legend">{legend}</ul>{notes}<nav>{links}</nav></header>'
     )
 
 

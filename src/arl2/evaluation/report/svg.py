@@ -7,7 +7,7 @@ from html import escape
 
 COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#a21caf", "#0e7490", "#b45309", "#be123c", "#475569")
 _INK, _PALE, _GRID = "#0f172a", "#64748b", "#e2e8f0"
-_ROW, _LEFT, _PLOT, _RIGHT = 22, 190, 380, 150
+_ROW, _LEFT, _PLOT, _RIGHT = 22, 140, 250, 190
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def forest(bars: Sequence[Bar], *, title: str, zero: bool = False) -> str:
 
 def curves(lines: Sequence[Line], *, title: str, across: str) -> str:
     """Curves over one axis, with their intervals as bands and their labels below."""
-    width, tall, left, top = 640, 220, 56, 12
+    width, tall, left, top = 580, 220, 56, 12
     xs = [point[0] for line in lines for point in line.points]
     ys = [value for line in lines for point in line.points for value in point[1:] if value is not None]
     (first, last), (low, high) = _range(xs, spare=0.0), _range([*ys, 0.0])
@@ -123,7 +123,7 @@ def _text(x: float, y: float, said: str, colour: str, anchor: str) -> str:
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= 26 else f"{label[:12]}…{label[-12:]}"
+    return label if len(label) <= 19 else f"{label[:9]}…{label[-9:]}"
 
 
 def _points(places: Sequence[tuple[float, float]]) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 from arl2.errors import ConfigError
 from arl2.evaluation.report.page import html_page
 from arl2.evaluation.report.table import markdown
+from arl2.evaluation.suites.evaluate import PAGE, RESULTS, TABLE
 from arl2.evaluation.suites.summary import Results
 from arl2.files.atomic import write_atomically
-
-RESULTS, PAGE, TABLE = "results.json", "report.html", "report.md"
 
 
 def write_results(results: Results, folder: Path) -> None:

@@ -3,17 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
-from arl2.errors import ConfigError
 from arl2.evaluation.suites.strips import filmstrip
 from arl2.evaluation.suites.suite import Item, Load, Measured, Subject, Suite, SuiteOptions, prompted_items
-from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.streams.options import SamplingOptions
 from arl2.video.pixels import Frames, to_bytes
+
+if TYPE_CHECKING:
+    from arl2.pipeline.pipeline import ARL2Pipeline
 
 NOT_FINITE = "pixels that are NaN or infinite"
 
@@ -51,7 +52,7 @@ class ClipSuite(Suite):
 
 
 def generate(
-    pipe: ARL2Pipeline, items: Sequence[Item], *, sampling: SamplingOptions, num_frames: int
+    pipe: "ARL2Pipeline", items: Sequence[Item], *, sampling: SamplingOptions, num_frames: int
 ) -> list[Frames | None]:
     """The items' videos, computed together; None for one with pixels that are not finite."""
     parts: list[list[Frames]] = [[] for _ in items]
@@ -66,9 +67,3 @@ def generate(
             broken[index] |= not bool(torch.isfinite(video).all())
             parts[index].append(to_bytes(video))
     return [None if bad else np.concatenate(part) for bad, part in zip(broken, parts, strict=True)]
-
-
-def require_text(pipe: ARL2Pipeline, subject: Subject, text: type, what: str) -> None:
-    """Raise ``ConfigError`` for a model whose text part is not of this class."""
-    if not isinstance(pipe.text, text):
-        raise ConfigError(f"'{subject.label}' cannot be evaluated here: {what}.")

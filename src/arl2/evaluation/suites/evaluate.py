@@ -13,6 +13,8 @@ from arl2.files.atomic import write_atomically
 from arl2.files.locks import locked_folder, writer_of
 from arl2.files.plain import read_json
 
+# What ``arl2.evaluation.report.writing`` writes.
+OUTPUTS = RESULTS, PAGE, TABLE = "results.json", "report.html", "report.md"
 _LARGEST = 256_000_000  # bytes of a plan
 
 
@@ -65,8 +67,10 @@ def _begin(plan: Plan, folder: Path, *, overwrite: bool) -> None:
                 f"'{folder}' holds another evaluation, or one of other models, videos, options or version of arl2; "
                 "choose another folder, or add --overwrite."
             )
-        (folder / PLAN).unlink()
-    if (folder / RECORDS).is_dir():  # of a plan that is no more
+    # Of another plan: its results first, its name last, so that a kill leaves it unfinished and not a mixture.
+    for name in OUTPUTS:
+        (folder / name).unlink(missing_ok=True)
+    if (folder / RECORDS).is_dir():
         shutil.rmtree(folder / RECORDS)
     content = {"fingerprint": plan.fingerprint, **plan.to_mapping()}
     write_atomically(folder / PLAN, (json.dumps(content, indent=1) + "\n").encode())

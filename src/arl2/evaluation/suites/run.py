@@ -10,9 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from arl2.bases.choice import prefer_own
 from arl2.errors import Arl2Error, ConfigError, ProcessLostError
 from arl2.evaluation.suites.plan import Plan, Unit
 from arl2.evaluation.suites.registry import open_suite
@@ -22,12 +24,12 @@ from arl2.files.atomic import write_atomically
 from arl2.files.plain import read_json
 from arl2.files.records import record_from_mapping
 from arl2.pipeline.options import ModelSource
-from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.pipeline.source import open_pipeline
-from arl2.serving.manifest import model_hash
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info
 from arl2.video.writers import DEFAULT_FPS
+
+if TYPE_CHECKING:
+    from arl2.pipeline.pipeline import ARL2Pipeline
 
 PLAN, RECORDS = "plan.json", "records"
 _LARGEST = 256_000_000  # bytes of a record: strips of a batch
@@ -64,7 +66,7 @@ class Worker:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._suite: Suite = open_suite(plan.suite)
-        self._pipes: dict[str, tuple[ARL2Pipeline, str]] = {}
+        self._pipes: dict[str, tuple["ARL2Pipeline", str]] = {}
 
     def do(self, unit: Unit) -> None:
         """Measure a unit and write its record.
@@ -94,13 +96,18 @@ class Worker:
         except Arl2Error as error:
             return Measured(excluded={"": _without(error, path)})
 
-    def _load(self, subject: Subject) -> ARL2Pipeline:
+    def _load(self, subject: Subject) -> "ARL2Pipeline":
+        # Imported here, so that other processes import no more than they need.
+        from arl2.pipeline.source import open_pipeline
+        from arl2.serving.manifest import model_hash
+
         if subject.label not in self._pipes:
             while len(self._pipes) >= _KEPT:
                 self._pipes.pop(next(iter(self._pipes)))
             device, dtype = self._plan.device, self._plan.dtype
             source = record_from_mapping(ModelSource, {"model": subject.name, "device": device, "dtype": dtype})
-            pipe = open_pipeline(source, replace(subject.sampling, num_frames=self._plan.options.num_frames))
+            sampling = replace(subject.sampling, num_frames=self._plan.options.num_frames)
+            pipe = open_pipeline(source, sampling, batch=max(len(unit.items) for unit in self._plan.units))
             pipe.set_progress_bar_config(disable=True)
             text = self._plan.prompt_text
             if text is not None and not isinstance(pipe.text, named(text)):
@@ -223,6 +230,7 @@ def _begin(plan: Plan, folder: Path, threads: int) -> None:
     # Ctrl-C reaches every process of a terminal; the first one ends the work, others complete their unit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    prefer_own()  # they save no model
     _worker[:] = [Worker(plan, folder)]
 
 

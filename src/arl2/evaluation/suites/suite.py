@@ -171,7 +171,7 @@ class Suite(ABC):
                     "out."
                 )
             if subject.kind == TRUTH and not self.knows_truth:
-                raise ConfigError(f"The suite '{self.name}' knows no truth; leave '{TRUTH}' out.")
+                raise ConfigError(f"The suite '{self.name}' knows no truth; leave '{subject.label}' out.")
         if self.needs_teacher and options.teacher is None:
             raise ConfigError(f"The suite '{self.name}' holds students against a teacher; give --teacher MODEL.")
         if options.teacher is not None and not self.needs_teacher:

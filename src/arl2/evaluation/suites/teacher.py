@@ -106,9 +106,10 @@ def _sampling(subject: Subject, items: Sequence[Item], num_frames: int) -> Sampl
 
 def _rollout(
     pipe: ARL2Pipeline, items: Sequence[Item], sampling: SamplingOptions
-) -> tuple[list[Latents], list[list[Float[Tensor, "3 frames height width"]]]]:
-    """Latents by block; videos by item, a part for each block."""
-    latents, videos = [], [[] for _ in items]
+) -> tuple[list[Latents], list[list[Tensor]]]:
+    """Latents by block; videos by item, a part [3, frames, height, width] for each block."""
+    latents: list[Latents] = []
+    videos: list[list[Tensor]] = [[] for _ in items]
     with pipe.stream([item.prompt for item in items], options=sampling, rewind_blocks=0) as stream:
         assert stream.plan is not None
         total = count_blocks(stream.plan.latent_frames, pipe.block_frames, pipe.settings.first_block_frames)

@@ -31,9 +31,10 @@ from arl2.video.pixels import from_bytes, to_bytes
 
 HIDDEN = (24, 48, 96, 192)
 # Video frames that are given, those after the wall has passed, and the shortest clip.
-KNOWN_FRAMES, _AFTER, _SHORTEST = 36, 32, 81
-# The object is back where this share of the true one is visible; it is read where this much of it shows.
-_BACK, _READ = 0.5, 0.5
+KNOWN_FRAMES, _AFTER, _SHORTEST = 33, 32, 81
+# The object is back where this share of the true one is visible. It is read where most of it shows: where this share
+# does, the first that enough video frames reach.
+_BACK, _READ = 0.5, (0.9, 0.7, 0.5)
 # World pixels from its true place within which an object is where it should be: less than its radius.
 NEAR = 8.0
 _FPS = 16.0
@@ -153,14 +154,15 @@ def _shape_and_error(
     """The best-fitting shape, None if the next one fits nearly as well; and the median distance from the true place."""
     images = from_bytes(to_bytes(video)).transpose(0, 1)
     seen = read_silhouettes(images, read_surroundings(images))
-    shown = seen.visible.amax(1) >= _READ
-    if int(shown.sum()) < ENOUGH_FRAMES:
+    most = seen.visible.amax(1)
+    levels = [level for level in _READ if int((most >= level).sum()) >= ENOUGH_FRAMES]
+    if not levels:
         return None, None
-    weight = seen.visible.amax(1, keepdim=True).square() * shown[:, None]
-    misfit = (seen.misfit.nan_to_num(9.0) * weight).sum(0)
+    shown = most >= levels[0]
+    misfit = seen.misfit[shown].nan_to_num(9.0).mean(0)
     fit, next_fit = misfit.sort()[0][:2].tolist()
     best = int(misfit.argmin())
-    compared = shown & (visible >= _READ) & seen.place[:, best].isfinite().all(1)
+    compared = shown & (visible >= _READ[-1]) & seen.place[:, best].isfinite().all(1)
     if not bool(compared.any()):
         return (SHAPES[best] if fit <= CLEARLY_BETTER * next_fit else None), None
     error = (seen.place[compared, best] - place[compared]).norm(dim=1).median().item()
