@@ -1,8 +1,10 @@
 """``arl2 eval`` from plan to results: pairs, exclusions, resuming, several processes, a teacher and its students."""
 
+import importlib
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from arl2.errors import ConfigError
+from arl2.errors import Arl2Error, ConfigError
 from arl2.evaluation.report.writing import write_results
 from arl2.evaluation.suites.bootstrap import estimate
 from arl2.evaluation.suites.evaluate import evaluate
@@ -243,3 +245,45 @@ def test_intervals_of_means() -> None:
     assert certain.high == 1
     assert certain.low == pytest.approx(0.8389, abs=1e-3)  # Wilson, 20 of 20
     assert estimate([2.0] * 20).low == 2
+
+
+FAKE = """
+import json, os
+
+class VBench:
+    def __init__(self, device, full_info_dir, output_path):
+        assert full_info_dir.endswith("VBench_full_info.json")
+        self.output_path = output_path
+        os.makedirs(output_path, exist_ok=True)
+
+    def evaluate(self, videos_path, name, prompt_list=[], dimension_list=None, mode="vbench_standard", **others):
+        assert mode == "custom_input"
+        names = sorted(os.listdir(videos_path))
+        paths = [os.path.join(videos_path, one) for one in names]
+        each = [{"video_path": path, "video_results": 0.25 * number} for number, path in enumerate(paths)]
+        moving = [{**one, "video_results": True} for one in each]
+        results = {one: [0.5, moving if one == "dynamic_degree" else each] for one in dimension_list[:-1]}
+        with open(os.path.join(self.output_path, name + "_eval_results.json"), "w") as file:
+            json.dump(results, file)
+"""
+
+
+def test_vbench_is_called_and_read_as_its_package_is(folders: list[Path], tmp_path: Path, monkeypatch) -> None:
+    """By a stand-in: the package and its weights are gigabytes."""
+    subject = folder_subject(folders[1], "listed")
+    with pytest.raises(ConfigError, match="needs VBench's package"):
+        plan_of(subject, suite="vbench")
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "vbench.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    results = run(plan_of(subject, suite="vbench", batch=3), tmp_path / "out")
+    assert results.means["listed"]["subject_consistency"].mean == pytest.approx(0.25)  # 0, 0.25, 0.5
+    assert results.means["listed"]["dynamic_degree"].mean == 1
+    assert {one.why for one in results.excluded} == {"VBench gave no value"}
+    (tmp_path / "packages" / "vbench.py").write_text(
+        FAKE.replace('assert mode == "custom_input"', "raise OSError('no weights')")
+    )
+    monkeypatch.delitem(sys.modules, "vbench")
+    importlib.invalidate_caches()
+    with pytest.raises(Arl2Error, match=r"VBench could not evaluate the videos \(OSError: no weights\)"):
+        run(plan_of(subject, suite="vbench", batch=3), tmp_path / "other")

@@ -48,7 +48,8 @@ class Eval(Command):
     Attributes:
         subjects: Models and folders of videos.
         suite: What is measured: video (any video), shapes (prompts of the shapes world), memory (after occlusions),
-            teacher (distance from a teacher, block by block), or one of an extension.
+            teacher (distance from a teacher, block by block), vbench (VBench's own dimensions, with its package), or
+            one of an extension.
         output: Folder of the results (default: eval-SUITE).
         overwrite: Replace another evaluation that is there.
         prompts_file: Prompts, one a line (.txt) or as objects (.jsonl) (default: those of the folders of videos, else

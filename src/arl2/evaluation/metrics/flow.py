@@ -70,7 +70,8 @@ def _coarse(first: Planes, second: Planes) -> Tensor:
     height, width = first.shape[2:]
     padded = functional.pad(second, (reach, reach, reach, reach), mode="replicate")
     steps = [(x, y) for x in range(-reach, reach + 1) for y in range(-reach, reach + 1)]
-    best = cost = None
+    best: Tensor | None = None
+    cost: Tensor | None = None
     for x, y in sorted(steps, key=lambda step: (step[0] ** 2 + step[1] ** 2, step)):
         moved = padded[:, :, reach + y : reach + y + height, reach + x : reach + x + width]
         price = block_means((first - moved).abs().mean(1), BLOCK // 2) + 2 * _COST_A_PIXEL * (x**2 + y**2) ** 0.5

@@ -62,7 +62,7 @@ def _has(results: Results, name: str) -> bool:
 
 
 def _head(results: Results, about: str, sections: Sequence[str]) -> str:
-    settings = results.to_mapping()["settings"]
+    settings = results.settings
     facts = [
         f"{settings['items']} items",
         f"{settings['seeds']} noise seed{'s' if settings['seeds'] > 1 else ''} each",

@@ -59,8 +59,7 @@ def markdown(results: Results) -> str:
             for label in labels[1:]:
                 found = results.differences[label].get(metric.name)
                 told = "-" if found is None else difference_shown(found, metric)
-                clear = found is not None and found.low is not None and found.high is not None
-                cells.append(f"**{told}**" if clear and not (found.low <= 0 <= found.high) else told)  # type: ignore[union-attr,operator]
+                cells.append(f"**{told}**" if found is not None and _is_clear(found) else told)
             lines.append(f"| {metric.name} | {' | '.join(cells)} |")
     if results.excluded:
         lines += [
@@ -72,10 +71,15 @@ def markdown(results: Results) -> str:
 
 
 def _counted(results: Results) -> str:
-    settings = results.to_mapping()["settings"]
+    settings = results.settings
     seeds = settings["seeds"]
     return f"{settings['items']} items, {seeds} {'seed' if seeds == 1 else 'seeds'} each."
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _is_clear(value: Estimate) -> bool:
+    """Whether the interval leaves 0 out."""
+    return value.low is not None and value.high is not None and not value.low <= 0 <= value.high

@@ -3,15 +3,29 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
+from arl2.errors import Arl2Error
 from arl2.evaluation.suites.strips import filmstrip
-from arl2.evaluation.suites.suite import Item, Load, Measured, Subject, Suite, SuiteOptions, prompted_items
+from arl2.evaluation.suites.suite import (
+    Item,
+    Load,
+    Measured,
+    Subject,
+    Suite,
+    SuiteOptions,
+    VideoFile,
+    prompted_items,
+)
 from arl2.streams.options import SamplingOptions
+from arl2.video.formats import VideoFileError
 from arl2.video.pixels import Frames, to_bytes
+from arl2.video.reading import read_video, video_info
+from arl2.video.writers import DEFAULT_FPS
 
 if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline
@@ -32,6 +46,18 @@ class ClipSuite(Suite):
     def items(self, options: SuiteOptions) -> tuple[Item, ...]:
         return prompted_items(options)
 
+    def measure_files(self, files: Sequence[tuple[VideoFile, Item]]) -> list[Measured]:
+        return [self._file(video.path, item) for video, item in files]
+
+    def _file(self, path: Path, item: Item) -> Measured:
+        try:
+            frames = read_video(path)
+            return self.measure_video(frames, item, fps=video_info(path).fps or float(DEFAULT_FPS))
+        except VideoFileError as error:
+            return Measured(excluded={"": f"the file cannot be read: {_without(error, path)}"})
+        except Arl2Error as error:
+            return Measured(excluded={"": _without(error, path)})
+
     def measure_video(self, frames: Frames, item: Item, *, fps: float) -> Measured:
         values, excluded = self.measure_clip(frames, item, fps=fps)
         count, height, width, _ = frames.shape
@@ -49,6 +75,11 @@ class ClipSuite(Suite):
             Measured(excluded={"": NOT_FINITE}) if frames is None else self.measure_video(frames, item, fps=fps)
             for item, frames in zip(items, made, strict=True)
         ]
+
+
+def _without(error: Arl2Error, path: Path) -> str:
+    """What an error says, without the folder: results are the same wherever the videos lie."""
+    return str(error).replace(str(path), path.name)
 
 
 def generate(

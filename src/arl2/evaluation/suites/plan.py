@@ -110,9 +110,10 @@ def make_plan(
                     f"'{items[0].prompt[:60]}'; its own are such as '{subject.videos[0].prompt[:60]}'. Correct its "
                     "manifest.jsonl, or leave it out."
                 )
-            for item in own:
-                video = there[item.prompt, item.replicate]
-                units.append(Unit(f"{number:02d}-{len(units):05d}", number, (item,), (video,)))
+            for first in range(0, len(own), batch):
+                part = tuple(own[first : first + batch])
+                videos = tuple(there[item.prompt, item.replicate] for item in part)
+                units.append(Unit(f"{number:02d}-{len(units):05d}", number, part, videos))
             continue
         for group in _groups(items):
             for first in range(0, len(group), batch):

@@ -28,6 +28,7 @@ SUITES: Registry[str] = Registry(
     {
         "video": f"{_HERE}.video:VideoSuite",
         "teacher": f"{_HERE}.teacher:TeacherSuite",
+        "vbench": f"{_HERE}.vbench:VBenchSuite",
     },
 )
 PROMPT_SETS: Registry[PromptSet] = Registry("set of prompts")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from arl2.bases.choice import prefer_own
-from arl2.errors import Arl2Error, ConfigError, ProcessLostError
+from arl2.errors import ConfigError, ProcessLostError
 from arl2.evaluation.suites.plan import Plan, Unit
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.suite import TRUTH, Measured, Subject, Suite
@@ -24,9 +24,6 @@ from arl2.files.atomic import write_atomically
 from arl2.files.plain import read_json
 from arl2.files.records import record_from_mapping
 from arl2.pipeline.options import ModelSource
-from arl2.video.formats import VideoFileError
-from arl2.video.reading import read_video, video_info
-from arl2.video.writers import DEFAULT_FPS
 
 if TYPE_CHECKING:
     from arl2.pipeline.pipeline import ARL2Pipeline
@@ -66,7 +63,7 @@ class Worker:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
         self._suite: Suite = open_suite(plan.suite)
-        self._pipes: dict[str, tuple["ARL2Pipeline", str]] = {}
+        self._pipes: dict[str, tuple[ARL2Pipeline, str]] = {}
 
     def do(self, unit: Unit) -> None:
         """Measure a unit and write its record.
@@ -77,24 +74,13 @@ class Worker:
         subject = self._plan.subjects[unit.subject]
         hashes: dict[str, str] = {}
         if subject.kind == "videos":
-            measured = [self._file(one, unit) for one in range(len(unit.items))]
+            measured = self._suite.measure_files(list(zip(unit.videos, unit.items, strict=True)))
         elif subject.kind == TRUTH:
             measured = self._suite.measure_truth(unit.items, self._plan.options)
         else:
             measured = self._suite.measure_model(subject, unit.items, self._plan.options, self._load)
             hashes = {label: self._pipes[label][1] for label in sorted(self._pipes)}
         write_record(self._folder, unit, measured, hashes)
-
-    def _file(self, index: int, unit: Unit) -> Measured:
-        path = unit.videos[index].path
-        try:
-            frames = read_video(path)
-            fps = video_info(path).fps or float(DEFAULT_FPS)
-            return self._suite.measure_video(frames, unit.items[index], fps=fps)
-        except VideoFileError as error:
-            return Measured(excluded={"": f"the file cannot be read: {_without(error, path)}"})
-        except Arl2Error as error:
-            return Measured(excluded={"": _without(error, path)})
 
     def _load(self, subject: Subject) -> "ARL2Pipeline":
         # Imported here, so that other processes import no more than they need.
@@ -236,8 +222,3 @@ def _begin(plan: Plan, folder: Path, threads: int) -> None:
 
 def _do(unit: Unit) -> None:
     _worker[0].do(unit)
-
-
-def _without(error: Arl2Error, path: Path) -> str:
-    """What an error says, without the folder: results are the same wherever the videos lie."""
-    return str(error).replace(str(path), path.name)

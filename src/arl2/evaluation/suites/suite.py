@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from arl2.errors import ConfigError
 from arl2.streams.options import SamplingOptions
@@ -187,8 +187,8 @@ class Suite(ABC):
     ) -> list[Measured]:
         """Measure a model on items of one replicate and length, computed together."""
 
-    def measure_video(self, frames: Any, item: Item, *, fps: float) -> Measured:
-        """Measure a video of a folder."""
+    def measure_files(self, files: Sequence[tuple[VideoFile, Item]]) -> list[Measured]:
+        """Measure videos of a folder; of one that cannot be read, the reason is what is measured."""
         raise NotImplementedError(f"{self.name} takes no videos")
 
     def measure_truth(self, items: Sequence[Item], options: SuiteOptions) -> list[Measured]:

@@ -57,6 +57,11 @@ class Results:
         """Of the subjects, in order."""
         return tuple(subject.label for subject in self.plan.subjects)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was evaluated, in numbers."""
+        return _settings(self.plan)
+
     def better(self, label: str, metric: Metric) -> bool | None:
         """Whether a subject is better (True) or worse than the first one by more than chance; None: not known."""
         found = self.differences.get(label, {}).get(metric.name)
@@ -83,7 +88,7 @@ class Results:
             "plan": self.plan.fingerprint,
             "suite": self.plan.suite,
             "baseline": self.labels[0],
-            "settings": _settings(self.plan),
+            "settings": self.settings,
             "subjects": [
                 {
                     "label": subject.label,
