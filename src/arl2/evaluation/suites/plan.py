@@ -146,7 +146,7 @@ def _with_prompts(suite: Suite, subjects: Sequence[Subject], options: SuiteOptio
     folders = [subject for subject in subjects if subject.kind == "videos"]
     if folders:
         pairs = tuple(dict.fromkeys((video.prompt, video.replicate) for one in folders for video in one.videos))
-        prompts = dict.fromkeys(prompt for prompt, _ in pairs)
+        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
         seeds = 1 + max(replicate for _, replicate in pairs)
         return replace(options, prompts=tuple((one, None) for one in prompts), pairs=pairs, seeds=seeds), None
     if not PROMPT_SETS:

@@ -129,9 +129,9 @@ def _judged(video: Video, truth: Video, scene: Scenes, item: Item) -> Measured:
     visible = visible_share(scene, frames)[0]
     back = KNOWN_FRAMES + int((visible[KNOWN_FRAMES:] >= _BACK).long().argmax())
     strip = filmstrip(to_bytes(video[:, back - 8 :]))
-    common = {"strip": strip, "frames": frames, "height": video.shape[2], "width": video.shape[3], "fps": _FPS}
+    shown = Measured(strip=strip, frames=frames, height=video.shape[2], width=video.shape[3], fps=_FPS)
     if frames - back < 2 * ENOUGH_FRAMES:
-        return Measured(excluded={"": "the true object is back too late to be read"}, **common)
+        return replace(shown, excluded={"": "the true object is back too late to be read"})
     at = f"@{item.length}"
     colour = shown_colour(video[:, back:]) == tuple(COLOURS)[int(scene.colour)]
     shape, error = _shape_and_error(video[:, back:], trajectory(scene, frames)[0, back:], visible[back:])
@@ -144,8 +144,8 @@ def _judged(video: Video, truth: Video, scene: Scenes, item: Item) -> Measured:
         f"object{at}": float(colour and right and near),
     }
     if error is None:
-        return Measured(values, {f"position_error{at}": "no object comes back"}, **common)
-    return Measured({**values, f"position_error{at}": error}, {}, **common)
+        return replace(shown, values=values, excluded={f"position_error{at}": "no object comes back"})
+    return replace(shown, values={**values, f"position_error{at}": error})
 
 
 def _shape_and_error(
