@@ -94,7 +94,7 @@ class MemorySuite(Suite):
         )
         video = torch.cat([block.video.float().cpu() for block in blocks], dim=2)
         return [
-            _judged(video[index].clamp(-1, 1), truth[index], scenes.select([index]), item)
+            _judged(video[index].clamp(-1, 1), scenes.select([index]), item)
             if bool(torch.isfinite(video[index]).all())
             else Measured(excluded={"": NOT_FINITE})
             for index, item in enumerate(items)
@@ -103,7 +103,7 @@ class MemorySuite(Suite):
     @torch.no_grad()
     def measure_truth(self, items: Sequence[Item], options: SuiteOptions) -> list[Measured]:
         scenes, truth = _clips(items, options)
-        return [_judged(truth[index], truth[index], scenes.select([index]), item) for index, item in enumerate(items)]
+        return [_judged(truth[index], scenes.select([index]), item) for index, item in enumerate(items)]
 
 
 def _length(hidden: int) -> int:
@@ -123,8 +123,8 @@ def _clips(items: Sequence[Item], options: SuiteOptions) -> tuple[Scenes, Float[
     return scenes, render(scenes, _length(hidden))
 
 
-def _judged(video: Video, truth: Video, scene: Scenes, item: Item) -> Measured:
-    """A continuation against the truth, from the video frame on in which the true object is back."""
+def _judged(video: Video, scene: Scenes, item: Item) -> Measured:
+    """A continuation against its scene, from the video frame on in which the true object is back."""
     frames = video.shape[1]
     visible = visible_share(scene, frames)[0]
     back = KNOWN_FRAMES + int((visible[KNOWN_FRAMES:] >= _BACK).long().argmax())
