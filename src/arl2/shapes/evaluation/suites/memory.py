@@ -159,7 +159,8 @@ def _shape_and_error(
     if not levels:
         return None, None
     shown = most >= levels[0]
-    misfit = seen.misfit[shown].nan_to_num(9.0).mean(0)
+    # In a video frame or two the fit of every shape may fail.
+    misfit = seen.misfit[shown].nan_to_num(9.0).median(dim=0).values
     fit, next_fit = misfit.sort()[0][:2].tolist()
     best = int(misfit.argmin())
     compared = shown & (visible >= _READ[-1]) & seen.place[:, best].isfinite().all(1)
