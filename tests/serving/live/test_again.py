@@ -73,7 +73,7 @@ def test_a_fork_is_a_stream_of_its_own(tmp_path: Path) -> None:
 
 def test_a_stream_that_nobody_watches_sleeps_and_wakes_where_it_was(tmp_path: Path) -> None:
     async def hosted() -> None:
-        async with hosting(tmp_path, sleep_after=0.15) as host:
+        async with hosting(tmp_path, sleep_after=0.5) as host:
             stream = (await host.create(request(realtime=True))).id
             viewer = await Viewer(host, stream, after=-1).blocks(2)
             change = await host.give(stream, prompt(OTHER))

@@ -24,6 +24,7 @@ class Held:
         session: None: it sleeps, or is over.
         lock: held while it wakes, falls asleep, ends or is deleted.
         watchers: viewers now.
+        commands: that are being applied.
         used: when it was last watched or given a command, by the monotonic clock.
         deleted: nothing of it is there any more.
     """
@@ -34,6 +35,7 @@ class Held:
     session: Session | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     watchers: int = 0
+    commands: int = 0
     used: float = field(default_factory=time.monotonic)
     deleted: bool = False
 
@@ -62,7 +64,7 @@ class Held:
 
     def idle_for(self) -> float:
         """Seconds since anybody wanted it."""
-        return 0.0 if self.watchers else time.monotonic() - self.used
+        return 0.0 if self.watchers or self.commands else time.monotonic() - self.used
 
     def info(self) -> StreamInfo:
         """As lists and pages show it."""

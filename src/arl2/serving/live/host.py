@@ -206,6 +206,7 @@ class LocalHost:
 
     async def _applied(self, held: Held, command: Command) -> Receipt:
         receipt = Receipt(stream=held.record.id, action=command.action, key=command.key, state="applied")
+        held.commands += 1  # it does not fall asleep meanwhile
         try:
             if command.action == "fork":
                 receipt = await self._fork(held, command, receipt)
@@ -228,6 +229,8 @@ class LocalHost:
         except Exception as error:
             logger.exception("a command failed")
             receipt = replace(receipt, state="refused", error=f"This failed ({type(error).__name__}: {error}).")
+        finally:
+            held.commands -= 1
         held.touch()
         held.feed.put(receipt)
         return receipt

@@ -157,7 +157,7 @@ class Streams:
     async def sleep(self, held: Held) -> None:
         """If nobody watches it, let it finish its block, keep it and free its memory."""
         async with held.lock:
-            if held.watchers or held.session is None:
+            if held.watchers or held.commands or held.session is None:
                 return
             ended = await self._finish(held)
             held.feed.put(ended or Ended("draining"))
