@@ -99,7 +99,7 @@ class ClusterHost:
         followed.viewers += 1
         try:
             await asyncio.shield(followed.started)
-            async with contextlib.aclosing(followed.feed.watch(after)) as items:  # type: ignore[type-var]  # a generator
+            async with contextlib.aclosing(followed.feed.watch(after)) as items:
                 async for item in items:
                     yield item
         finally:
