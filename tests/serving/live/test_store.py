@@ -197,7 +197,7 @@ def test_names_never_become_paths(store: StreamStore, id: str) -> None:
         {"request": StreamRequest(prompt="a", options={"x": object()})},
         {"request": StreamRequest(prompt="a" * 5_000_000)},
     ],
-    ids=str,
+    ids=["negative", "NaN", "half a character", "infinity", "no plain value", "huge"],
 )
 def test_what_could_not_be_read_again_is_not_written(store: StreamStore, changed: dict) -> None:
     with pytest.raises(ConfigError, match="This cannot be kept"):
