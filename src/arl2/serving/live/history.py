@@ -19,6 +19,8 @@ from arl2.serving.live.wire import Command, Point
 
 logger = logging.getLogger(__name__)
 
+_MOST_OLD = 256  # commands before the oldest point, and prompts of those that are gone
+
 
 @dataclass(frozen=True)
 class Start:
@@ -153,6 +155,7 @@ class History:
             others = [one for one in self._points if one.block != point.block]
             self._points = tuple(sorted((*others, point), key=lambda one: one.block))[-self._keep :]
         self._store.prune(self._record.id, self._keep)
+        self._forget_old()
 
     def point_at(self, block: int) -> Point:
         """The kept point before a block.
@@ -204,7 +207,7 @@ class History:
         ordered: list[Point | None] = [*reversed(fitting)]
         if not fitting:
             ordered += points
-        if self._record.block == 0 and self._record.parent is None:
+        if self._record.block == 0 and self._record.parent is None and (not entries or entries[0].number == 1):
             ordered.append(None)  # forks and resumed streams begin at a point
         found = []
         for point in ordered:
@@ -217,15 +220,39 @@ class History:
 
     def _remember(self, entry: JournalEntry) -> None:
         self._entries.append(entry)
-        command = entry.command
-        if entry.refused is None and command.action in ("prompt", "rewind") and command.prompt is not None:
-            self._prompts = with_prompt(self._prompts, entry.block, command.prompt)
+        self._prompts = _prompts_with(self._prompts, entry)
+
+    def _forget_old(self) -> None:
+        """Commands before the oldest point go, so that a stream of months takes no more than one of a day.
+
+        A few stay: with them a stream whose points are all damaged can begin again. Of those that go the record keeps
+        the prompts.
+        """
+        with self._guard:
+            old = [one for one in self._entries if one.block < self._points[0].block]
+            if len(old) <= _MOST_OLD:
+                return
+            gone = old[:-1]  # numbers go on from the last one
+            prompts = self._record.prompts or ((self._record.block, self._record.request.prompt),)
+            for entry in gone:
+                prompts = _prompts_with(prompts, entry)
+            self.change(prompts=prompts[-_MOST_OLD:])
+            self._entries = self._entries[len(gone) :]
+            self._prompts = self._prompts[-_MOST_OLD - len(self._entries) :]
+            self._store.forget(self._record.id, gone[-1].number)
 
 
 def with_prompt(prompts: Sequence[tuple[int, str]], block: int, prompt: str) -> tuple[tuple[int, str], ...]:
     """Prompts and the block at which each begins, with another one that begins last."""
     before = [one for one in prompts if one[0] < block]
     return tuple(before) if before and before[-1][1] == prompt else (*before, (block, prompt))
+
+
+def _prompts_with(prompts: tuple[tuple[int, str], ...], entry: JournalEntry) -> tuple[tuple[int, str], ...]:
+    command = entry.command
+    if entry.refused is None and command.action in ("prompt", "rewind") and command.prompt is not None:
+        return with_prompt(prompts, entry.block, command.prompt)
+    return prompts
 
 
 def new_point(*, block: int, frame: int, index: int, prompt: str, entry: int) -> Point:

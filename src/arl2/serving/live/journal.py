@@ -63,6 +63,8 @@ class Journal:
         A newest entry that is damaged was never applied, since an entry is whole before its command is: it is left
         out with a warning.
 
+        The oldest may be gone, see ``forget``: then the first one here has another number than 1.
+
         Raises:
             StoreError: one between others is damaged or missing, so that what followed cannot be replayed.
         """
@@ -81,9 +83,13 @@ class Journal:
             if entry.block < since:
                 return found[::-1]
             found.append(entry)
-        if found and found[-1].number != 1:
-            raise self._gap(found[-1].number - 1)
         return found[::-1]
+
+    def forget(self, until: int) -> None:
+        """Remove the entries up to this number, the oldest first, so that a kill leaves no gap."""
+        for number in sorted(self._numbers()):
+            if number <= until:
+                self._objects.remove(self._name(number))
 
     def _gap(self, number: int) -> StoreError:
         return StoreError(

@@ -43,7 +43,8 @@ class StreamRecord:
         parent: the stream that it was forked from.
         paused: as it was last.
         block, frame: its first ones; a fork goes on from its parent's.
-        prompts: those that it had before its first command, and the block at which each begins, oldest first.
+        prompts: those that it had before the first command of its journal, and the block at which each begins, oldest
+            first.
         state: None while it can go on.
         error: of "failed": a sentence.
     """
@@ -192,6 +193,11 @@ class StreamStore:
         """Commands that apply at block ``since`` or later, oldest first. Errors are those of ``Journal``."""
         with self._journal(id) as journal:
             return journal.entries(since)
+
+    def forget(self, id: str, until: int) -> None:
+        """Remove the commands up to this number, of which the others stay whole. Errors are those of ``Journal``."""
+        with self._journal(id) as journal:
+            journal.forget(until)
 
     def refuse(self, id: str, number: int, error: str) -> None:
         """Note why a command was not applied."""
