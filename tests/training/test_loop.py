@@ -206,7 +206,7 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint_whole(tmp_path: Path, m
         if len(saved) == 2:
             raise Killed
 
-    monkeypatch.setattr("arl2.files.atomic._flush", lambda path: crash(path) if path.is_dir() else None)
+    monkeypatch.setattr("arl2.files.atomic.flush_to_disk", lambda path: crash(path) if path.is_dir() else None)
     with pytest.raises(Killed):
         run(ToyTask(), tmp_path / "cut")
     monkeypatch.undo()

@@ -1,7 +1,6 @@
 """Rewound, forked, asleep, killed: what follows has the bits of a stream that nobody disturbed."""
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from arl2.errors import SnapshotError, StreamError
 from arl2.serving.live.store import StreamRecord, StreamStore
 from arl2.serving.live.wire import Command, Ended
 from rollout.streams import OTHER, PROMPT, small_pipeline
-from serving.live.viewing import Viewer, digest, hosting, plain, prompt, request, run, state_of
+from serving.live.viewing import Viewer, as_killed, digest, hosting, kept_at, plain, prompt, request, run, state_of
 
 
 def test_a_rewind_goes_to_a_point_and_its_numbers_go_on(tmp_path: Path) -> None:
@@ -18,6 +17,7 @@ def test_a_rewind_goes_to_a_point_and_its_numbers_go_on(tmp_path: Path) -> None:
         async with hosting(tmp_path) as host:
             stream = (await host.create(request())).id
             viewer = await Viewer(host, stream, after=-1).blocks(5)
+            await kept_at(host, stream, 2)
             back = await host.give(stream, Command(action="rewind", block=2, key="back"))
             assert (back.state, back.to, back.key) == ("applied", 2, "back")
             assert back.block is not None
@@ -47,6 +47,7 @@ def test_a_fork_is_a_stream_of_its_own(tmp_path: Path) -> None:
             stream = (await host.create(request(blocks=8))).id
             viewer = await Viewer(host, stream, after=-1).blocks(4)
             now = await host.give(stream, Command(action="fork"))
+            await kept_at(host, stream, 2)
             past = await host.give(stream, Command(action="fork", block=2))
             reseeded = await host.give(stream, Command(action="fork", block=2, seed=9))
             assert [past.block, reseeded.block] == [2, 2]
@@ -116,7 +117,7 @@ def test_after_a_kill_a_viewer_continues_and_everything_has_the_same_bits(tmp_pa
             assert second.block is not None
             await viewer.blocks(second.block + 1)
             (tmp_path / "b").mkdir()
-            await asyncio.to_thread(shutil.copytree, tmp_path / "a" / "streams", tmp_path / "b" / "streams")
+            await asyncio.to_thread(as_killed, tmp_path / "a", tmp_path / "b")
             killed = len(viewer.heads)
             await viewer.blocks(killed + 8)
             expected = viewer.digests
@@ -147,7 +148,7 @@ def test_a_fresh_stream_that_was_killed_begins_again_with_its_commands(tmp_path:
             change = await host.give(stream, prompt(OTHER))
             assert change.block is not None
             viewer = await Viewer(host, stream, after=-1).blocks(change.block + 3)
-            shutil.copytree(tmp_path / "a" / "streams", tmp_path / "b" / "streams")
+            as_killed(tmp_path / "a", tmp_path / "b")
         async with hosting(tmp_path / "b", point_every=100) as host:
             again = await Viewer(host, stream, after=change.block - 1).blocks(3)
             assert again.numbers[0] == change.block
@@ -203,7 +204,7 @@ def test_a_pause_is_told_again_at_its_block_and_holds_up_no_command(tmp_path: Pa
             stream = (await host.create(request())).id
             await Viewer(host, stream, after=-1).blocks(3)
             paused = await host.give(stream, Command(action="pause"))
-            shutil.copytree(tmp_path / "a" / "streams", tmp_path / "b" / "streams")
+            as_killed(tmp_path / "a", tmp_path / "b")
         async with hosting(tmp_path / "b", point_every=100) as host:
             # It begins again at block 0; neither of these waits for somebody to play it.
             change = await host.give(stream, prompt(OTHER))
@@ -219,6 +220,7 @@ def test_a_snapshot_begins_another_stream(tmp_path: Path) -> None:
         async with hosting(tmp_path) as host:
             stream = (await host.create(request())).id
             await Viewer(host, stream, after=-1).blocks(3)
+            await kept_at(host, stream, 2)
             data = {kind: await host.snapshot(stream, kind, 2) for kind in ("exact", "light")}  # type: ignore[arg-type]
             assert len(data["light"]) < len(data["exact"])
             resumed = await host.resume(data["exact"], name="again")

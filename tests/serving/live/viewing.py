@@ -41,6 +41,21 @@ async def hosting(
         await host.close()
 
 
+def as_killed(place: Path, copy: Path) -> None:
+    """What a server that were killed now leaves; it goes on writing meanwhile.
+
+    What was written last is copied first, so that the copy never has something whose causes it lacks.
+    """
+    for stream in (place / "streams").iterdir():
+        there = copy / "streams" / stream.name
+        for kind in ("points/*.json", "points/*.arl2", "journal/*.json", "*.json"):
+            for file in stream.glob(kind):
+                if not file.name.startswith("."):  # half-written
+                    target = there / file.relative_to(stream)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(file.read_bytes())
+
+
 def request(**changes: Any) -> StreamRequest:
     """Of a stream as fast as it can be made."""
     return StreamRequest(**{"prompt": PROMPT, "seed": 3, "realtime": False, **changes})
@@ -147,3 +162,12 @@ async def state_of(host: LocalHost, stream: str, state: str) -> StreamInfo:
 
     await eventually(said)
     return await host.info(stream)
+
+
+async def kept_at(host: LocalHost, stream: str, block: int) -> None:
+    """Wait until a point is kept before this block; another thread writes it."""
+
+    async def said() -> bool:
+        return block in [point.block for point in (await host.info(stream)).points]
+
+    await eventually(said)
