@@ -15,6 +15,8 @@ from arl2.model.graphed import GraphedRunner
 from arl2.model.runner import PassRunner
 from arl2.pipeline.assemble import untrained_layers
 from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.streams.prompt_change import PromptChange, apply_change
+from arl2.streams.recent import Prompts
 from model.reruns import Reruns
 from rollout.streams import OTHER, PROMPT, SMALL, latents_of, take
 from support import randn, relative, tiny_model
@@ -49,6 +51,37 @@ def test_a_stream_is_saved_resumed_forked_rewound_and_given_another_prompt(plan,
         assert 0 < relative(light, latents_of(expected[4:])) < 0.5
     stream.change_prompt(OTHER, "refresh")
     assert bool(latents_of(take(stream, 2)).isfinite().all())
+
+
+@pytest.mark.parametrize(("blocks", "sink", "window"), [(1, 0, 12), (2, 0, 9), (6, 0, 9), (7, 0, 10), (6, 3, 12)])
+def test_a_refresh_tells_a_state_over_evicted_blocks_nothing_that_the_window_shows(blocks, sink, window):
+    """The state that is read only fades: the latents that are committed again are its own, or the window's."""
+    pipe = pipeline("WS", {"over": "evicted"}, sink=sink)
+    stream = pipe.stream(PROMPT, seed=3, window=window)
+    take(stream, blocks)
+    before = stream.fork()._state.rollout.memories[0].layers[0]
+    state = stream._state
+    new = Prompts(OTHER, (pipe.text.encode([OTHER]),))
+    apply_change(state.rollout, PromptChange(new, "refresh"), state.recent, decay=0.5)
+    after = state.rollout.memories[0].layers[0]
+    assert after.frames == before.frames
+    assert torch.equal(after.read(), 0.5 * before.read())
+    assert bool(after.read().any()) is (blocks > 3)
+    # The newer ones know of the window's blocks, under the new prompt, in the order in which it will lose them.
+    assert not torch.equal(after.newest(), 0.5 * before.newest())
+    for i in range(min(blocks, after.states_lag)):
+        assert not torch.equal(after.states[:, -1 - i], after.states[:, -2 - i])
+
+
+def test_a_refresh_under_the_same_prompt_keeps_what_a_state_over_evicted_blocks_will_know():
+    pipe = pipeline("WS", {"over": "evicted"})
+    stream = pipe.stream(PROMPT, seed=3, window=12)
+    take(stream, 7)
+    state = stream._state
+    before = state.rollout.memories[0].layers[0].states.clone()
+    apply_change(state.rollout, PromptChange(state.prompts, "refresh"), state.recent, decay=1.0)
+    # Only the oldest keys of the window changed: they know less of what came before them.
+    assert relative(state.rollout.memories[0].layers[0].states, before) < 0.1
 
 
 def test_another_forms_snapshot_is_refused(tmp_path):
@@ -96,7 +129,7 @@ def test_passes_are_recorded_once_and_replayed():
 
 @pytest.mark.filterwarnings("ignore:There are modules")
 def test_a_model_of_it_is_saved_loaded_inspected_and_sampled(tmp_path, monkeypatch, capsys):
-    form = {"over": "evicted", "mixing": "convex"}
+    form = {"over": "evicted", "mixing": "interpolated"}
     pipe = pipeline("WG", form, state_rank=2, ffn_rank=2)
     pipe.save_pretrained(tmp_path / "pipe")
     loaded = load_transformer(tmp_path / "pipe")

@@ -119,6 +119,14 @@ class LayerMemory(ABC):
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
         """Continue at ``frame`` with an empty window; see :meth:`arl2.attention.memory.Memory.begin_at`."""
 
+    @property
+    def states_lag(self) -> int:
+        """Of the latest blocks, how many the state that is read does not know, because the window shows them."""
+        return 0
+
+    def take_back_states(self) -> None:  # noqa: B027  # without a lag there is nothing to take back
+        """Let all states be the one that is read, so that the blocks it does not know can be committed again."""
+
     @abstractmethod
     def move_origin(self, frames: int) -> None:
         """Count positions from ``frames`` frames later; what is kept rotated turns back by as much."""

@@ -254,6 +254,20 @@ class Memory:
         for state in self._states().values():
             state.mul_(factor)
 
+    def take_back_states(self, blocks: int, *, begun: bool = False) -> None:
+        """Before each of the last blocks is committed again: no state that lags behind its window takes one in twice.
+
+        Such a state already knows what its window has lost, and learns of the rest when the window loses it. The states
+        of other layers stay, and take the blocks in once more.
+
+        Args:
+            blocks: how many are still to come, the next included.
+            begun: whether others came before it.
+        """
+        for layer in self.layers:
+            if not begun or blocks >= layer.states_lag:
+                layer.take_back_states()
+
     def clone(self) -> "Memory":
         """An independent copy: what happens to one stream does not reach the other.
 

@@ -99,6 +99,13 @@ class WindowedMemory(LayerMemory):
             self.cache.begin_at(frame, keep_sinks=keep_sinks)
         self.frames = frame
 
+    @property
+    def states_lag(self) -> int:
+        return self.states.shape[1] - 1
+
+    def take_back_states(self) -> None:
+        self.states[:, 1:] = self.states[:, :1]
+
     def move_origin(self, frames: int) -> None:
         if self.turns:
             turned = turn_state(self.states.flatten(0, 1), -frames)

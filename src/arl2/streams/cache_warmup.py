@@ -49,7 +49,10 @@ def warm_up_memory(rollout: Rollout, recent: Recent, states: States, *, frames: 
 
 @torch.no_grad()
 def recache(rollout: Rollout, recent: Recent) -> None:
-    """KV re-caching: empty the windows and commit the kept latents under the current prompt; states continue.
+    """KV re-caching: empty the windows and commit the kept latents under the current prompt.
+
+    States continue, and take these latents in a second time. Those over evicted blocks take none in that they know
+    already, nor one that the window shows.
 
     Sinks that are older than the rest are committed first, as the start of a stream, and leave the states alone.
     """
@@ -64,7 +67,9 @@ def recache(rollout: Rollout, recent: Recent) -> None:
             memory.restore_states(own)
     for memory in rollout.memories:
         memory.begin_at(recent.last[0].frames.start, keep_sinks=bool(recent.sinks_apart))
-    for block in recent.last:
+    for i, block in enumerate(recent.last):
+        for memory in rollout.memories:
+            memory.take_back_states(len(recent.last) - i, begun=i > 0)
         rollout.commit(block.latents, known=block.known)
 
 

@@ -23,7 +23,8 @@ class PromptChange:
     Attributes:
         prompts: the new ones.
         mode: ``"soft"``: new prompt embeddings only, memory stays as it is. ``"refresh"``: KV re-caching, the last
-            latents are committed again under the new prompt; states decay first, and take these latents in twice.
+            latents are committed again under the new prompt; states decay first, and take these latents in twice
+            (but not states over evicted blocks).
             ``"cut"``: memory is cleared, and begins with the last block under the new prompt.
     """
 
