@@ -25,7 +25,7 @@ FORMS = {
     "evicted": {"over": "evicted"},
     "spatial": {"rotation": "spatial"},
     "unrotated": {"rotation": "none"},
-    "convex": {"mixing": "convex"},
+    "interpolated": {"mixing": "interpolated"},
     "weighed": {"mixing": "log-sum-exp", "normalized_read": True},
     "block": {"sees": "block", "normalized_read": True},
 }
@@ -82,7 +82,7 @@ def test_streaming_equals_the_parallel_pass(plan, form, first, changes):
 
 @pytest.mark.parametrize(
     ("kind", "form"),
-    [*((kind, "default") for kind in KINDS), *(("W", form) for form in ("evicted", "convex", "weighed"))],
+    [*((kind, "default") for kind in KINDS), *(("W", form) for form in ("evicted", "interpolated", "weighed"))],
 )
 def test_a_layer_that_was_just_converted_is_the_windowed_softmax_layer(kind, form):
     teacher = tiny_model("SS", window=6, sink=1)
@@ -103,7 +103,7 @@ def test_where_the_own_block_alone_is_seen_the_gate_starts_open(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"), [("W", "default"), ("W", "convex"), ("K", "weighed"), ("G", "default"), ("V", "default")]
+    ("kind", "form"), [("W", "default"), ("W", "interpolated"), ("K", "weighed"), ("G", "default"), ("V", "default")]
 )
 def test_everything_that_is_new_gets_gradients(kind, form):
     model = model_of(kind, form)
@@ -196,19 +196,21 @@ def test_the_mass_of_a_window_is_that_of_its_scores():
     torch.testing.assert_close(range_log_mean_mass(q=q, k=k, ranges=ranges), expected.log())
 
 
-def test_a_weighed_past_counts_as_one_more_token_of_the_softmax():
-    """With a read of value ``r`` and a gate of ``s - log n`` the layer mixes as if one key had the score ``s``."""
+@pytest.mark.parametrize("keys", [1, 4])
+def test_a_weighed_past_counts_as_more_tokens_of_the_softmax(keys):
+    """With a read ``r`` and a gate ``s`` the layer mixes as if as many keys of score ``s`` and value ``r`` were there
+    as the window shows, with ``s - log n`` as if it were one."""
     q, k, v = (randn(1, 4, 2, 6, seed=i, dtype=torch.float64) for i in range(3))
     read, score = randn(1, 4, 2, 6, seed=3, dtype=torch.float64), randn(1, 4, 2, seed=4, dtype=torch.float64)
     weights = 6**-0.5 * torch.einsum("bqhd,bkhd->bqhk", q, k)
-    shares = torch.cat([weights, score[..., None]], dim=-1).softmax(-1)
-    expected = torch.einsum("bqhk,bkhd->bqhd", shares[..., :-1], v) + shares[..., -1:] * read
+    shares = torch.cat([weights, score[..., None].expand(-1, -1, -1, keys)], dim=-1).softmax(-1)
+    expected = torch.einsum("bqhk,bkhd->bqhd", shares[..., :4], v) + shares[..., 4:].sum(-1, keepdim=True) * read
     attended = naive.softmax_attention(q=q, k=k, v=v)
     attention = model_of("W", "weighed").layers[0].self_attention.double()
     attention.read_norm = None
     with torch.no_grad():
         attention.openness.fill_(1.0)
-        gate = score - torch.tensor(4.0).log()
+        gate = score - torch.tensor(4.0 / keys).log()
         mixed = attention.mixed(attended, read, gate, log_mean_mass(q=q, k=k))
     # The gate and the mass are weighed in float32.
     torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-6)

@@ -148,5 +148,9 @@ def test_an_error_that_first_shows_when_a_window_shrinks_does_not_blow_up_the_lo
 def test_a_plan_without_a_state_beside_a_window_is_refused(folder):
     with pytest.raises(ConfigError, match="no layer of the plan HS has a window beside a state"):
         task_of(distill_config(folder, plan="HS", own_block_share=0.5))
+    with pytest.raises(ConfigError, match="no layer of the plan WW has a window beside a state that shows more than"):
+        task_of(align_config(folder, plan="WW", own_block_share=0.5, state_form={"sees": "block"}))
+    with pytest.raises(ConfigError, match="that shows more than the own block"):
+        task_of(distill_config(folder, plan="WW", own_block_share=0.5, student_window=3))
     with pytest.raises(ConfigError, match=r"own_block_share is 2; give a share from 0 to 1"):
         align_config(folder, own_block_share=2)

@@ -18,15 +18,16 @@ class StateForm:
             shows no more.
         rotation: of the state's queries and keys: ``"full"`` as published, ``"spatial"`` (rows and columns) or
             ``"none"``.
-        mixing: ``"additive"`` as published, ``"convex"`` (the gate is a share), or ``"log-sum-exp"`` (the past has a
-            softmax mass of its own, which the gate learns).
+        mixing: ``"additive"`` as published, ``"interpolated"`` (from the window's output towards the read; no share,
+            since ``openness`` is unbounded), or ``"log-sum-exp"`` (so too, but the past has a softmax mass of its own,
+            which the gate learns).
         normalized_read: what is read is brought to one size per head by an RMS norm.
     """
 
     sees: Literal["window", "block"] = "window"
     over: Literal["past", "evicted"] = "past"
     rotation: Literal["full", "spatial", "none"] = "full"
-    mixing: Literal["additive", "convex", "log-sum-exp"] = "additive"
+    mixing: Literal["additive", "interpolated", "log-sum-exp"] = "additive"
     normalized_read: bool = False
 
     def __post_init__(self) -> None:

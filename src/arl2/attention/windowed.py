@@ -121,6 +121,8 @@ class WindowedSpec(AttentionSpec):
         return replace(self, window=window, sink=self.sink if window is not None else 0)
 
     def seeing_own_block(self) -> "WindowedSpec":
+        if self.form.sees == "block":
+            return self  # sees no more anyway
         return replace(self, window=self.block_frames, sink=0)
 
     def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
@@ -311,7 +313,7 @@ class WindowedAttention(SelfAttention):
         weight = (self.parallel.share(self.openness, 0).float() * torch.sigmoid(logit))[..., None]
         if self.spec.form.mixing == "additive":
             return attended + weight * read
-        # A share of nothing would take away from the window: an empty state, which reads as zero, has none.
+        # Towards nothing would take away from the window: an empty state, which reads as zero, does not count.
         known = (read != 0).any(-1, keepdim=True)
         return attended + torch.where(known, weight * (read - attended), 0.0)
 

@@ -40,10 +40,10 @@ class SceneDmdConfig(ShapesConfig):
         critic_rate: learning rate of the critic, as a multiple of the student's.
         redrawn_share: share of the steps on clips in which every context block is the student's own sample, made after
             the true blocks before it: it goes where the clip goes, and has the faults of a rollout.
-        data_weight: weight of the mean square error to the clips, where the context is theirs: what comes next is
-            nearly decided, so a mean blurs little (the DMD of arXiv 2311.18828 has a regression beside it, too). It
-            counts from the later block on that has shown the object first: when an occluded one appears, nothing
-            decides, and the mean would be that it never does.
+        data_weight: weight of the mean square error to the clips, where the context is theirs or redrawn after them:
+            what comes next is nearly decided, so a mean blurs little (the DMD of arXiv 2311.18828 has a regression
+            beside it, too). It counts from the later block on that shows the object first: while an occluded one has
+            not appeared, nothing decides when it does, and the mean would be that it never does.
     """
 
     start_from: str

@@ -226,7 +226,8 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
         if config.own_block_share and not self.windows.count:
             raise ConfigError(
                 f"own_block_share is {config.own_block_share}, but no layer of the plan "
-                f"{self.student.config.layer_plan} has a window beside a state; leave it out, or convert to others."
+                f"{self.student.config.layer_plan} has a window beside a state that shows more than the own block; "
+                'leave it out, or give a plan of other kinds, state_form.sees="window" or a longer window.'
             )
         self.sigmas = SamplingSigmas(self.teacher.settings, config.level_share)
 
