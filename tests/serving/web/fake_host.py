@@ -100,6 +100,9 @@ class FakeHost:
         await self.tell(stream, queued)
         if command.prompt == "raise":
             raise StreamError("The stream has ended.")
+        if command.prompt == "no room":
+            await self.tell(stream, replace(queued, state="refused", error="There is no memory."))
+            raise NoRoomError("There is no memory.", told=True)
         if command.prompt == "refuse":
             last = replace(queued, state="refused", error="No such colour.")
         else:

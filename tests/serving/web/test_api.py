@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from arl2.errors import ConfigError
+from arl2.serving.live.wire import Figures
 from arl2.serving.web import server as server_module
 from arl2.serving.web.logs import JsonLines
 from arl2.serving.web.messages import OPTIONS
@@ -224,6 +225,31 @@ def test_bodies_have_a_limit_whether_they_say_their_length_or_not():
         with httpx.Client(base_url=small.address) as client:
             assert "2,000" in error_of(client.post("/v1/streams/snapshot", content=pieces()), 413)
         assert small.http.post("/v1/streams/snapshot", content=MAGIC + b"x" * 1500).status_code == 201
+        # JSON is parsed at once, and an address that only begins like that of an upload takes none.
+        upload = {"files": {"video": b"x" * 1200}}
+        for path, body in (
+            ("/v1/videos", {"json": {"prompt": "x" * 1500}}),
+            ("/v1/videos/v/remix", {"json": {"prompt": "x" * 1500}}),
+            ("/v1/videos/v/remix", upload),
+            ("/v1/videosXYZ", upload),
+        ):
+            assert "1,000" in error_of(small.http.post(path, **body), 413)
+        assert small.http.post("/v1/videos/extensions", **upload).status_code == 404  # there are no videos here
+
+
+def test_large_bodies_come_in_a_few_at_once():
+    with running(FakeHost(room=1000), most_body=100, most_uploads=1) as one, connected(one) as slow:
+        slow.sendall(b"POST /v1/streams/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200\r\n\r\n")
+
+        def send(size: int) -> httpx.Response:
+            return one.http.post("/v1/streams/snapshot", content=MAGIC.ljust(size, b"x"))
+
+        until(lambda: send(150).status_code == 429)
+        assert send(150).headers["retry-after"]
+        assert send(90).status_code == 201
+        slow.sendall(MAGIC.ljust(200, b"x"))
+        assert b" 201 " in slow.recv(1000)
+        assert send(150).status_code == 201
 
 
 def test_a_key_protects_everything_but_health():
@@ -277,13 +303,21 @@ def test_metrics_count_what_streams_made():
         assert first["arl2_real_time_share"] == pytest.approx(0.1)
         one.do(one.host.advance(stream, 2))
         # A fork's numbers go on from its parent's, whose blocks are not made again.
-        one.host.made[stream + "f"] = Made(replace(one.host.made[stream].info, id=stream + "f", parent=stream))
+        info = replace(one.host.made[stream].info, first_block=5, first_frame=5 * FRAMES, figures=Figures())
+        one.host.made[stream + "f"] = Made(replace(info, id=stream + "f", parent=stream))
+        one.host.made[stream + "u"] = Made(replace(info, id=stream + "u"))  # begun from a snapshot
         one.http.get("/v1/streams/none")
+        one.http.request("BREW", "/v1/streams/none")
         second = figures(one)
         assert second["arl2_blocks_total"] == 5
         assert second["arl2_encoded_bytes_total"] == 500
         assert second["process_resident_memory_bytes"] > 1e6
         assert second['arl2_requests_total{method="GET",route="/v1/streams/{stream}",status="404"}'] == 1
+        assert not any("BREW" in name for name in second)  # names that a client makes up are no labels
+        assert any('method="other"' in name for name in second)
+        # A scrape takes no longer after many blocks.
+        one.host.made[stream + "u"].info = replace(one.host.made[stream + "u"].info, block=10**9 + 5)
+        assert figures(one)["arl2_block_seconds_count"] == 10**9 + 5
 
 
 def figures(one) -> dict[str, float]:

@@ -125,6 +125,12 @@ def test_commands_that_cannot_be_are_refused_to_who_gave_them(one):
         assert one.host.made[stream].commands == []
         say(socket, "session.interaction", action="prompt", prompt="raise")
         assert said(socket, "session.interaction.refused")["error"] == "The stream has ended."
+        # What the host has told all viewers is not told once more to the one who asked.
+        say(socket, "session.interaction", action="prompt", prompt="no room", key="full")
+        assert said(socket, "session.interaction.refused")["error"] == "There is no memory."
+        say(socket, "session.interaction", action="prompt", prompt="a star", key="next")
+        while (answer := said(socket))["type"] != "session.interaction.applied":
+            assert answer["key"] == "next"
 
 
 def test_messages_that_are_none_get_a_sentence_and_change_nothing(one):

@@ -90,6 +90,8 @@ class Held:
             fps=record.fps,
             block=block,
             frame=frame,
+            first_block=record.block,
+            first_frame=record.frame,
             points=() if history is None else history.points,
             prompts=prompts[-_PROMPTS:],
             viewers=self.watchers,

@@ -223,6 +223,8 @@ class LocalHost:
                 receipt = replace(receipt, block=block, to=to)
         except (NoRoomError, DrainingError, UnknownStreamError) as error:
             held.feed.put(replace(receipt, state="refused", error=str(error)))
+            if isinstance(error, NoRoomError):
+                error.told = True
             raise
         except Arl2Error as error:
             receipt = replace(receipt, state="refused", error=str(error))

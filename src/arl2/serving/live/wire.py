@@ -36,14 +36,15 @@ class NoRoomError(Arl2Error):
     Args:
         message: says what would fit.
         retry_after: seconds after which asking again makes sense.
+        told: of a command: viewers have got its receipt ``refused`` already.
     """
 
-    def __init__(self, message: str, retry_after: float = 10.0) -> None:
+    def __init__(self, message: str, retry_after: float = 10.0, told: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.told = retry_after, told
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.retry_after)
+        return type(self), (str(self), self.retry_after, self.told)
 
 
 class DrainingError(Arl2Error):
@@ -168,6 +169,7 @@ class StreamInfo:
         prompt: now.
         width, height, fps: of its video.
         block, frame: the next ones.
+        first_block, first_frame: those that it began with: 0, or of a fork or an uploaded snapshot more.
         points: kept, oldest first.
         prompts: the last of those that it has had and the block at which each begins, oldest first.
         viewers: watching now.
@@ -186,6 +188,8 @@ class StreamInfo:
     fps: int
     block: int
     frame: int
+    first_block: int = 0
+    first_frame: int = 0
     points: tuple[Point, ...] = ()
     prompts: tuple[tuple[int, str], ...] = ()
     viewers: int = 0

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 _OPEN = ("/", "/health", "/ready", "/favicon.ico")  # without a key, and the page's files
 _PAGE_FILES = "/page/"
 _READING = ("GET", "HEAD", "OPTIONS")
-_UPLOADS = ("/v1/streams/snapshot", "/v1/videos")
+_METHODS = (*_READING, "POST", "PUT", "PATCH", "DELETE")
+_SNAPSHOTS, _FORMS = "/v1/streams/snapshot", ("/v1/videos", "/v1/videos/extensions")  # take large bodies
 _DISCARDED_BYTES, _DISCARDING_SECONDS = 16 << 20, 2.0  # of a body that is refused
+_TOO_MANY = "Other uploads are under way, and this server takes no more at once; send it again in a moment."
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -60,6 +62,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, settings: WebSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._uploads = 0  # large bodies under way
         here = socket.gethostname().lower()
         self._names = {"localhost", here, f"{here}.local", *(one.lower() for one in settings.allow_hosts)}
 
@@ -72,7 +75,7 @@ class Guard:
             await self._request(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun, status = time.monotonic(), 0
+        begun, status, uploads = time.monotonic(), 0, False
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -85,9 +88,15 @@ class Guard:
 
         try:
             refusal = self._refusal(scope) or self._too_large(scope)
+            if refusal is None and self._is_large(scope):
+                uploads = self._uploads < self._settings.most_uploads
+                self._uploads += uploads
+                refusal = None if uploads else _Refusal(429, "too_many_uploads", _TOO_MANY)
             if refusal is not None:
                 self._metrics.refused.labels(refusal.code).inc()
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+                if refusal.status == 429:
+                    headers["Retry-After"] = "5"
                 headers["Connection"] = "close"
                 await _discard(receive)
                 refused = error_response(refusal.status, refusal.message, code=refusal.code, headers=headers)
@@ -95,8 +104,10 @@ class Guard:
             else:
                 await self._app(scope, self._limited(scope, receive), answer)
         finally:
+            self._uploads -= uploads
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(scope["method"][:10], route, str(status or "none")).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may name any
+            self._metrics.requests.labels(method, route, str(status or "none")).inc()
             took = round(1000 * (time.monotonic() - begun), 1)
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "milliseconds": took}
             fields["client"] = (scope.get("client") or ("",))[0]
@@ -180,8 +191,16 @@ class Guard:
     # -- how much ------------------------------------------------------------------------------------------------
 
     def _most(self, scope: Scope) -> int:
-        uploads = scope["path"].startswith(_UPLOADS)
-        return self._settings.most_upload if uploads else self._settings.most_body
+        """Bytes of a body: what is parsed at once is small, what is read piece by piece may be large."""
+        path, kind = scope["path"], Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        large = path == _SNAPSHOTS or (path in _FORMS and kind == "multipart/form-data")
+        return self._settings.most_upload if large and scope["method"] == "POST" else self._settings.most_body
+
+    def _is_large(self, scope: Scope) -> bool:
+        """Whether a body is, or may become, larger than those of other requests."""
+        headers = Headers(scope=scope)
+        may_be = self._most(scope) > self._settings.most_body
+        return may_be and ("content-length" not in headers or int(headers["content-length"]) > self._settings.most_body)
 
     def _too_large(self, scope: Scope) -> _Refusal | None:
         length = Headers(scope=scope).get("content-length", "0")

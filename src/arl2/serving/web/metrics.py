@@ -1,18 +1,21 @@
 """What Prometheus reads at ``/metrics``: streams, viewers, blocks, requests, and the process itself."""
 
 import time
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from arl2.serving.live.wire import StreamInfo
 from arl2.serving.web.settings import ModelFacts
@@ -20,6 +23,23 @@ from arl2.serving.web.settings import ModelFacts
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _STATES = ("running", "paused", "asleep", "ended", "failed")
 _BLOCK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class _Histogram(Collector):
+    """A histogram that takes many equal values in one step; the library's takes each of them alone."""
+
+    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._documentation, self._bounds = name, documentation, bounds
+        self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float, times: int) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        names = [*map(str, self._bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
 class Metrics:
@@ -44,12 +64,12 @@ class Metrics:
         self._blocks = Counter("arl2_blocks", "Blocks made.", registry=registry)
         self._frames = Counter("arl2_frames", "Video frames made.", registry=registry)
         self._encoded = Counter("arl2_encoded_bytes", "Encoded, once for all viewers.", registry=registry)
-        self._block_seconds = Histogram(
+        self._block_seconds = _Histogram(
             "arl2_block_seconds",
             "Seconds to make a block, each as the average of its stream's last blocks.",
-            buckets=_BLOCK_SECONDS,
-            registry=registry,
+            _BLOCK_SECONDS,
         )
+        registry.register(self._block_seconds)
         self._ready = Gauge("arl2_ready", "1 where /ready says so.", registry=registry)
         self._jobs = Gauge("arl2_jobs", "Video jobs by status.", ("status",), registry=registry)
         self.sockets = Gauge("arl2_sockets", "Sockets that are open.", registry=registry)
@@ -79,12 +99,13 @@ class Metrics:
         found = {}
         for one in streams:
             now = found[one.id] = one.block, one.frame, one.figures.sent_bytes
-            # Of streams that were there before, and of forks, whose numbers are their parents', the past is not ours.
-            begun_here = one.parent is None and one.created >= self._since
-            blocks, frames, sent = self._counted.get(one.id, (0, 0, 0) if begun_here else now)
+            # Of streams that were there before the past is not ours. Forks and uploads do not begin at 0.
+            begun_here = one.created >= self._since
+            first = (one.first_block, one.first_frame, 0) if begun_here else now
+            blocks, frames, sent = self._counted.get(one.id, first)
             for counter, amount in ((self._frames, one.frame - frames), (self._encoded, now[2] - sent)):
                 counter.inc(max(0, amount))
-            for _ in range(one.block - blocks):
-                self._block_seconds.observe(one.figures.block_seconds)
-                self._blocks.inc()
+            made = max(0, one.block - blocks)
+            self._blocks.inc(made)
+            self._block_seconds.observe(one.figures.block_seconds, made)
         self._counted = found

@@ -42,6 +42,7 @@ class WebSettings:
         allow_hosts: names that the server answers to besides those of this machine, where no key protects it.
         most_sockets: viewers' sockets at once.
         most_body, most_upload, most_message: bytes of a body, of an uploaded snapshot or video, of a socket's message.
+        most_uploads: large bodies that come in at once.
         most_prompt: characters of a prompt.
         most_waiting: commands of one socket that wait for their receipts.
         body_seconds: that a client may pause while it sends a body.
@@ -54,6 +55,7 @@ class WebSettings:
     most_sockets: int = 1000
     most_body: int = 1 << 20
     most_upload: int = 256 << 20
+    most_uploads: int = 4
     most_message: int = 64 << 10
     most_prompt: int = 5000
     most_waiting: int = 32

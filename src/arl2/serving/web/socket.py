@@ -226,6 +226,8 @@ class _Viewer:
             command: Command = asked.command(self._settings.most_prompt)
             await self._host.give(self._stream, command)
         except Arl2Error as error:
+            if isinstance(error, NoRoomError) and error.told:
+                return
             refused = Receipt(
                 stream=self._stream, action=asked.action, key=asked.key, state="refused", error=str(error)
             )
