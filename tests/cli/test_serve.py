@@ -64,6 +64,26 @@ def test_a_store_that_another_server_has_is_told_before_the_model_is_loaded(caps
     assert "in use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_settings_of_a_cluster_are_those_of_the_command(capsys, monkeypatch, tmp_path: Path, key: str | None) -> None:
+    import arl2.serving.cluster as cluster
+
+    given = []
+
+    def run(settings, **named) -> int:
+        given.append((settings, named["host"], named["port"]))
+        return 0
+
+    monkeypatch.setitem(vars(cluster), "run", run)  # the attribute itself would load Ray
+    words = ["--host", "0.0.0.0", "--port", "8123", "--max-sockets", "7", "--allow-host", "demo.example.org"]
+    words += [] if key is None else ["--api-key", key]
+    assert main(["serve", "--ray", "--workers", "3", "--store", str(tmp_path), *words]) == 0
+    ((settings, host, port),) = given
+    assert (host, port, settings.workers, settings.most_sockets) == ("0.0.0.0", 8123, 3, 7)
+    assert (settings.api_key, settings.allow_hosts) == (key, ("demo.example.org",))
+    assert ("everybody who reaches 0.0.0.0 may use this server" in capsys.readouterr().err) == (key is None)
+
+
 def test_streams_are_kept_in_the_users_folder_of_states(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ARL2_STATE", str(tmp_path))
     assert Serve().store == str(tmp_path / "streams")

@@ -35,7 +35,7 @@ class Access:
             since other users of the machine see command lines (default: none).
         allow_origin: Pages of other servers that may use this one, such as https://example.org.
         allow_host: More names that the server answers to, such as demo.example.org; with a key it answers to all.
-        max_sockets: Viewers' sockets at once.
+        max_sockets: Viewers' sockets at once; with --ray, of each front.
     """
 
     api_key: str | None = None
@@ -146,15 +146,18 @@ class Serve(Command):
 
         if self.log == "json":
             log_as_json()
+        say = _voice()
         if self.cluster.ray:
-            return self._run_cluster()
+            return self._run_cluster(say)
         with bind(self.host, self.port) as listening:
             url = address_of(listening)
-            say = _voice()
-            if not self._is_local() and self.api_key is None:
-                say(f"warning: everybody who reaches {self.host} may use this server; set {KEY_VARIABLE}")
+            self._warn(say)
             say(f"loading {self.source.name}; streams are kept in {self.store}")
             return run_server(listening, self._load, say=say, url=url)
+
+    def _warn(self, say: Callable[[str], None]) -> None:
+        if not self._is_local() and self.api_key is None:
+            say(f"warning: everybody who reaches {self.host} may use this server; set {KEY_VARIABLE}")
 
     def _check(self) -> None:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
@@ -177,7 +180,7 @@ class Serve(Command):
             scale=scale,
         )
 
-    def _run_cluster(self) -> int:
+    def _run_cluster(self, say: Callable[[str], None]) -> int:
         if self.threads is not None:
             raise ConfigError("--threads does not go with --ray: Ray gives each worker its threads; leave it out.")
         if importlib.util.find_spec("ray") is None:
@@ -196,8 +199,10 @@ class Serve(Command):
             api_key=self.api_key,
             allow_origins=access.allow_origin,
             allow_hosts=access.allow_host,
+            most_sockets=access.max_sockets,
         )
-        return int(run(settings, address=asked.ray_address, host=self.host, port=self.port, say=_voice()))
+        self._warn(say)
+        return int(run(settings, address=asked.ray_address, host=self.host, port=self.port, say=say))
 
     def _is_local(self) -> bool:
         try:

@@ -21,8 +21,10 @@ _LOCKS = Path("/proc/locks")
 _HELD = re.compile(r"\d+: FLOCK\s+\S+\s+\S+\s+(?P<process>\d+) \S+:(?P<inode>\d+) ")
 
 
-def take_lock(handle: int, *, wait: bool = False, tries: int = _TRIES) -> bool:
+def take_lock(handle: int, *, wait: bool = False, tries: int = _TRIES, shared: bool = False) -> bool:
     """Lock an open file or folder until ``handle`` is closed; False where the file system has no locks.
+
+    ``shared``: others may have it shared, too, but nobody alone.
 
     Raises:
         BlockingIOError: another handle has it, in this process or another, and this one does not ``wait``.
@@ -31,9 +33,10 @@ def take_lock(handle: int, *, wait: bool = False, tries: int = _TRIES) -> bool:
         return False
     import fcntl
 
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     for left in reversed(range(tries)):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if not left:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from arl2.serving.cluster.host import ClusterHost
+from arl2.serving.cluster.peers import WorkerLostError
 from arl2.serving.live.wire import (
     BlockHead,
     Command,
@@ -204,9 +205,28 @@ async def test_a_command_that_a_dead_worker_has_kept_is_not_given_twice(tmp_path
     receipt = await host.give(stream, Command(action="prompt", prompt="blue"))
     assert (receipt.state, receipt.block) == ("applied", 0)
     assert [entry.command.prompt for entry in cluster.store.streams[stream].given] == ["blue"]
-    # Without an answer to expect from before, the same words are another command.
-    await host.give(stream, Command(action="prompt", prompt="blue", key=receipt.key))
+    # The same words are another command.
+    await host.give(stream, Command(action="prompt", prompt="blue"))
     assert len(cluster.store.streams[stream].given) == 2
+
+
+@run
+async def test_a_key_that_was_used_before_is_another_command(tmp_path: Path) -> None:
+    """Where a worker dies before it has kept the command, the one of before with that key is not taken for it."""
+    cluster = Cluster(tmp_path, "8", "f")
+    host = ClusterHost(cluster, "front")
+    stream = (await host.create(RED)).id
+    await host.give(stream, Command(action="prompt", prompt="blue", key="k"))
+    first = cluster.named(stream)
+
+    async def dies(*given: Any) -> None:
+        cluster.kill(first)
+        raise WorkerLostError("died before it kept anything")
+
+    cluster.workers[first].give = dies  # type: ignore[method-assign,assignment]
+    receipt = await host.give(stream, Command(action="prompt", prompt="green", key="k"))
+    assert (receipt.state, receipt.key) == ("applied", "k")
+    assert [entry.command.prompt for entry in cluster.store.streams[stream].given] == ["blue", "green"]
 
 
 @run

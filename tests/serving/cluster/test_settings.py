@@ -51,6 +51,7 @@ def test_arguments_of_a_command_line_and_of_a_file_are_the_same() -> None:
         ({"store": "s", "workers": "0"}, "1 or more"),
         ({"store": "s", "workers": "3", "most_workers": "2"}, "at least workers, 3"),
         ({"store": "s", "gpus": "-1"}, "0 or more"),
+        ({"store": "s", "most_sockets": "0"}, "1 or more"),
         ({"store": "s", "host.point_evry": "2"}, "point_every"),
         ({"store": "s", "host": "2", "host.point_every": "2"}, "one of them"),
         ({"store": "s", "source.dtype": "float12"}, "dtype"),

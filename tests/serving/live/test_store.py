@@ -4,8 +4,6 @@ import errno
 import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arl2.errors import ConfigError
-from arl2.serving.live import objects, place_lock
 from arl2.serving.live.objects import StoreError
 from arl2.serving.live.store import JournalEntry, StreamRecord, StreamStore
 from arl2.serving.live.wire import Command, Point, StreamRequest, UnknownStreamError
@@ -220,63 +217,6 @@ def test_a_point_written_once_more_gives_way_whole(store: StreamStore) -> None:
     assert store.newest_point("a") == (replace(point(4), index=1), b"new one")
     store.prune("a", 5)
     assert store.point_bytes("a", 4) == b"new one"
-
-
-def test_two_servers_on_one_store(place: str, store: StreamStore) -> None:
-    with pytest.raises(StoreError, match=rf"in use by process {os.getpid()} on .*; end that server, or give this one"):
-        StreamStore(place)
-    shared = StreamStore(place, shared=True)
-    shared.write(RECORD)
-    shared.close()
-    assert store.read("a") == RECORD
-    store.close()
-    store.close()
-    StreamStore(place).close()
-
-
-def test_a_folder_that_another_process_has(tmp_path: Path) -> None:
-    program = (
-        "import sys; from arl2.serving.live.store import StreamStore\n"
-        f"store = StreamStore({str(tmp_path)!r}); print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match=f"in use by process {other.pid} on "):
-            StreamStore(tmp_path)
-        other.kill()
-        other.wait()
-    StreamStore(tmp_path).close()
-
-
-@pytest.mark.parametrize(
-    ("changed", "taken"),
-    [
-        ({"process": 2**22 + 1}, True),  # beyond the largest number that Linux gives
-        ({"process": os.getpid()}, True),
-        ({"process": os.getppid()}, False),
-        ({"host": "elsewhere"}, False),
-        ({"host": "elsewhere", "renewed": 0.0}, True),
-        ({"renewed": "half"}, True),
-    ],
-)
-def test_an_address_that_a_killed_server_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict, taken: bool
-) -> None:
-    address = f"memory://{tmp_path.name}"
-    store = StreamStore(address)
-    kept = objects.open_objects(address)
-    left = json.loads(kept.read(place_lock.NAME, limit=1000))
-    store.close()
-    assert not kept.holds(place_lock.NAME)
-    kept.write(place_lock.NAME, json.dumps({**left, **changed}).encode())
-    if taken:
-        StreamStore(address).close()
-    else:
-        with pytest.raises(StoreError, match="in use by process"):
-            StreamStore(address)
-    if kept.holds(""):
-        kept.remove("")
 
 
 def test_a_killed_writer_leaves_what_was_there(folder: tuple[StreamStore, Path], tmp_path: Path) -> None:

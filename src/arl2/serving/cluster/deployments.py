@@ -92,6 +92,7 @@ class Front:
             api_key=settings.api_key,
             allow_origins=settings.allow_origins,
             allow_hosts=settings.allow_hosts,
+            most_sockets=settings.most_sockets,
         )
         self._web = create_app(self._host, web)
         self._looking = asyncio.get_running_loop().create_task(self._look())

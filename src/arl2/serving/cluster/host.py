@@ -81,8 +81,7 @@ class ClusterHost:
 
     async def give(self, stream: str, command: Command) -> Receipt:
         # So that a command that was kept by a worker which then died is found again, and not given twice.
-        if not command.key:
-            command = replace(command, key=secrets.token_hex(8))
+        command = replace(command, nonce=secrets.token_hex(8))
         followed = self._followed.get(stream)
         since = 0 if followed is None else followed.feed.newest_whole or 0
         return await self._call(stream, "give", command, again=(since,))

@@ -15,6 +15,7 @@ from arl2.errors import ConfigError
 from arl2.files.regular import first_line
 from arl2.serving.cluster.deployments import application
 from arl2.serving.cluster.settings import ClusterSettings
+from arl2.serving.live.store import StreamStore
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,15 @@ def run(
 
     Raises:
         ConfigError: no cluster at the address, or the application does not come up.
+        StoreError: a server without a cluster uses the store.
     """
     ending = threading.Event()
-    with _signals(ending), _ray(address, dashboard):
+    with contextlib.ExitStack() as held:
+        if address is None:  # otherwise this machine need not see the store
+            held.enter_context(contextlib.closing(StreamStore(settings.store, shared=True)))
+        held.enter_context(_signals_as_before())
+        held.enter_context(_ray(address, dashboard))
+        _end_by_signals(ending)  # after Ray, which takes SIGTERM for itself as it starts, and would end at once
         try:
             serve.start(http_options={"host": host, "port": port}, proxy_location="EveryNode")
             serve.run(application(settings), name=APP, route_prefix="/")
@@ -89,15 +96,20 @@ def _ray(address: str | None, dashboard: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(ending: threading.Event) -> Iterator[None]:
-    def end(number: int, frame: FrameType | None) -> None:
-        if ending.is_set():
-            os._exit(_INTERRUPTED)
-        ending.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_by_signals(ending: threading.Event) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        if ending.is_set():
+            os._exit(_INTERRUPTED)
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)

@@ -25,6 +25,7 @@ class ClusterSettings:
         api_key: that every request needs; None: none.
         allow_origins: pages of other servers that may use this one.
         allow_hosts: names that the server answers to.
+        most_sockets: viewers' sockets of one front at once.
         upscale_seconds, downscale_seconds: that more, or fewer, workers must be wanted before they come, or go.
     """
 
@@ -39,11 +40,12 @@ class ClusterSettings:
     api_key: str | None = field(default=None, repr=False)
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
+    most_sockets: int = 1000
     upscale_seconds: float = 10.0
     downscale_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("workers", "fronts"):
+        for name in ("workers", "fronts", "most_sockets"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Got {name} {getattr(self, name)}; give 1 or more.")
         if self.most_workers is not None and self.most_workers < self.workers:

@@ -296,7 +296,7 @@ class StreamWorker:
     async def _given(self, stream: str, command: Command, since: int) -> Receipt | None:
         for entry in await asyncio.to_thread(self._journal, stream, since):
             kept = entry.command
-            if (kept.action, kept.key) == (command.action, command.key):
+            if kept.nonce == command.nonce:
                 told = Receipt(stream=stream, action=kept.action, key=kept.key, state="applied", block=entry.block)
                 if entry.refused is not None:
                     return replace(told, state="refused", block=None, error=entry.refused)

@@ -1,7 +1,8 @@
 """What outlives a server: its streams, their commands and points, in a folder or at an address.
 
-``server.lock``; ``streams/ID/stream.json``, ``streams/ID/journal/00000007.json`` (one small object a command, which
-works where nothing can be appended to), ``streams/ID/points/00000012.json`` beside the snapshot that it names.
+``server.lock`` (at an address also ``sharing``); ``streams/ID/stream.json``, ``streams/ID/journal/00000007.json`` (one
+small object a command, which works where nothing can be appended to), ``streams/ID/points/00000012.json`` beside the
+snapshot that it names.
 Bytes are durable before the record that names them, so that a kill at any moment leaves the old or the new.
 """
 
@@ -17,7 +18,7 @@ from typing import Literal
 from arl2.errors import ConfigError
 from arl2.serving.live.journal import Journal, JournalEntry
 from arl2.serving.live.objects import StoreError, open_objects
-from arl2.serving.live.place_lock import PlaceLock
+from arl2.serving.live.place_lock import HeldObjects, PlaceLock
 from arl2.serving.live.points import Points
 from arl2.serving.live.records import read_record, write_record
 from arl2.serving.live.wire import Point, StreamRequest, UnknownStreamError
@@ -70,16 +71,18 @@ class StreamStore:
 
     Args:
         place: a folder, made if it is not there, or an address that fsspec knows, such as ``s3://bucket/streams``.
-        shared: no lock is taken: several processes use the store, and see to it that each stream has one of them.
+        shared: with other processes that share it, which see to it that each stream has one of them; otherwise this one
+            is alone.
 
     Raises:
         ConfigError: an address that cannot be opened.
-        StoreError: a place that cannot be used, or that another server uses.
+        StoreError: a place that cannot be used, or that another server uses, if one of the two is to be alone.
     """
 
     def __init__(self, place: str | Path, *, shared: bool = False) -> None:
-        self._objects = open_objects(place)
-        self._lock = None if shared else PlaceLock(self._objects)
+        objects = open_objects(place)
+        self._lock = PlaceLock(objects, shared=shared)
+        self._objects = HeldObjects(objects, self._lock)
         # Of each part: a command is not to wait until a large snapshot is written.
         self._locks: dict[tuple[str, Part], threading.Lock] = {}
         self._guard = threading.Lock()
@@ -97,8 +100,7 @@ class StreamStore:
 
     def close(self) -> None:
         """Let another server have it; a second call does nothing."""
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def records(self) -> list[StreamRecord]:
         """All streams, oldest first; one whose record is damaged is listed as failed, with the sentence."""

@@ -83,6 +83,8 @@ class Command:
         block: of "rewind" and "fork": the kept point to go back to, or to fork at; None: of a fork, now.
         blocks: of "rewind", in place of ``block``: how many blocks to go back at least, to the nearest kept point.
         seed: of "rewind" and "fork": for another continuation; None: the same noise.
+        nonce: drawn by the front of a cluster for this one command, so that it is known again where it is given to
+            another worker after the first was lost. Clients cannot set it.
     """
 
     action: Action
@@ -92,6 +94,7 @@ class Command:
     block: int | None = None
     blocks: int | None = None
     seed: int | None = None
+    nonce: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
