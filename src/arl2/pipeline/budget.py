@@ -278,18 +278,32 @@ def check_fits(plan: MemoryPlan, available: int | None, device: str) -> None:
     raise MemoryBudgetError(f"This takes {need}, but {_gb(available)} are free; {advice}.")
 
 
-def changes_that_fit(plan: MemoryPlan, available: int, device: str) -> tuple[Change, ...]:
-    """Single changes of the settings with which a plan fits into ``available`` bytes, each as mild as it can be."""
-    return tuple(change for change in _mildest(plan, available, device) if change.plan.peak <= available)
+def _peak(plan: MemoryPlan) -> int:
+    return plan.peak
 
 
-def _mildest(plan: MemoryPlan, available: int, device: str) -> Iterator[Change]:
+def changes_that_fit(
+    plan: MemoryPlan, available: int, device: str, measure: Callable[[MemoryPlan], int] = _peak
+) -> tuple[Change, ...]:
+    """Single changes of the settings with which a plan fits into ``available`` bytes, each as mild as it can be.
+
+    Args:
+        plan: that does not fit.
+        available: bytes.
+        device: as the caller named it.
+        measure: which bytes of a plan count; as a rule its peak.
+    """
+    changes = _mildest(plan, device, lambda changed: measure(changed) <= available)
+    return tuple(change for change in changes if measure(change.plan) <= available)
+
+
+def _mildest(plan: MemoryPlan, device: str, is_small: Callable[[MemoryPlan], bool]) -> Iterator[Change]:
     work, config = plan.work, plan.transformer_size.config
     block = config["block_frames"]
     smallest = work.sink + block
 
     def fits(changed: GenerationJob) -> bool:
-        return planned_anew(plan, changed).peak <= available
+        return is_small(planned_anew(plan, changed))
 
     if plan.cache:
         kept = work.window or work.frames or smallest

@@ -1,22 +1,25 @@
 """Turns are fair, frames are released on time, and there is room or a sentence that says what would fit."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from arl2.errors import ConfigError
+from arl2.errors import ConfigError, SnapshotError
 from arl2.serving.live.admission import Admission
 from arl2.serving.live.first_blocks import FirstBlocks
 from arl2.serving.live.maker import StreamMaker
 from arl2.serving.live.release import Release
 from arl2.serving.live.settings import HostSettings
 from arl2.serving.live.turns import FairLock, Turns
-from arl2.serving.live.wire import NoRoomError
+from arl2.serving.live.wire import Command, NoRoomError
 from arl2.streams.stream import Stream
-from rollout.streams import PROMPT, small_pipeline
+from pipeline.stand_in import stand_in_pipeline
+from rollout.streams import PROMPT, SMALL, small_pipeline
 from serving.live.viewing import hosting, request, run
 from serving.test_keep_up import PATIENCE, until
 
@@ -106,10 +109,10 @@ def test_there_is_room_or_a_sentence_that_says_what_would_fit() -> None:
     room.enter("a", 400)
     room.enter("b", 400)
     with pytest.raises(NoRoomError, match=r"about 0\.0 MB.*2 others run.*now this would fit: window=200") as refused:
-        room.enter("c", 300, smaller=lambda free: f"window={free}")
+        room.enter("c", 300, smaller=lambda free, working: f"window={free}")
     assert refused.value.retry_after == 7.0
     with pytest.raises(NoRoomError, match="no stream of this size fits"):
-        room.enter("c", 2000, smaller=lambda free: None)
+        room.enter("c", 2000, smaller=lambda free, working: None)
     room.enter("c", 200)
     assert (room.running, room.used) == (3, 1000)
     room.leave("a")
@@ -119,26 +122,105 @@ def test_there_is_room_or_a_sentence_that_says_what_would_fit() -> None:
         room.enter("e", 0)
 
 
+def test_streams_that_take_turns_work_in_the_same_memory() -> None:
+    room = Admission(most=9, limit=1000, retry_after=7.0)
+    room.enter("a", 100, 500)
+    room.enter("b", 100, 300)
+    assert room.used == 700
+    asked: list[tuple[int, int]] = []
+
+    def smaller(free: int, working: int) -> str:
+        asked.append((free, working))
+        return "window=1"
+
+    with pytest.raises(NoRoomError, match="now this would fit"):
+        room.enter("c", 301, 0, smaller=smaller)
+    with pytest.raises(NoRoomError):
+        room.enter("c", 100, 701)
+    assert asked[0] == (800, 500)
+    room.enter("c", 300, 500)
+    assert room.used == 1000
+
+
 def test_what_a_stream_takes_is_known_before_it_is_begun(tmp_path: Path) -> None:
     maker = StreamMaker(small_pipeline(), Turns())
     size = maker.size(request())
     with maker.begin(request()) as stream:
         next(stream)
         held = stream.memory_bytes
-    assert held / 2 < size.size < 4 * held
+    pictures = (2 * 12 * 3 + 16 * 3 / 2) * 32 * 32  # two blocks of them, and the encoder's
+    assert held / 2 < size.size - pictures < 4 * held
+    assert size.work > 0
     narrow = maker.size(request(options={"window": 6}))
     assert narrow.size < size.size
-    assert size.smaller(narrow.size) == "window=6"
+    assert size.smaller(narrow.size + narrow.work, 0) == "window=6"
+    assert size.smaller(narrow.size + 2 * narrow.work, 2 * narrow.work) == "window=6"
+    # What is said to fit does fit: it is measured as what is asked for is.
+    wan = StreamMaker(stand_in_pipeline("HS", replace(SMALL, height=256, width=256)), Turns())
+    large = wan.size(request())
+    for share in (0.9, 0.7, 0.5, 0.3):
+        free = int(share * (large.size + large.work))
+        for words in (large.smaller(free, 0) or "").split("; or "):
+            advised = wan.size(request(options={n: int(v) for n, v in re.findall(r"(\w+)=(\d+)", words)}))
+            assert words == "" or advised.size + advised.work <= free
     with pytest.raises(ConfigError, match="needs a window"):
         maker.size(request(options={"window": None}))
     assert maker.size(request(options={"window": None, "num_frames": 21})).size > 0
 
     async def hosted() -> None:
-        async with hosting(tmp_path, memory_bytes=size.size + narrow.size) as host:
-            await host.create(request())
+        room = size.size + narrow.size + max(size.work, narrow.work)
+        async with hosting(tmp_path, memory_bytes=room) as host:
+            one = await host.create(request())
             with pytest.raises(NoRoomError, match="window=6"):
                 await host.create(request(seed=4))
+            with pytest.raises(NoRoomError) as refused:
+                await host.give(one.id, Command(action="fork"))
+            assert refused.value.told
             await host.create(request(seed=4, options={"window": 6}))
+
+    run(hosted())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"height": 4096, "width": 4096}, "at most 4,096 pixels, 4 times the model's 32x32"),
+        ({"window": 60_000}, "window of at most 144"),
+        ({"window": None, "num_frames": 10_000}, "window of at most 144"),
+    ],
+)
+def test_one_stream_cannot_hold_up_all_others(options: dict, words: str) -> None:
+    maker = StreamMaker(small_pipeline(), Turns())
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        maker.size(request(options=options))
+    maker.size(request(options={"height": 64, "width": 64, "window": 144}))
+    wide = HostSettings(most_pixels=1e6, most_window=1e6)
+    large = StreamMaker(small_pipeline(), Turns(), wide).size(request(options=options))
+    assert large.size + large.work > 3 * maker.size(request()).size
+
+
+def test_a_snapshot_is_measured_before_anything_is_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = small_pipeline()
+    plain = StreamMaker(pipe, Turns()).size(request())
+
+    def saved(prompts: str | list[str] = PROMPT, **options: Any) -> bytes:
+        with pipe.stream(prompts, **{"rewind_blocks": 0, **options}) as stream:
+            next(stream)
+            return stream.save_bytes("exact")
+
+    async def hosted() -> None:
+        async with hosting(tmp_path, pipe=pipe, memory_bytes=plain.size + plain.work) as host:
+            monkeypatch.setattr(StreamMaker, "resume", None)  # nothing that is refused comes so far
+            with pytest.raises(ConfigError, match="at most 4,096 pixels"):
+                await host.resume(saved(height=128, width=128))
+            for options in ({"height": 64, "width": 64}, {"window": 30}, {"rewind_blocks": 20, "rewind_kind": "exact"}):
+                with pytest.raises(NoRoomError):
+                    await host.resume(saved(**options))
+            with pytest.raises(SnapshotError, match="2 videos side by side"):
+                await host.resume(saved([PROMPT, PROMPT]))
+            monkeypatch.undo()
+            info = await host.resume(saved(window=6))
+            assert info.request.options["window"] == 6
 
     run(hosted())
 

@@ -1,11 +1,11 @@
 """Whether there is memory for one more stream: asked before anything is allocated."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from arl2.serving.live.wire import NoRoomError
 
-_SHARE = 0.85  # of what is free at the beginning: the rest is for passes, pictures and libraries
+_SHARE = 0.85  # of what is free at the beginning: the rest is for libraries, and for what is measured too low
 
 
 class Admission:
@@ -20,7 +20,7 @@ class Admission:
     def __init__(self, *, most: int, limit: int | None, retry_after: float) -> None:
         self._most, self._limit, self._retry_after = most, limit, retry_after
         self._guard = threading.Lock()
-        self._held: dict[object, int] = {}
+        self._held: dict[object, tuple[int, int]] = {}
 
     @classmethod
     def of_free(cls, free: int | None, *, most: int, limit: int | None, retry_after: float) -> "Admission":
@@ -42,15 +42,19 @@ class Admission:
     def used(self) -> int:
         """Bytes that they take."""
         with self._guard:
-            return sum(self._held.values())
+            sizes, works = _sums(self._held.values())
+            return sizes + works
 
-    def enter(self, name: object, size: int, *, smaller: Callable[[int], str | None] | None = None) -> None:
+    def enter(
+        self, name: object, size: int, work: int = 0, *, smaller: Callable[[int, int], str | None] | None = None
+    ) -> None:
         """Give a stream room.
 
         Args:
             name: of the stream.
-            size: bytes.
-            smaller: what of a stream would fit into so many bytes, in words.
+            size: bytes that it holds.
+            work: bytes that it takes while it is its turn: of all streams the largest counts.
+            smaller: what of a stream would fit into so many bytes, in words, where others work in so many.
 
         Raises:
             NoRoomError: there is none; it says what would fit.
@@ -63,25 +67,34 @@ class Admission:
                     "nobody watches falls asleep.",
                     self._retry_after,
                 )
-            free = None if self._limit is None else self._limit - sum(others.values())
-            if free is not None and size > free:
-                raise NoRoomError(self._refusal(size, max(0, free), len(others), smaller), self._retry_after)
-            self._held[name] = size
+            sizes, working = _sums(others.values())
+            if self._limit is not None and sizes + size + max(work, working) > self._limit:
+                left = self._limit - sizes
+                fits = None if smaller is None or left <= 0 else smaller(left, working)
+                least = None if smaller is None else smaller(self._limit, 0)
+                # Where others work in more than this one would, that much is not free.
+                free = max(0, left - max(0, working - work))
+                raise NoRoomError(self._refusal(size + work, free, len(others), fits, least), self._retry_after)
+            self._held[name] = size, work
 
     def leave(self, name: object) -> None:
         """Its memory is free again."""
         with self._guard:
             self._held.pop(name, None)
 
-    def _refusal(self, size: int, free: int, others: int, smaller: Callable[[int], str | None] | None) -> str:
+    def _refusal(self, size: int, free: int, others: int, fits: str | None, least: str | None) -> str:
         assert self._limit is not None
         said = f"A stream takes about {_said(size)}, and {_said(free)} of the {_said(self._limit)} for streams are free"
         if size > self._limit:
-            fits = None if smaller is None else smaller(self._limit)
-            return f"{said}; {'no stream of this size fits' if fits is None else f'this would fit: {fits}'}."
-        fits = None if smaller is None else smaller(free)
+            return f"{said}; {'no stream of this size fits' if least is None else f'this would fit: {least}'}."
         advice = f"; now this would fit: {fits}" if fits is not None else ""
         return f"{said}: {others} others run. Wait until one ends or falls asleep, or close one{advice}."
+
+
+def _sums(held: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Bytes that all hold, and those in which the largest works."""
+    pairs = list(held)
+    return sum(size for size, _ in pairs), max((work for _, work in pairs), default=0)
 
 
 def _said(size: int) -> str:

@@ -64,7 +64,7 @@ class LocalHost:
             limit=self.settings.memory_bytes,
             retry_after=self.settings.sleep_after or 10.0,
         )
-        maker = StreamMaker(pipe, self.turns)
+        maker = StreamMaker(pipe, self.turns, self.settings)
         if self.settings.first_blocks and maker.may_keep(self.settings.first_blocks, admission.limit):
             maker.share_first_blocks(self.settings.first_blocks)
         self._runner = Runner(maker, store, self.settings, self.turns)
@@ -84,9 +84,10 @@ class LocalHost:
         self, snapshot: bytes, *, prompt: str | None = None, name: str = "", stream: str | None = None
     ) -> StreamInfo:
         """Begin a stream from the bytes of a snapshot."""
-        own = stream or new_name()
-        begin = partial(self._runner.resume, own, snapshot, prompt, name)
-        return await self._streams.new(own, begin, self._runner.maker.size(None))
+        own, maker = stream or new_name(), self._runner.maker
+        facts = await self._streams.aside(maker.facts, snapshot)
+        begin = partial(self._runner.resume, own, snapshot, facts, prompt, name)
+        return await self._streams.new(own, begin, maker.size(facts))
 
     async def streams(self) -> list[StreamInfo]:
         """All streams, those asleep too, oldest first."""

@@ -103,7 +103,7 @@ class Streams:
         """
         while True:
             try:
-                self._admission.enter(name, size.size, smaller=size.smaller)
+                self._admission.enter(name, size.size, size.work, smaller=size.smaller)
             except NoRoomError:
                 idle = [held for held in self.held.values() if held.session is not None and held.idle_for() > 1.0]
                 if not idle:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from arl2.errors import Arl2Error, SnapshotError, StreamError
 from arl2.serving.live.history import History, Start, new_point
-from arl2.serving.live.maker import StreamMaker
+from arl2.serving.live.maker import SnapshotFacts, StreamMaker
 from arl2.serving.live.objects import StoreError
 from arl2.serving.live.session import Session
 from arl2.serving.live.settings import HostSettings
@@ -63,19 +64,25 @@ class Runner:
         self.store.write(record)
         return history, session
 
-    def resume(self, name: str, data: bytes, prompt: str | None, title: str, wires: Wires) -> tuple[History, Session]:
-        """A new stream from a snapshot.
+    def resume(
+        self, name: str, data: bytes, facts: SnapshotFacts, prompt: str | None, title: str, wires: Wires
+    ) -> tuple[History, Session]:
+        """A new stream from a snapshot, and what it says of itself.
 
         Raises:
             SnapshotError: it is damaged, or of another model.
             StoreError: it cannot be kept.
         """
         stream = self.maker.resume(data, prompt)
-        facts = self.maker.facts(data)
-        options = {"height": facts.height, "width": facts.width}
+        height, width = facts.job.height, facts.job.width
+        options: dict[str, Any] = {"height": height, "width": width}
+        if facts.job.window != self.maker.pipe.settings.window:
+            options["window"] = facts.job.window
+        if facts.num_frames is not None:
+            options["num_frames"] = facts.num_frames
         request = StreamRequest(prompt=prompt_of(stream), seed=facts.seed, options=options, name=title)
         # From 1 on, even if the snapshot is of a beginning: this stream does not begin by its prompt alone.
-        record = self._record(name, request, facts.height, facts.width, block=max(1, stream.index))
+        record = self._record(name, request, height, width, block=max(1, stream.index))
         return self._adopt(replace(record, frame=stream.video_frames), stream, wires)
 
     def fork(

@@ -19,6 +19,8 @@ class HostSettings:
         most_streams: that run at once; those asleep do not count.
         most_kept: streams in all, those asleep too.
         memory_bytes: that streams may take together; None: most of what is free on the device at the beginning.
+        most_pixels: of a stream's picture, as a multiple of the model's own: larger ones hold up all others.
+        most_window: latent frames that a stream attends to, as a multiple of the model's own window.
         scale: whole number by which pictures are enlarged for viewers.
         margin: seconds before a block is needed at which it must be there.
         first_blocks: that are kept for streams which begin alike, if they take a tenth of the memory at most; 0: none.
@@ -33,6 +35,8 @@ class HostSettings:
     most_streams: int = 64
     most_kept: int = 10_000
     memory_bytes: int | None = None
+    most_pixels: float = 4.0
+    most_window: float = 16.0
     scale: int = 1
     margin: float = 0.1
     first_blocks: int = 4
@@ -46,6 +50,9 @@ class HostSettings:
     def __post_init__(self) -> None:
         for name in ("point_every", "keep_points", "most_streams", "most_kept", "scale"):
             if getattr(self, name) < 1:
+                raise ConfigError(f"Got {name} {getattr(self, name)}; give 1 or more.")
+        for name in ("most_pixels", "most_window"):
+            if not getattr(self, name) >= 1:
                 raise ConfigError(f"Got {name} {getattr(self, name)}; give 1 or more.")
         for name in ("ring_bytes", "first_blocks", "margin"):
             if getattr(self, name) < 0:
