@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BT601, LIMITED_RANGE = 6, 1
 # No frame waits in the encoder for later ones.
 _OPTIONS = {"preset": "veryfast", "crf": "17", "tune": "zerolatency", "forced-idr": "1"}
+_SPS = 7  # kind of the unit that says profile and size
 _START_CODE = re.compile(rb"\x00{2,}\x01")
 
 
@@ -88,3 +89,9 @@ def nal_units(annex_b: bytes) -> Iterator[bytes]:
     for code, end in zip(codes, ends, strict=False):  # without any code there is an end all the same
         if unit := annex_b[code.end() : end]:
             yield unit
+
+
+def codec_of(data: bytes) -> str | None:
+    """As browsers ask for it, such as ``avc1.64000c``: from the parameter sets of a key frame; None: it has none."""
+    found = [unit for unit in nal_units(data) if unit[0] & 31 == _SPS]
+    return f"avc1.{found[0][1:4].hex()}" if found else None

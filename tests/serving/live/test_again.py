@@ -141,6 +141,30 @@ def test_after_a_kill_a_viewer_continues_and_everything_has_the_same_bits(tmp_pa
     run(hosted())
 
 
+def test_after_a_kill_no_viewer_loses_a_block_whoever_comes_first(tmp_path: Path) -> None:
+    """Of a stream that is younger than its second point, and of an older one."""
+
+    async def hosted() -> None:
+        async with hosting(tmp_path / "a", point_every=4) as host:
+            stream = (await host.create(request())).id
+            viewer = await Viewer(host, stream, after=-1).blocks(7)
+            await kept_at(host, stream, 4)
+            as_killed(tmp_path / "a", tmp_path / "young")
+            await viewer.blocks(12)
+            await kept_at(host, stream, 8)
+            as_killed(tmp_path / "a", tmp_path / "old")
+        expected = plain(20)
+        for place, seen in (("young", 2), ("old", 8), ("old", 9)):
+            async with hosting(tmp_path / place, point_every=4) as host:
+                first = await Viewer(host, stream, after=seen).blocks(2)
+                others = [await Viewer(host, stream, after=seen - behind).blocks(3) for behind in (1, 2)]
+                for one, after in ((first, seen), (others[0], seen - 1), (others[1], seen - 2)):
+                    assert (one.numbers[0], one.heads[0].skipped) == (after + 1, 0)
+                    assert one.digests == expected[after + 1 :][: len(one.digests)]
+
+    run(hosted())
+
+
 def test_a_fresh_stream_that_was_killed_begins_again_with_its_commands(tmp_path: Path) -> None:
     async def hosted() -> None:
         async with hosting(tmp_path / "a", point_every=100) as host:

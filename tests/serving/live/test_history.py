@@ -7,7 +7,7 @@ import pytest
 
 from arl2.serving.live.history import History, new_point
 from arl2.serving.live.store import StreamRecord, StreamStore
-from arl2.serving.live.wire import Command, StreamRequest
+from arl2.serving.live.wire import Command, StreamRequest, UnknownStreamError
 
 KEPT_POINTS = 4
 RECORD = StreamRecord(
@@ -82,3 +82,51 @@ def test_commands_that_were_forgotten_by_halves_are_no_damage(store):
     assert [entry.number for entry in store.entries("old")] == list(range(8, 21))
     assert again.prompts[-1] == (40, "prompt 20")
     assert [one.point.block for one in again.starts(None, most_again=64)] == [40, 36, 32, 28]
+
+
+def blocks_of(history: History, after: int | None) -> list[int | None]:
+    return [None if one.point is None else one.point.block for one in history.starts(after, most_again=8)]
+
+
+def keep_point(history: History, block: int, entry: int = 0) -> None:
+    history.add_point(new_point(block=block, frame=12 * block, index=block, prompt="", entry=entry), b"snapshot")
+
+
+def test_a_viewer_of_a_young_stream_continues_from_the_beginning_rather_than_miss_blocks(store):
+    store.write(RECORD)
+    history = History(store, RECORD, keep=KEPT_POINTS)
+    for block in (4, 8):
+        keep_point(history, block)
+    assert blocks_of(history, 2) == [None, 4, 8]
+    # Of a few blocks those before it are made again, too, for viewers who have seen a little less.
+    assert blocks_of(history, 3) == [None, 4, 8]
+    assert blocks_of(history, 8)[:2] == [4, 8]
+    assert blocks_of(history, None) == [8, 4, None]
+    for block in (12, 16, 20):
+        keep_point(history, block)
+    # From so far away nothing is made again, unless there is nothing else.
+    assert blocks_of(history, 20)[0] == 16
+    assert blocks_of(history, 12) == [8, 12, 16, 20, None]
+    assert blocks_of(history, 10) == [20, 16, 12, 8, None]
+
+
+def test_a_point_that_is_too_new_is_the_last_resort(store):
+    """Older ones need a point to which the stream was rewound, and which is gone."""
+    store.write(RECORD)
+    history = History(store, RECORD, keep=3)
+    for block in (4, 8, 12):
+        keep_point(history, block)
+    entry = history.note(Command(action="rewind", block=4), 14)
+    keep_point(history, 14, entry.number)
+    assert blocks_of(history, 12) == [14]
+
+
+def test_a_record_that_was_deleted_is_not_written_again(store):
+    store.write(RECORD)
+    history = History(store, RECORD, keep=3)
+    store.delete("old")
+    with pytest.raises(UnknownStreamError):
+        history.change(paused=True)
+    history.end(state="ended")
+    assert history.record.state == "ended"
+    assert store.records() == []

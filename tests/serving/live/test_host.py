@@ -7,6 +7,7 @@ import pytest
 
 from arl2.errors import Arl2Error, ConfigError
 from arl2.serving.live import session as sessions
+from arl2.serving.live.journal import JournalEntry
 from arl2.serving.live.objects import StoreError
 from arl2.serving.live.store import StreamStore
 from arl2.serving.live.wire import (
@@ -206,6 +207,23 @@ def test_a_stream_that_is_deleted_tells_its_viewers(tmp_path: Path) -> None:
     run(hosted())
 
 
+@pytest.mark.parametrize("command", [prompt(OTHER), Command(action="pause"), Command(action="fork")])
+def test_a_command_does_not_bring_back_a_stream_that_is_being_deleted(tmp_path: Path, command: Command) -> None:
+    async def hosted() -> None:
+        store = StreamStore(tmp_path)
+        async with hosting(tmp_path, store=store) as host:
+            stream = (await host.create(request())).id
+            await Viewer(host, stream, after=-1).blocks(2)
+            deleted, given = await asyncio.gather(
+                host.delete(stream), host.give(stream, command), return_exceptions=True
+            )
+            assert deleted is None
+            assert isinstance(given, UnknownStreamError)
+            assert (host.running(), await host.streams(), store.records()) == ([], [], [])
+
+    run(hosted())
+
+
 def test_streams_that_begin_alike_share_their_first_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hosted() -> None:
         async with hosting(tmp_path) as host:
@@ -229,14 +247,59 @@ def test_streams_that_begin_alike_share_their_first_block(tmp_path: Path, monkey
 
 
 class Full(StreamStore):
-    """A disk that is full for the points of one stream."""
+    """A disk that is full for a while."""
 
-    victim = ""
+    full = False
 
     def add_point(self, id: str, point: Point, data: bytes) -> None:
-        if id == self.victim:
-            raise StoreError("The disk is full; make room.")
+        self._refuse()
         super().add_point(id, point, data)
+
+    def append(self, id: str, entry: JournalEntry) -> None:
+        self._refuse()
+        super().append(id, entry)
+
+    def _refuse(self) -> None:
+        if self.full:
+            raise StoreError("The disk is full; make room.")
+
+
+def test_a_store_that_refuses_for_a_while_ends_no_stream(tmp_path: Path) -> None:
+    async def hosted() -> None:
+        store = Full(tmp_path)
+        async with hosting(tmp_path, store=store) as host:
+            stream = (await host.create(request())).id
+            viewer = await Viewer(host, stream, after=-1).blocks(1)
+            store.full = True
+
+            async def warned() -> bool:
+                return "The disk is full" in ((await host.info(stream)).warning or "")
+
+            await eventually(warned)
+            # What could not be replayed is not done; the stream runs on.
+            for refused in (prompt(OTHER), Command(action="pause")):
+                receipt = await host.give(stream, refused)
+                assert (receipt.state, receipt.error) == ("refused", "The disk is full; make room.")
+            assert (await host.info(stream)).state == "running"
+            await viewer.blocks(len(viewer.heads) + 4)
+            kept = len((await host.info(stream)).points)
+            store.full = False
+
+            async def well() -> bool:
+                info = await host.info(stream)
+                return info.warning is None and len(info.points) > kept
+
+            await eventually(well)
+            store.full = True
+            await host.drain()  # without a point of the end
+            assert await viewer.end() == Ended("draining")
+        store = StreamStore(tmp_path)
+        assert [record.state for record in store.records()] == [None]
+        async with hosting(tmp_path, store=store) as host:
+            again = await Viewer(host, stream, after=viewer.numbers[-1]).blocks(2)
+            assert viewer.digests + again.digests == plain(again.numbers[-1] + 1)
+
+    run(hosted())
 
 
 def test_a_stream_that_fails_says_why_and_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,14 +312,11 @@ def test_a_stream_that_fails_says_why_and_others_go_on(tmp_path: Path, monkeypat
     monkeypatch.setattr(sessions, "H264Encoder", Breaks)
 
     async def hosted() -> None:
-        store = Full(tmp_path)
-        async with hosting(tmp_path, store=store) as host:
-            store.victim = (await host.create(request(seed=5))).id
+        async with hosting(tmp_path) as host:
             broken = (await host.create(request(options={"height": 48, "width": 48}))).id
             sound = (await host.create(request(blocks=12))).id
             watched = Viewer(host, sound, after=-1)
             assert await Viewer(host, broken, after=-1).end() == Ended("failed", "The encoder broke.")
-            assert await Viewer(host, store.victim).end() == Ended("failed", "The disk is full; make room.")
             info = await host.info(broken)
             assert (info.state, info.error) == ("failed", "The encoder broke.")
             refused = await host.give(broken, prompt(OTHER))

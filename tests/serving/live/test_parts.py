@@ -3,7 +3,9 @@
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import pytest
 from arl2.errors import ConfigError, SnapshotError
 from arl2.serving.live.admission import Admission
 from arl2.serving.live.first_blocks import FirstBlocks
+from arl2.serving.live.history import History, new_point
 from arl2.serving.live.maker import StreamMaker
+from arl2.serving.live.point_writer import PointWriter
 from arl2.serving.live.release import Release
 from arl2.serving.live.settings import HostSettings
+from arl2.serving.live.store import StreamRecord, StreamStore
 from arl2.serving.live.turns import FairLock, Turns
-from arl2.serving.live.wire import Command, NoRoomError
+from arl2.serving.live.wire import Command, NoRoomError, Point
 from arl2.streams.stream import Stream
 from pipeline.stand_in import stand_in_pipeline
 from rollout.streams import PROMPT, SMALL, small_pipeline
@@ -247,6 +252,54 @@ def test_a_first_block_that_fails_is_tried_again_by_the_next_stream() -> None:
     firsts.opening("key", begin)
     assert len(begun) == 4
     assert firsts.made == 2
+
+
+def test_the_first_block_that_was_not_used_longest_goes() -> None:
+    begun: list[str] = []
+
+    def begin(key: str) -> Stream:
+        begun.append(key)
+        return small_pipeline().stream(PROMPT, seed=3, rewind_blocks=0)
+
+    firsts = FirstBlocks(Turns(), most=2)
+    for key in ("a", "b", "a", "c", "a", "b"):
+        firsts.opening(key, partial(begin, key))
+    assert begun == ["a", "b", "c", "b"]
+
+
+class Slow(StreamStore):
+    """Takes points when it is let, and remembers their order."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.let, self.kept = threading.Event(), []
+
+    def add_point(self, id: str, point: Point, data: bytes) -> None:
+        assert self.let.wait(PATIENCE)
+        super().add_point(id, point, data)
+        self.kept.append((id, point.block))
+
+
+def test_a_slow_store_has_one_point_of_each_stream_in_its_queue(tmp_path: Path) -> None:
+    store, failed = Slow(tmp_path), []
+    writers = []
+    with small_pipeline().stream(PROMPT, seed=3, rewind_blocks=0) as stream, ThreadPoolExecutor(1) as thread:
+        for id in ("one", "other"):
+            record = StreamRecord(
+                id=id, created=1.0, request=request(), model_hash="", width=32, height=32, fps=16, parent=None
+            )
+            store.write(record)
+            writers.append(PointWriter(History(store, record, keep=9), thread, failed.append, released=100))
+        for number in range(6):
+            writers[0].add(new_point(block=number, frame=0, index=0, prompt="", entry=0), stream.fork())
+        writers[1].add(new_point(block=7, frame=0, index=0, prompt="", entry=0), stream.fork())
+        store.let.set()
+        for writer in writers:
+            writer.wait()
+    # The oldest of those that had to wait were left out: each holds a stream's memory.
+    assert store.kept == [("one", 0), ("other", 7), ("one", 3), ("one", 4), ("one", 5)]
+    assert failed == []
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import socket as sockets
+from dataclasses import replace
 
 import av
 import pytest
@@ -221,6 +222,22 @@ def test_info_reaches_viewers(one):
         info: StreamInfo = one.do(one.host.info(stream))
         one.do(one.host.tell(stream, info))
         assert said(socket, "stream.info")["stream"]["points"][0]["block"] == 0
+
+
+def test_what_all_viewers_get_every_second_is_short(one):
+    stream = one.stream()
+    with one.socket(stream) as socket:
+        said(socket, "session.start")
+        info: StreamInfo = one.do(one.host.info(stream))
+        prompts = tuple((block, f"{block} {'x' * 2000}") for block in range(256))
+        points = tuple(replace(info.points[0], block=block, prompt=prompts[block][1]) for block in range(32))
+        one.do(one.host.tell(stream, replace(info, prompts=prompts, points=points, warning="The disk is full.")))
+        told = said(socket, "stream.info")["stream"]
+    assert len(json.dumps(told)) < 20_000
+    assert told["warning"] == "The disk is full."
+    assert told["prompts"] == [[block, prompt[:200]] for block, prompt in prompts[-16:]]
+    assert [point["block"] for point in told["points"]] == list(range(32))
+    assert told["points"][31]["prompt"] == prompts[31][1][:200]
 
 
 def test_a_wrong_key_or_origin_is_told_before_the_socket_is_closed():

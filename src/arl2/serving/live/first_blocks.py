@@ -45,6 +45,8 @@ class FirstBlocks:
         """
         with self._guard:
             first = self._kept.get(key)
+            if first is not None:
+                self._kept.move_to_end(key)
         if first is None:
             begun = _First(begin())
             with self._guard:

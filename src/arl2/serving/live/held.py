@@ -8,7 +8,7 @@ from arl2.serving.live.feed import Feed
 from arl2.serving.live.history import History
 from arl2.serving.live.session import Session
 from arl2.serving.live.store import StreamRecord
-from arl2.serving.live.wire import Ended, StreamInfo, StreamState
+from arl2.serving.live.wire import Ended, Figures, StreamInfo, StreamState
 
 _PROMPTS = 256  # that an info has at most: it is sent every second
 
@@ -97,6 +97,7 @@ class Held:
             viewers=self.watchers,
             created=record.created,
             parent=record.parent,
-            **({} if session is None else {"figures": session.figures}),
+            figures=Figures() if session is None else session.figures,
+            warning=None if session is None else session.warning,
             error=record.error,
         )

@@ -15,11 +15,13 @@ from arl2.errors import StreamError
 from arl2.serving.live.journal import JournalEntry
 from arl2.serving.live.objects import StoreError
 from arl2.serving.live.store import StreamRecord, StreamStore
-from arl2.serving.live.wire import Command, Point
+from arl2.serving.live.wire import Command, Point, UnknownStreamError
 
 logger = logging.getLogger(__name__)
 
 _MOST_OLD = 256  # commands before the oldest point, and prompts of those that are gone
+_BEHIND = 2  # blocks by which other viewers may be behind the one for whom a stream wakes
+_NEAR = 8  # blocks that are made again at most for them
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,20 @@ class History:
         """Write the record with these fields changed.
 
         Raises:
+            UnknownStreamError: it was deleted since; nothing is written then.
             StoreError: the system refuses.
         """
         with self._guard:
             changed = replace(self._record, **changes)
             if changed != self._record:
-                self._store.write(changed)
+                self._store.write(changed, new=False)
                 self._record = changed
 
     def end(self, **changes: Any) -> None:
         """As ``change``, for a stream that is over: where the store refuses, it is known here at least."""
         try:
             self.change(**changes)
-        except StoreError as error:
+        except (StoreError, UnknownStreamError) as error:
             logger.warning("stream %s: %s", self._record.id, error)
             self.assume(**changes)
 
@@ -201,14 +204,19 @@ class History:
         with self._guard:
             points, entries = self._points, list(self._entries)
         newest = points[-1].block if points else self._record.block
-        wanted = newest if after is None or after < 0 else after + 1
-        wanted = newest if newest - wanted > most_again else wanted
-        fitting = [one for one in points if one.block <= wanted]
-        ordered: list[Point | None] = [*reversed(fitting)]
-        if not fitting:
-            ordered += points
+        wanted, for_viewer = newest, after is not None and after >= 0 and newest - (after + 1) <= most_again
+        if after is not None and for_viewer:
+            wanted = after + 1
+        ordered: list[Point | None] = [one for one in reversed(points) if one.block <= wanted]
+        later = [one for one in points if one.block > wanted]  # with them a viewer misses blocks
+        # Forks and resumed streams begin at a point.
         if self._record.block == 0 and self._record.parent is None and (not entries or entries[0].number == 1):
-            ordered.append(None)  # forks and resumed streams begin at a point
+            ordered = [*ordered, None, *later] if wanted <= most_again else [*ordered, *later, None]
+        else:
+            ordered += later
+        if for_viewer:  # others may come who have seen a little less
+            near = range(wanted - _NEAR, wanted - _BEHIND + 1)
+            ordered.sort(key=lambda one: (0 if one is None else one.block) not in near)
         found = []
         for point in ordered:
             start = Start(point, tuple(one for one in entries if _applies_after(one, point)))

@@ -213,6 +213,8 @@ class LocalHost:
                 receipt = await self._fork(held, command, receipt)
             else:
                 async with held.lock:
+                    if held.deleted:
+                        raise unknown(held.record.id)
                     if (ended := held.ended) is not None:
                         why = "has ended" if ended.error is None else f"failed: {ended.error.rstrip('.')}"
                         raise StreamError(f"The stream {why}; fork it at one of its points, or begin another.")
@@ -241,6 +243,8 @@ class LocalHost:
     async def _fork(self, held: Held, command: Command, receipt: Receipt) -> Receipt:
         if command.block is None and held.ended is None:
             async with held.lock:
+                if held.deleted:
+                    raise unknown(held.record.id)
                 if held.session is None:
                     await self._streams.wake(held, None)
                 assert held.session is not None

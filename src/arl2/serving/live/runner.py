@@ -129,6 +129,8 @@ class Runner:
     def wake(self, history: History, after: int | None, wires: Wires) -> Session:
         """A session that continues a stream after a block that a viewer has shown; None: from the newest point.
 
+        Blocks before it that are made again are given to the feed, too: another viewer may not have seen them.
+
         Raises:
             StreamError: it is another model's, or nothing is whole that it could continue from.
         """
@@ -142,15 +144,22 @@ class Runner:
         known = max(history.next_block, history.last_command_block)
         if after is not None and after > known + self._settings.most_unknown:
             after = None
+        last = after
         if after in (None, -1) and history.record.paused and history.next_block > 1:
-            after = history.next_block - 2  # its last block is shown again: who looks at a pause sees a picture
+            # Its last block is shown again: who looks at a pause sees a picture.
+            after, last = history.next_block - 2, history.next_block - 1
         failed: list[str] = []
         for start in history.starts(after, most_again=2 * every):
+            session = None
             try:
                 session = self._session(history, self._opening(history, start), start, wires)
-                if after is not None:
-                    session.catch_up(after)
-            except (StoreError, SnapshotError, UnknownStreamError) as error:
+                if last is not None:
+                    session.catch_up(last)
+            except BaseException as error:
+                if session is not None:
+                    session.close()
+                if not isinstance(error, StoreError | SnapshotError | UnknownStreamError):
+                    raise
                 logger.warning("stream %s: %s", history.record.id, error)
                 failed.append(str(error))
             else:

@@ -32,13 +32,12 @@ from arl2.serving.live.wire import BlockHead, Command, EncodedFrame, Ended, Figu
 from arl2.serving.pace import ViewerBuffer
 from arl2.streams.state import SnapshotKind
 from arl2.streams.stream import Stream
-from arl2.video.h264 import H264Encoder, nal_units
+from arl2.video.h264 import H264Encoder, codec_of
 from arl2.video.pixels import Frame, enlarge
 
 logger = logging.getLogger(__name__)
 
 _AVERAGED = 8  # blocks, of figures
-_SPS = 7
 _OVER = "The stream has ended before; fork it at one of its points, or begin another."
 
 
@@ -100,14 +99,12 @@ class Session:
             self.pause(True)
 
     def catch_up(self, after: int) -> None:
-        """Before the start: make the blocks up to this one, which nobody is shown, with the commands of the journal."""
+        """Before the start: make blocks up to this one, with the commands of the journal, and release them at once."""
         with torch.no_grad(), contextlib.suppress(StopIteration):
             while self._source.index <= after:
                 while self._replay and self._replay[0].block <= self._source.index:
                     self._apply_again(self._replay.popleft(), self._source)
-                self._source.skip()
-        self._released = self._source.index - 1
-        self._points.release(self._released)
+                self._show(self._source.decode(self._source.latents_next()), paced=False)
         self._pause_when_shown()
 
     def start(self) -> None:
@@ -136,6 +133,11 @@ class Session:
     def error(self) -> str | None:
         """Why it failed: a sentence."""
         return self._error
+
+    @property
+    def warning(self) -> str | None:
+        """What does not work at present although it runs on: a sentence."""
+        return self._points.warning
 
     @property
     def paused(self) -> bool:
@@ -195,8 +197,7 @@ class Session:
     def finish(self) -> None:
         """Make no further block, release those that are made at once, and keep a point of the end.
 
-        Raises:
-            StoreError: the point cannot be kept.
+        Where that cannot be kept, the blocks since the one before are made again when it continues.
         """
         self._finishing = True
         self._keep.stop()
@@ -252,7 +253,12 @@ class Session:
         block = source.next_made
         if command.action == "rewind":
             command = self._resolved(command, block)
-        entry = self._history.note(command, block)
+        try:
+            entry = self._history.note(command, block)
+        except Arl2Error:
+            if command.action in ("pause", "play"):  # it was done at once
+                self.pause(self._history.record.paused)
+            raise
         try:
             self._do(command, source)
         except Arl2Error as error:
@@ -354,7 +360,7 @@ class Session:
             ended = Ended("failed", self._error)
         self._told_over(self, ended)
 
-    def _show(self, block: VideoBlock) -> bool:
+    def _show(self, block: VideoBlock, *, paced: bool = True) -> bool:
         """Encode and release a block's frames one by one; False: it was closed."""
         made = self._source.made(block.index)
         pixels = block.pixels()
@@ -364,7 +370,7 @@ class Session:
             number = block.first_video_frame + place
             data, key = self._encoded(picture, number, key=place == 0)
             if place == 0:
-                self._codec = _codec_of(data) or self._codec
+                self._codec = codec_of(data) or self._codec
                 self._put(
                     BlockHead(
                         block=block.index,
@@ -380,7 +386,7 @@ class Session:
                         codec=self._codec,
                     )
                 )
-            if not self._release.frame():
+            if paced and not self._release.frame():
                 return False
             self._put(EncodedFrame(block.index, number, key, data, time.time()))
             self._sent_bytes += len(data)
@@ -412,9 +418,3 @@ class Session:
 def _forked(source: LiveSource) -> tuple[int, int, Stream]:
     stream = source.stream
     return source.next_made, source.next_frame, stream.fork()
-
-
-def _codec_of(data: bytes) -> str | None:
-    """As browsers ask for it, from the parameter sets of a key frame."""
-    found = [unit for unit in nal_units(data) if unit[0] & 31 == _SPS]
-    return f"avc1.{found[0][1:4].hex()}" if found else None

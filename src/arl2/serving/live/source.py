@@ -134,12 +134,6 @@ class LiveSource:
         """Of a block that was handed out; told once."""
         return self._made.pop(block)
 
-    def skip(self) -> None:
-        """Make a block that nobody is shown; raises ``StopIteration`` at the end."""
-        block = self.latents_next()
-        self.decode(block)
-        self.made(block.index)
-
     def exchange(self, stream: Stream) -> None:
         """Another stream follows, with a cut. Between blocks only."""
         before, self._stream, self._opening, self._cut = self._stream, stream, None, True

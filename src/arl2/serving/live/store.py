@@ -127,16 +127,21 @@ class StreamStore:
             raise StoreError(f"'{folder}/stream.json' in the store '{self.place}' is damaged: it is of '{record.id}'.")
         return record
 
-    def write(self, record: StreamRecord) -> None:
+    def write(self, record: StreamRecord, *, new: bool = True) -> None:
         """Keep a stream's record, in place of the one that is there.
 
+        Args:
+            record: of the stream.
+            new: whether there may be none yet.
+
         Raises:
+            UnknownStreamError: there is none, as where the stream was deleted, and it may not be new.
             ConfigError: a name that is none, or what cannot be read again.
             StoreError: the system refuses.
         """
         if not _ID.fullmatch(record.id):
             raise ConfigError(f"Got the stream's name '{record.id:.80}'; give small letters, digits and hyphens.")
-        with self._part(record.id, "record", new=True) as folder:
+        with self._part(record.id, "record", new=new) as folder:
             write_record(self._objects, f"{folder}/stream.json", record)
 
     def delete(self, id: str) -> None:

@@ -180,6 +180,7 @@ class StreamInfo:
         parent: the stream that it was forked from.
         figures: how it is doing.
         error: of "failed": a sentence.
+        warning: what does not work at present although it runs on, such as a store that takes no points: a sentence.
     """
 
     id: str
@@ -200,6 +201,7 @@ class StreamInfo:
     parent: str | None = None
     figures: Figures = field(default_factory=Figures)
     error: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

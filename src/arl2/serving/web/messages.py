@@ -4,7 +4,7 @@ Every body and message is checked here, strictly: an unknown field, or a value o
 """
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arl2.errors import ConfigError, suggestion
 from arl2.model.settings import MAX_SEED, ChangeMode
 from arl2.serving.file_names import is_text
-from arl2.serving.live.wire import ACTIONS, Action, Command, Receipt, StreamRequest
+from arl2.serving.live.wire import ACTIONS, Action, Command, Receipt, StreamInfo, StreamRequest
 from arl2.streams.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 200
 _LARGEST = 2**31 - 1
+_MOST_TOLD = 16  # prompts that every stream.info has
+_TOLD = 200  # characters of each
 # A stream has no number of frames, and its seed is a field of its own.
 OPTIONS = tuple(one.name for one in fields(SamplingOptions) if one.name not in ("num_frames", "seed"))
 PROMPT = "a red circle moves right on navy"
@@ -199,6 +201,13 @@ def message(kind: str, **more: Any) -> str:
 def plain(value: "DataclassInstance") -> dict[str, Any]:
     """A dataclass as JSON has it."""
     return asdict(value)
+
+
+def info_message(info: StreamInfo, now: float) -> str:
+    """``stream.info``: with the last prompts only, and the beginning of each, since all viewers get it every second."""
+    points = tuple(replace(one, prompt=one.prompt[:_TOLD]) for one in info.points)
+    prompts = tuple((block, prompt[:_TOLD]) for block, prompt in info.prompts[-_MOST_TOLD:])
+    return message("stream.info", stream=plain(replace(info, points=points, prompts=prompts)), time=now)
 
 
 def receipt_message(receipt: Receipt) -> str:

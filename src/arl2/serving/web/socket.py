@@ -29,7 +29,7 @@ from arl2.serving.live.wire import (
     WatchItem,
 )
 from arl2.serving.web.fragments import SharedFragments, Shelf
-from arl2.serving.web.messages import Interaction, message, plain, read_message, receipt_message
+from arl2.serving.web.messages import Interaction, info_message, message, plain, read_message, receipt_message
 from arl2.serving.web.metrics import Metrics
 from arl2.serving.web.settings import WebSettings
 from arl2.serving.web.watching import watched
@@ -155,7 +155,7 @@ class _Viewer:
             elif isinstance(item, Receipt):
                 await self._socket.send_text(receipt_message(item))
             elif isinstance(item, StreamInfo):
-                await self._say("stream.info", stream=plain(item), time=time.time())
+                await self._socket.send_text(info_message(item, time.time()))
             else:
                 await self._done(item)
                 return
