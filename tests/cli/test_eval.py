@@ -53,6 +53,18 @@ def test_compare_shows_the_frames_themselves(videos: list[Path], tmp_path: Path)
     assert main(["compare", str(videos[0]), str(videos[1]), "--output", f"{output}.mp4"]) == 2  # the strip is there
 
 
+def test_compare_takes_a_video_that_lies_in_the_folder_of_another(videos: list[Path], tmp_path: Path, capsys) -> None:
+    inside = videos[0] / "copy.gif"
+    with open_video(inside) as writer:
+        writer.write(read_video(videos[2]))
+    try:
+        assert main(["compare", str(videos[0]), str(inside), "--output", str(tmp_path / "out.y4m")]) == 0
+        assert main(["compare", str(videos[0]), str(inside), "--output", str(videos[0] / "out.y4m")]) == 2
+    finally:
+        inside.unlink()
+    assert "would lie in" in capsys.readouterr().err
+
+
 def test_compare_refuses_what_it_cannot_show(videos: list[Path], tmp_path: Path, capsys) -> None:
     (tmp_path / "damaged.mp4").write_bytes(b"no video")
     for words, sentence in (
@@ -88,6 +100,8 @@ def test_eval_refuses_before_the_work(tmp_path: Path, videos: list[Path], capsys
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
+    plain, folder = str(tmp_path / "prompts.txt"), str(videos[0].parent)
+    Path(plain).write_text("a red circle moves up\nxyzzy\n")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat", "frames": 3}\n')
     for words, sentence in (
         ([], "Give models or folders of videos"),
@@ -105,6 +119,18 @@ def test_eval_refuses_before_the_work(tmp_path: Path, videos: list[Path], capsys
         (["shapes", "--prompts-file", "no.txt"], "There is no 'no.txt'"),
         (["shapes", "--prompts-file", str(tmp_path / "prompts.jsonl")], "'frames' means nothing for eval"),
         (["shapes", "--output", str(tmp_path / "taken")], "is not empty"),
+        (["shapes", "--suite", "memory", "--frames", "21"], "leave --frames out"),
+        (["shapes", "--suite", "memory", "--prompts-file", plain], "leave --prompts-file out"),
+        (["shapes", "--hidden", "24"], "--hidden goes with the suite 'memory'"),
+        (["shapes", "--prompts-file", plain, "--count", "3"], "--count goes without prompts of yours"),
+        (["shapes", folder, "--count", "3"], "leave --count out"),
+        (["shapes", folder, "--seeds", "2"], "leave --seeds out"),
+        ([folder, "--steps", "2"], "--steps goes with models"),
+        ([folder, "--window", "9"], "--window goes with models"),
+        ([folder, "--candidates", "2"], "--candidates goes with models"),
+        ([folder, "--frames", "21"], "--frames goes with models"),
+        (["shapes", "--suite", "shapes", "--frames", "3"], "Got 3 video frames"),
+        (["shapes", "--suite", "shapes", "--prompts-file", plain], "line 2"),
     ):
         given = words if "--output" in words else [*words, "--output", str(tmp_path / "out")]
         assert main(["eval", *given]) == 2, words

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arl2.evaluation.report.cases import STRIP_BYTES
 from arl2.evaluation.report.page import html_page
 from arl2.evaluation.report.table import markdown
 from arl2.evaluation.suites.plan import Plan, make_plan
@@ -26,7 +27,7 @@ HOSTILE = '<script>throw new Error("a prompt runs")</script> & "quoted"'
 
 def results(models: int, prompts: int, *, seeds: int = 1, strips: list[bytes] | None = None) -> Results:
     """Of models that were never run: the values are random, those of the first prompt the worst."""
-    subjects = [Subject(f"model-{number}", "model", f"model-{number}") for number in range(models)]
+    subjects = [Subject(f"model-{number}", "model", "shapes") for number in range(models)]
     given = [HOSTILE, *(f"prompt number {number}" for number in range(1, prompts))]
     options = SuiteOptions(prompts=tuple((one, None) for one in given), seeds=seeds)
     plan: Plan = make_plan(open_suite("video"), subjects, options, batch=16)
@@ -61,7 +62,8 @@ def test_a_page_stays_small_whatever_it_shows() -> None:
     strip = filmstrip(noise)  # no video compresses worse
     found = results(4, 300, seeds=2, strips=[strip])
     page = html_page(found)
-    assert len(page) < 20_000_000
+    assert len(strip) * 4 * 600 > 2 * STRIP_BYTES  # all of them would not fit
+    assert STRIP_BYTES < len(page) < 20_000_000
     assert "better cases are left out" in page
     assert "a prompt runs" in page
 
@@ -104,7 +106,7 @@ def test_a_report_of_four_models_and_200_prompts_opens_and_sorts(tmp_path: Path)
     with browser_page() as (page, complaints):
         started = time.perf_counter()
         page.goto(path.as_uri(), wait_until="load")
-        print(f"{path.stat().st_size / 1e6:.1f} MB open in {time.perf_counter() - started:.2f} s")
+        assert time.perf_counter() - started < 30  # a second or two; a busy machine takes longer
         assert page.locator("article").count() == 200
         assert "a prompt runs" in page.locator("article h3").first.text_content()
         assert page.locator("article img").first.evaluate("image => image.complete && image.naturalWidth") > 0
@@ -116,9 +118,9 @@ def test_a_report_of_four_models_and_200_prompts_opens_and_sorts(tmp_path: Path)
         )
         assert values == sorted(values)
         page.fill("#search", "number 17")
-        assert page.locator("#count").text_content() == "1 case" or "cases" in page.locator("#count").text_content()
         visible = page.locator("article:visible h3").all_text_contents()
-        assert visible
+        assert len(visible) == 11  # 17, and 170 to 179
+        assert page.locator("#count").text_content() == "11 cases"
         assert all("number 17" in one for one in visible)
         # Nothing is wider than the window.
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

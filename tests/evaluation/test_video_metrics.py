@@ -6,6 +6,7 @@ import pytest
 from arl2.evaluation.metrics.flow import block_flow
 from arl2.evaluation.metrics.planes import planes_of
 from arl2.evaluation.metrics.video import measure_video
+from arl2.evaluation.suites.bootstrap import estimate
 
 SIDE = 64
 GREY, RED, NAVY = (90, 90, 90), (220, 30, 30), (15, 20, 70)
@@ -126,6 +127,18 @@ def test_drift_is_seen_with_its_sign():
     assert values["drift_slope"] > 0.01
 
 
+def test_a_video_that_only_changes_at_random_does_not_drift():
+    """Every frame is another picture of the same kind. A fit that held the head's own frames would find a growth."""
+    slopes = []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        shades = random.integers(0, 256, (48, 3))
+        frames = np.broadcast_to(shades[:, None, None], (48, 16, 16, 3)).astype(np.uint8)
+        slopes.append(measure_video(frames, fps=16)[0]["drift_slope"])
+    found = estimate(slopes)
+    assert found.low < 0 < found.high
+
+
 def test_statistics_of_known_images():
     white = np.full((4, SIDE, SIDE, 3), 255, np.uint8)
     values, _ = measure_video(white, fps=16)
@@ -145,5 +158,7 @@ def test_short_videos_lack_what_takes_longer_ones():
     _, excluded = measure_video(noise(2), fps=16)
     assert set(excluded) >= {"undone_flicker", "loops", "drift_slope"}
     assert "motion" not in excluded
-    values, _ = measure_video(noise(3)[:, :5, :7], fps=16)
-    assert values["motion"] >= 0
+    values, _ = measure_video(np.repeat(noise(1)[:, :5, :7], 3, axis=0), fps=16)  # smaller than a block
+    assert values["motion"] == 0
+    _, excluded = measure_video(noise(2), fps=1)
+    assert excluded["drift_slope"] == "2 video frames; it takes 3"

@@ -57,9 +57,10 @@ class Compare(Command):
 
         if not self.output.suffix:
             raise ConfigError(f"The output '{self.output}' has no extension; give an .mp4, .gif, .webp or .y4m.")
-        check_apart(
-            {"--output": self.output, "--strip": strip, **{f"'{one}'": one for one in dict.fromkeys(self.videos)}}
-        )
+        check_apart({"--output": self.output, "--strip": strip})
+        for one in dict.fromkeys(self.videos):  # one may lie in another; outputs lie in none
+            for name, path in (("--output", self.output), ("--strip", strip)):
+                check_apart({name: path, "a video": one})
         check_writable(self.output, overwrite=self.overwrite)
         check_file(strip, ".png", overwrite=self.overwrite)
         videos = open_videos(self.videos)

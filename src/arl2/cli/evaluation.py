@@ -19,7 +19,7 @@ from arl2.files.places import check_place
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
-    from arl2.evaluation.suites.suite import Subject
+    from arl2.evaluation.suites.suite import Subject, Suite
     from arl2.evaluation.suites.summary import Results
 
 _TRUTH = "true-renders"
@@ -54,8 +54,8 @@ class Eval(Command):
         overwrite: Replace another evaluation that is there.
         prompts_file: Prompts, one a line (.txt) or as objects (.jsonl) (default: those of the folders of videos, else
             captions of the shapes world).
-        count: Prompts, or clips of each length, where none are given.
-        seeds: Noise seeds for each prompt.
+        count: Prompts, or clips of each length, where none are given (default: 200).
+        seeds: Noise seeds for each prompt (default: 1, or those of the folders of videos).
         teacher: Model that --suite teacher compares with.
         hidden: Lengths of occlusions of --suite memory, in video frames (default: 24,48,96,192).
         batch: Videos generated together. Another number gives slightly different videos.
@@ -76,8 +76,8 @@ class Eval(Command):
     output: Path | None = None
     overwrite: bool = False
     prompts_file: Path | None = None
-    count: int = 200
-    seeds: int = 1
+    count: int | None = None
+    seeds: int | None = None
     teacher: str | None = None
     hidden: str | None = None
     batch: int = 16
@@ -98,6 +98,7 @@ class Eval(Command):
         kinds = [self._kind(word) for word in self.subjects]
         if self.teacher is not None:
             self._kind(self.teacher)
+        self._refuse_unused(kinds)
         hidden = _lengths(self.hidden)
         output = self.output or Path(f"eval-{self.suite}")
 
@@ -110,11 +111,11 @@ class Eval(Command):
         use_threads(self.threads or 1)
         suite = open_suite(self.suite)
         options = SuiteOptions(
-            prompts=self._prompts(),
-            count=self.count,
+            prompts=self._prompts(suite),
+            count=200 if self.count is None else self.count,
             num_frames=self.sampling.num_frames,
             seed=int(self.sampling.seed or 0),  # type: ignore[arg-type]  # the command line gives one
-            seeds=self.seeds,
+            seeds=1 if self.seeds is None else self.seeds,
             hidden=hidden,
             teacher=None if self.teacher is None else self._subject(self.teacher, "model"),
         )
@@ -160,6 +161,28 @@ class Eval(Command):
             print(f"wrote {output / 'report.html'}, report.md and results.json")
         return 0
 
+    def _refuse_unused(self, kinds: list[str]) -> None:
+        """Options that would change nothing."""
+        if "videos" in kinds and self.prompts_file is None:
+            for name, value in (("--count", self.count), ("--seeds", self.seeds)):
+                if value is not None:
+                    raise ConfigError(
+                        f"Folders of videos say their prompts and seeds; leave {name} out, or give --prompts-file."
+                    )
+        if self.count is not None and self.prompts_file is not None:
+            raise ConfigError("--count goes without prompts of yours; leave it or --prompts-file out.")
+        if set(kinds) == {"videos"}:
+            given, default = self.sampling, SamplingOptions()
+            options = {
+                "--frames": "num_frames",
+                "--steps": "steps",
+                "--window": "window",
+                "--candidates": "first_block_candidates",
+            }
+            for name, field_name in options.items():
+                if getattr(given, field_name) != getattr(default, field_name):
+                    raise ConfigError(f"{name} goes with models, and only folders of videos are given; leave it out.")
+
     def _kind(self, word: str) -> str:
         """Of a subject: truth, videos or model; errors as for ``check_source``."""
         if word == _TRUTH:
@@ -187,7 +210,7 @@ class Eval(Command):
         values: dict[str, Any] = {"window": self.sampling.window, **common, **own}
         return Subject(word, "model", name, SamplingOptions(**values))
 
-    def _prompts(self) -> tuple[tuple[str, int | None], ...]:
+    def _prompts(self, suite: "Suite") -> tuple[tuple[str, int | None], ...]:
         from arl2.serving.prompts_file import read_prompts_file
 
         if self.prompts_file is None:
@@ -197,6 +220,8 @@ class Eval(Command):
             for name, value in (("frames", one.frames), ("image", one.image), ("video", one.video)):
                 if value is not None:
                     raise ConfigError(f"{one.where}: '{name}' means nothing for eval; take it out.")
+            if suite.has_prompts and (refusal := suite.refusal(one.prompt)):
+                raise ConfigError(f"{one.where}: {refusal}")
         return tuple((one.prompt, one.seed) for one in found)
 
 

@@ -75,10 +75,11 @@ def image_statistics(planes: Planes) -> Float[Tensor, "frames statistics"]:
 
 
 def drift(planes: Planes, fps: float) -> dict[str, float]:
-    """How the last seconds differ from the first: head and tail are 2 s each, or a quarter of a shorter video.
+    """How the last seconds of 3 frames or more differ from the first; head and tail are 2 s, or a quarter if shorter.
 
     ``drift_colour`` is 1 less the similarity of colour histograms, ``drift_slope`` its growth a second (least squares
-    of every frame's distance from the head); the others are tail less head, ``drift_sharpness`` in octaves.
+    of the distance from the head of every frame after it: those of the head are near it by definition, and would tilt
+    the line of a video that does not drift). The others are tail less head, ``drift_sharpness`` in octaves.
     """
     length = max(1, min(round(2 * fps), len(planes) // 4))
     everywhere = torch.ones_like(planes[:, 0], dtype=torch.bool)
@@ -86,7 +87,8 @@ def drift(planes: Planes, fps: float) -> dict[str, float]:
     head = functional.normalize(colours[:length].mean(0), dim=0)
     tail = functional.normalize(colours[-length:].mean(0), dim=0)
     away = 1 - colours @ head
-    times = torch.arange(len(planes), dtype=torch.float32) / fps
+    away = away[length:]
+    times = torch.arange(len(away), dtype=torch.float32) / fps
     centred = times - times.mean()
     statistics = image_statistics(planes)
     first, last = statistics[:length].mean(0), statistics[-length:].mean(0)

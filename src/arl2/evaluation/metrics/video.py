@@ -64,6 +64,8 @@ def measure_video(frames: Frames, *, fps: float) -> tuple[dict[str, float], dict
             values["loop_period"] = float(period)
     if count < _DRIFT_SECONDS * fps:
         excluded |= dict.fromkeys(_DRIFTS, f"shorter than {_DRIFT_SECONDS:g} s")
+    elif count < 3:
+        excluded |= dict.fromkeys(_DRIFTS, f"{counted}; it takes 3")
     else:
         values |= drift(planes, fps)
     return values, excluded

@@ -8,6 +8,7 @@ from importlib.resources import files
 from arl2.evaluation.report.cases import Case, cases_of, value_of
 from arl2.evaluation.report.svg import Bar, Line, colour_of, curves, forest
 from arl2.evaluation.report.table import difference_shown, shown, with_interval
+from arl2.evaluation.suites.bootstrap import FEWEST
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.suite import Metric
 from arl2.evaluation.suites.summary import Results
@@ -66,7 +67,7 @@ def _head(results: Results, about: str, sections: Sequence[str]) -> str:
     facts = [
         f"{settings['items']} items",
         f"{settings['seeds']} noise seed{'s' if settings['seeds'] > 1 else ''} each",
-        f"seed {settings['seed']}",
+        *([f"seed {settings['seed']}"] if results.plan.has_seeds and not results.plan.options.own_seeds else []),
         *([f"{settings['num_frames']} video frames"] if settings["num_frames"] else []),
         *([f"teacher {settings['teacher']}"] if settings["teacher"] else []),
         f"arl2 {__version__}",
@@ -80,7 +81,7 @@ def _head(results: Results, about: str, sections: Sequence[str]) -> str:
     links = "".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
     return (
         f"<header><h1>Suite {escape(results.plan.suite)}</h1><p>{escape(about)}. {escape(', '.join(facts))}. "
-        "Brackets and bars are 95 % intervals: bootstrap over prompts, the seeds of a prompt taken together.</p>"
+        "Brackets and bars are 95 % intervals over prompts, the seeds of a prompt taken together.</p>"
         f'<ul class="legend">{legend}</ul>{notes}<nav>{links}</nav></header>'
     )
 
@@ -111,7 +112,8 @@ def _summary(results: Results) -> str:
             cells.append(f'<td{mark} title="{escape(told, quote=True)}">{with_interval(found, metric)}</td>')
         rows.append(f"<tr><th>{_named(metric)}</th><td>{_arrow(metric)}</td>{''.join(cells)}</tr>")
     return (
-        "<p>Green and red: better or worse than the first column by more than chance, pair by pair.</p>"
+        "<p>Green and red: better or worse than the first column by more than chance, pair by pair, on "
+        f"{FEWEST} prompts or more.</p>"
         f'<div class="wide"><table><thead><tr><th>metric</th><th>better</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -238,9 +240,9 @@ def _case(results: Results, case: Case, metrics: Sequence[Metric]) -> str:
         )
     item = case.item
     length = f", {item.length} occluded" if item.length else ""
+    which = f"seed {item.seed}" if results.plan.has_seeds else f"sample {item.replicate}"
     return (
-        f"<article><h3>{escape(item.prompt or item.key)} <small>seed {item.seed}{length}</small></h3>"
-        f"{''.join(strips)}</article>"
+        f"<article><h3>{escape(item.prompt or item.key)} <small>{which}{length}</small></h3>{''.join(strips)}</article>"
     )
 
 

@@ -1,6 +1,6 @@
 """Results as a Markdown table, and figures as people read them."""
 
-from arl2.evaluation.suites.bootstrap import Estimate
+from arl2.evaluation.suites.bootstrap import FEWEST, Estimate
 from arl2.evaluation.suites.suite import Metric
 from arl2.evaluation.suites.summary import Results
 
@@ -34,7 +34,7 @@ def markdown(results: Results) -> str:
     lines = [
         f"# arl2 eval --suite {results.plan.suite}",
         "",
-        f"{_counted(results)} Brackets are 95 % intervals (bootstrap over prompts).",
+        f"{_counted(results)} Brackets are 95 % intervals over prompts.",
         "",
         f"| metric | better | {' | '.join(_cell(label) for label in labels)} |",
         f"|---|---|{'---|' * len(labels)}",
@@ -49,7 +49,7 @@ def markdown(results: Results) -> str:
         lines += [
             "",
             f"Differences from {_cell(labels[0])} on the same prompts and seeds (shares in points); **bold** where the "
-            "interval leaves 0 out:",
+            f"interval leaves 0 out, of {FEWEST} prompts or more:",
             "",
             f"| metric | {' | '.join(_cell(label) for label in labels[1:])} |",
             f"|---|{'---|' * (len(labels) - 1)}",
@@ -59,7 +59,7 @@ def markdown(results: Results) -> str:
             for label in labels[1:]:
                 found = results.differences[label].get(metric.name)
                 told = "-" if found is None else difference_shown(found, metric)
-                cells.append(f"**{told}**" if found is not None and _is_clear(found) else told)
+                cells.append(f"**{told}**" if found is not None and found.is_clear else told)
             lines.append(f"| {metric.name} | {' | '.join(cells)} |")
     if results.excluded:
         lines += [
@@ -78,8 +78,3 @@ def _counted(results: Results) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _is_clear(value: Estimate) -> bool:
-    """Whether the interval leaves 0 out."""
-    return value.low is not None and value.high is not None and not value.low <= 0 <= value.high

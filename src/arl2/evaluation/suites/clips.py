@@ -72,9 +72,15 @@ class ClipSuite(Suite):
         made = generate(pipe, items, sampling=subject.sampling, num_frames=num_frames)
         fps = float(pipe.settings.fps)
         return [
-            Measured(excluded={"": NOT_FINITE}) if frames is None else self.measure_video(frames, item, fps=fps)
+            Measured(excluded={"": NOT_FINITE}) if frames is None else self._sampled(frames, item, fps=fps)
             for item, frames in zip(items, made, strict=True)
         ]
+
+    def _sampled(self, frames: Frames, item: Item, *, fps: float) -> Measured:
+        try:
+            return self.measure_video(frames, item, fps=fps)
+        except Arl2Error as error:
+            return Measured(excluded={"": str(error)})
 
 
 def _without(error: Arl2Error, path: Path) -> str:

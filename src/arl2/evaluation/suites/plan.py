@@ -10,6 +10,9 @@ from arl2.errors import ConfigError
 from arl2.evaluation.suites.registry import PROMPT_SETS
 from arl2.evaluation.suites.suite import Item, Subject, Suite, SuiteOptions, VideoFile
 from arl2.extensions import named
+from arl2.files.records import record_from_mapping
+from arl2.pipeline.options import ModelSource
+from arl2.serving.file_names import is_text
 from arl2.version import __version__
 
 
@@ -37,7 +40,7 @@ class Plan:
 
     Attributes:
         suite: its name.
-        subjects: the first is what the others are compared with.
+        subjects: the first is what the others are compared with. Models have the hash of their files.
         options: with the prompts filled in.
         items: of all subjects.
         units: in order.
@@ -58,7 +61,7 @@ class Plan:
     dtype: str | None
 
     def to_mapping(self) -> dict[str, Any]:
-        """Everything that decides the results, as plain values."""
+        """Everything that decides the results, as plain values: what files hold, and not where they lie."""
         return {
             "arl2": __version__,
             "suite": self.suite,
@@ -68,6 +71,11 @@ class Plan:
             "device": self.device,
             "dtype": self.dtype,
         }
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether the seeds of the items are those of videos: models sample with them, or folders say theirs."""
+        return bool(self.options.own_seeds) or any(subject.kind != "videos" for subject in self.subjects)
 
     @property
     def fingerprint(self) -> str:
@@ -89,13 +97,23 @@ def make_plan(
     Raises:
         ConfigError: subjects that the suite cannot have, two of one label, no prompts, or a folder that has no video
             in common with the others.
+        CheckpointError: a model that is not there or not whole.
     """
     labels = [subject.label for subject in subjects]
     if repeated := next((label for label in labels if labels.count(label) > 1), None):
         raise ConfigError(f"'{repeated}' is given twice; give each model or folder once, or NAME:window=9 for another.")
+    if wrong := next((label for label in labels if not is_text(label)), None):
+        raise ConfigError(f"The name '{wrong.encode(errors='backslashreplace').decode()}' is not UTF-8; rename it.")
     suite.check(options, subjects)
+    subjects, how = _paired(subjects)
     options, prompt_text = _with_prompts(suite, subjects, options)
     items = suite.items(options)
+    # Hashed before anything of an earlier run is reused: other weights under the same name are another model.
+    subjects = [_hashed(subject, device, dtype) for subject in subjects]
+    if options.teacher is not None:
+        options = replace(options, teacher=_hashed(options.teacher, device, dtype))
+    refused = {item.prompt: suite.refusal(item.prompt) for item in items} if suite.has_prompts else {}
+    sampled = [item for item in items if not refused.get(item.prompt)]
     units: list[Unit] = []
     missing: list[tuple[int, Item, str]] = []
     for number, subject in enumerate(subjects):
@@ -115,11 +133,12 @@ def make_plan(
                 videos = tuple(there[item.prompt, item.replicate] for item in part)
                 units.append(Unit(f"{number:02d}-{len(units):05d}", number, part, videos))
             continue
-        for group in _groups(items):
+        missing += [(number, item, str(refused[item.prompt])) for item in items if refused.get(item.prompt)]
+        for group in _groups(sampled):
             for first in range(0, len(group), batch):
                 part = tuple(group[first : first + batch])
                 units.append(Unit(f"{number:02d}-{len(units):05d}", number, part))
-    notes = _unused(subjects, items)
+    notes = (*how, *(note for subject in subjects for note in subject.notes), *_unused(subjects, items))
     return Plan(
         suite.name,
         tuple(subjects),
@@ -148,12 +167,54 @@ def _with_prompts(suite: Suite, subjects: Sequence[Subject], options: SuiteOptio
         pairs = tuple(dict.fromkeys((video.prompt, video.replicate) for one in folders for video in one.videos))
         prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
         seeds = 1 + max(replicate for _, replicate in pairs)
-        return replace(options, prompts=tuple((one, None) for one in prompts), pairs=pairs, seeds=seeds), None
+        known = {(video.prompt, video.replicate): video.seed for one in folders for video in one.videos}
+        # The seeds of all folders' videos, where those are what pairs them: models are to sample with the same.
+        own = tuple(seed for seed in map(known.get, pairs) if seed is not None) if _all(folders, "seed") else ()
+        given = tuple((one, None) for one in prompts)
+        return replace(options, prompts=given, pairs=pairs, own_seeds=own, seeds=seeds), None
     if not PROMPT_SETS:
         raise ConfigError("Give prompts: --prompts-file FILE.")
     chosen = next(iter(PROMPT_SETS.values()))
     prompts = named(chosen.place)(options.count, seed=options.seed)
     return replace(options, prompts=tuple((one, None) for one in prompts)), chosen.text
+
+
+def _all(folders: Sequence[Subject], what: str) -> bool:
+    """Whether each video has a seed (or a number of its sample), and no two of a prompt in one folder the same."""
+    for folder in folders:
+        own = [(video.prompt, getattr(video, what)) for video in folder.videos]
+        if len(set(own)) < len(own) or any(number is None for _, number in own):
+            return False
+    return True
+
+
+def _paired(subjects: Sequence[Subject]) -> tuple[list[Subject], tuple[str, ...]]:
+    """Subjects whose videos of one prompt and seed have one replicate; and a note where seeds are not what pairs."""
+    folders = [subject for subject in subjects if subject.kind == "videos"]
+    what = next((one for one in ("seed", "sample") if _all(folders, one)), None)
+    if what is None:
+        several = len(folders) > 1 and any(video.replicate for one in folders for video in one.videos)
+        note = "Videos of one prompt are paired in their order: not all have a seed, or a number, of their own."
+        return list(subjects), (note,) if several else ()
+    numbers: dict[str, set[int]] = {}
+    for video in (video for one in folders for video in one.videos):
+        numbers.setdefault(video.prompt, set()).add(getattr(video, what))
+    places = {(prompt, number): place for prompt, own in numbers.items() for place, number in enumerate(sorted(own))}
+    paired = [
+        replace(one, videos=tuple(replace(v, replicate=places[v.prompt, getattr(v, what)]) for v in one.videos))
+        for one in subjects
+    ]
+    return paired, ()
+
+
+def _hashed(subject: Subject, device: str, dtype: str | None) -> Subject:
+    if subject.kind != "model":
+        return subject
+    # Imported here: folders of videos need no model code.
+    from arl2.pipeline.weights_hash import files_hash
+
+    source = record_from_mapping(ModelSource, {"model": subject.name, "device": device, "dtype": dtype})
+    return replace(subject, sha256=files_hash(source))
 
 
 def _groups(items: Sequence[Item]) -> list[list[Item]]:
@@ -177,5 +238,13 @@ def _unused(subjects: Sequence[Subject], items: Sequence[Item]) -> tuple[str, ..
     return tuple(notes)
 
 
-def _plain(record: Any) -> Any:
-    return json.loads(json.dumps(asdict(record), default=str))
+def _plain(record: SuiteOptions | Subject) -> Any:
+    """Plain values; of subjects what their files hold, as paths and notes decide nothing."""
+    if isinstance(record, Subject):
+        videos = [{**asdict(video), "path": video.path.name} for video in record.videos]
+        name = "" if record.kind != "truth" else record.name
+        content = {**asdict(replace(record, videos=(), notes=(), name=name)), "videos": videos}
+    else:
+        content = asdict(replace(record, teacher=None))
+        content["teacher"] = None if record.teacher is None else _plain(record.teacher)
+    return json.loads(json.dumps(content, default=str))

@@ -61,12 +61,23 @@ class Item:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video of a folder: the prompt it was made from, empty if unknown, and the checksum of its bytes."""
+    """A video of a folder.
+
+    Attributes:
+        path: of the file, or of a folder of PNGs.
+        prompt: that it was made from; empty if unknown.
+        replicate: its place among the folder's videos of this prompt, from 0; a plan numbers those of all folders.
+        sha256: checksum of its bytes.
+        seed: that it was made with, as a manifest or the file says; None if neither does.
+        sample: number in a name of VBench's form; None in others.
+    """
 
     path: Path
     prompt: str
     replicate: int
     sha256: str
+    seed: int | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class Subject:
         name: of the model, or the folder.
         sampling: of a model: what differs from its settings.
         videos: of a folder.
+        notes: of a folder: sentences about what it holds and is not evaluated.
+        sha256: of the files of a model; a plan fills it in.
     """
 
     label: str
@@ -86,6 +99,8 @@ class Subject:
     name: str
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     videos: tuple[VideoFile, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,7 @@ class SuiteOptions:
         seed: of prompts, clips and noise.
         seeds: noise seeds for each prompt.
         pairs: prompts and replicates that there are, where not every prompt has every replicate; empty: all.
+        own_seeds: of each of these the seed of the noise, where the videos of folders say it; empty: they do not.
         hidden: lengths of occlusions in video frames.
         teacher: that students are held against.
     """
@@ -109,6 +125,7 @@ class SuiteOptions:
     seed: int = 0
     seeds: int = 1
     pairs: tuple[tuple[str, int], ...] = ()
+    own_seeds: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     teacher: Subject | None = None
 
@@ -145,7 +162,8 @@ Load = Callable[[Subject], "ARL2Pipeline"]
 class Suite(ABC):
     """Measures models, folders of videos, or both.
 
-    ``takes_videos`` and ``knows_truth`` say which subjects it accepts beside models; ``primary`` is the metric that
+    ``takes_videos`` and ``knows_truth`` say which subjects it accepts beside models, ``has_prompts`` whether prompts
+    and video frames can be chosen, ``has_lengths`` whether lengths of occlusions can; ``primary`` is the metric that
     worst cases are sorted by.
     """
 
@@ -157,9 +175,10 @@ class Suite(ABC):
     knows_truth: ClassVar[bool] = False
     has_prompts: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
+    has_lengths: ClassVar[bool] = False
 
     def check(self, options: SuiteOptions, subjects: Sequence[Subject]) -> None:
-        """Refuse subjects that the suite cannot have, before any work.
+        """Refuse subjects, prompts and options that the suite cannot have, before any work.
 
         Raises:
             ConfigError: as said.
@@ -176,6 +195,20 @@ class Suite(ABC):
             raise ConfigError(f"The suite '{self.name}' holds students against a teacher; give --teacher MODEL.")
         if options.teacher is not None and not self.needs_teacher:
             raise ConfigError(f"--teacher goes with the suite that needs one; '{self.name}' does not, so leave it out.")
+        for name, given in (("--prompts-file", options.prompts), ("--frames", options.num_frames)):
+            if given and not self.has_prompts:
+                raise ConfigError(f"The suite '{self.name}' has clips of its own; leave {name} out.")
+        if options.hidden and not self.has_lengths:
+            raise ConfigError(
+                f"--hidden goes with the suite 'memory'; '{self.name}' occludes nothing, so leave it out."
+            )
+        for prompt, _ in options.prompts:
+            if refusal := self.refusal(prompt):
+                raise ConfigError(f"The prompt '{prompt[:60]}' cannot be evaluated: {refusal}")
+
+    def refusal(self, prompt: str) -> str | None:
+        """Why videos of this prompt cannot be measured; None if they can."""
+        return None
 
     @abstractmethod
     def items(self, options: SuiteOptions) -> tuple[Item, ...]:
@@ -204,11 +237,12 @@ def prompted_items(options: SuiteOptions) -> tuple[Item, ...]:
     """An item for each prompt and replicate, replicates one after the other: those of one are computed together."""
     times = Counter(prompt for prompt, _ in options.prompts)
     pairs = set(options.pairs)
+    seeds = dict(zip(options.pairs, options.own_seeds, strict=True)) if options.own_seeds else {}
     return tuple(
         Item(
             prompt if times[prompt] == 1 else f"{prompt} (#{number})",
             prompt,
-            options.noise_seed(number, replicate, own),
+            seeds.get((prompt, replicate), options.noise_seed(number, replicate, own)),
             replicate,
             number,
         )

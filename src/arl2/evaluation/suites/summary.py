@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arl2.evaluation.suites.bootstrap import Estimate, estimate
+from arl2.evaluation.suites.bootstrap import FEWEST, Estimate, estimate
 from arl2.evaluation.suites.plan import Plan
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.run import read_records
@@ -63,11 +63,12 @@ class Results:
         return _settings(self.plan)
 
     def better(self, label: str, metric: Metric) -> bool | None:
-        """Whether a subject is better (True) or worse than the first one by more than chance; None: not known."""
+        """Whether a subject is better (True) or worse than the first one by more than chance; None: not known.
+
+        Of fewer than ``FEWEST`` prompts it is never known.
+        """
         found = self.differences.get(label, {}).get(metric.name)
-        if found is None or metric.better == "neither" or found.low is None or found.high is None:
-            return None
-        if found.low <= 0 <= found.high:
+        if found is None or metric.better == "neither" or not found.is_clear:
             return None
         return (found.mean > 0) == (metric.better == "high")
 
@@ -118,7 +119,7 @@ class Results:
                 {
                     "item": item.key,
                     "prompt": item.prompt,
-                    "seed": item.seed,
+                    "seed": item.seed if self.plan.has_seeds else None,
                     "replicate": item.replicate,
                     "length": item.length,
                     "values": {
@@ -180,7 +181,7 @@ def results_of(plan: Plan, records: Sequence[Sequence[Measured]], hashes: Sequen
         differences,
         tuple(_exclusions(plan, measured)),
         models,
-        (*plan.notes, *_size_notes(measured)),
+        (*plan.notes, *_few(differences), *_size_notes(measured)),
     )
 
 
@@ -227,6 +228,13 @@ def _exclusions(plan: Plan, measured: Mapping[str, Mapping[Any, Measured]]) -> l
                     Exclusion(label, item.key, item.replicate, metric, why) for metric, why in sorted(reasons.items())
                 ]
     return found
+
+
+def _few(differences: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+    counts = [one.prompts for found in differences.values() for one in found.values()]
+    if not counts or max(counts) >= FEWEST:
+        return []
+    return [f"Got {max(counts)} prompts to compare on; {FEWEST} are needed before anything is called better or worse."]
 
 
 def _size_notes(measured: Mapping[str, Mapping[Any, Measured]]) -> list[str]:

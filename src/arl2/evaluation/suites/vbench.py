@@ -9,6 +9,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from arl2.video.writers import DEFAULT_FPS, open_video
 
 _LARGEST = 64_000_000  # bytes of VBench's results
 _NAME = "arl2"
+# Kinds of files that VBench reads itself.
+_READ = (".mp4", ".gif")
 
 
 class VBenchSuite(Suite):
@@ -73,39 +76,59 @@ class VBenchSuite(Suite):
         pipe = load(subject)
         num_frames = options.num_frames or pipe.settings.num_frames
         made = generate(pipe, items, sampling=subject.sampling, num_frames=num_frames)
-        return _judged([NOT_FINITE if one is None else (one, float(pipe.settings.fps)) for one in made])
+        fps = float(pipe.settings.fps)
+        return _judged([NOT_FINITE if one is None else _Clip(one, fps) for one in made])
 
     def measure_files(self, files: Sequence[tuple[VideoFile, Item]]) -> list[Measured]:
-        videos: list[tuple[Frames, float] | str] = []
+        videos: list[_Clip | str] = []
         for file, _ in files:
             try:
-                videos.append((read_video(file.path), video_info(file.path).fps or float(DEFAULT_FPS)))
+                frames, fps = read_video(file.path), video_info(file.path).fps or float(DEFAULT_FPS)
+                videos.append(_Clip(frames, fps, file.path if file.path.suffix.lower() in _READ else None))
             except VideoFileError as error:
                 videos.append(f"the file cannot be read: {str(error).replace(str(file.path), file.path.name)}")
         return _judged(videos)
 
 
-def _judged(videos: Sequence[tuple[Frames, float] | str]) -> list[Measured]:
+@dataclass(frozen=True)
+class _Clip:
+    """A video, and the file that VBench can read it from; None: one has to be written."""
+
+    frames: Frames
+    fps: float
+    file: Path | None = None
+
+    def put(self, folder: Path, stem: str) -> str:
+        """A link to the file itself, as another encoding has other scores, or a new file; its name."""
+        name = stem + (".mp4" if self.file is None else self.file.suffix.lower())
+        if self.file is not None:
+            (folder / name).symlink_to(self.file.absolute())
+        else:
+            with open_video(folder / name, fps=max(1, round(self.fps))) as writer:
+                writer.write(self.frames)
+        return name
+
+
+def _judged(videos: Sequence[_Clip | str]) -> list[Measured]:
     """What VBench says of videos; of one that is a text, the text."""
     with tempfile.TemporaryDirectory(prefix="arl2-vbench-") as place:
         folder = Path(place) / "videos"
         folder.mkdir()
-        for number, video in enumerate(videos):
-            if not isinstance(video, str):
-                with open_video(folder / f"{number:05d}.mp4", fps=max(1, round(video[1]))) as writer:
-                    writer.write(video[0])
-        there = any(folder.iterdir())
-        scores = _scores(folder, Path(place) / "results") if there else {}
+        names = {
+            number: video.put(folder, f"{number:05d}")
+            for number, video in enumerate(videos)
+            if not isinstance(video, str)
+        }
+        scores = _scores(folder, Path(place) / "results") if names else {}
     found = []
     for number, video in enumerate(videos):
         if isinstance(video, str):
             found.append(Measured(excluded={"": video}))
             continue
-        frames, fps = video
-        count, height, width, _ = frames.shape
-        values = scores.get(f"{number:05d}.mp4", {})
+        count, height, width, _ = video.frames.shape
+        values = scores.get(names[number], {})
         missing = {one.name: "VBench gave no value" for one in VBenchSuite.metrics if one.name not in values}
-        found.append(Measured(values, missing, filmstrip(frames), count, height, width, fps))
+        found.append(Measured(values, missing, filmstrip(video.frames), count, height, width, video.fps))
     return found
 
 

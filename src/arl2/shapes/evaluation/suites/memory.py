@@ -51,6 +51,7 @@ class MemorySuite(Suite):
     primary = "colour"
     knows_truth = True
     has_prompts = False
+    has_lengths = True
     metrics = (
         Metric("colour", "the colour is back, by area", "high", _ACROSS, is_share=True),
         Metric("shape", "the best-fitting shape is the right one, clearly", "high", _ACROSS, is_share=True),

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from arl2.errors import Arl2Error
+from arl2.errors import Arl2Error, ConfigError
 from arl2.evaluation.suites.clips import ClipSuite
-from arl2.evaluation.suites.suite import Item, Measured, Metric, SuiteOptions
+from arl2.evaluation.suites.suite import Item, Measured, Metric, Subject, SuiteOptions
 from arl2.shapes.evaluation.score import READ_FRAMES, colour_at_the_end
 from arl2.shapes.evaluation.suites.counting import objects_at_once
 from arl2.shapes.evaluation.suites.physics import position_error
@@ -22,11 +22,22 @@ from arl2.shapes.world.scene import sample_scenes
 from arl2.video.pixels import Frames, from_bytes, to_bytes
 
 _FPS = 16
+_SCENES, _AT_ONCE = 16384, 256
 
 
 def captions(count: int, *, seed: int) -> list[str]:
-    """Captions of the first random scenes of a seed: the prompts of ``arl2 shapes score``."""
-    return captions_of(sample_scenes(count, seed=seed))
+    """Captions of the first random scenes of a seed whose captions differ; all of them again, should there be no more.
+
+    Up to the first repetition they are the prompts of ``arl2 shapes score``.
+    """
+    found: dict[str, None] = {}
+    # There are some 700 captions; of this many scenes nearly all show up.
+    for first in range(0, max(_SCENES, count), _AT_ONCE):
+        found |= dict.fromkeys(captions_of(sample_scenes(_AT_ONCE, seed=seed, first=first)))
+        if len(found) >= count:
+            break
+    distinct = list(found)
+    return [distinct[number % len(distinct)] for number in range(count)]
 
 
 class ShapesSuite(ClipSuite):
@@ -78,6 +89,18 @@ class ShapesSuite(ClipSuite):
             share = colour_at_the_end([read(video[:, -READ_FRAMES:])], [request], fps=round(fps))
             values["last_second_colour"] = share.value
         return values, excluded
+
+    def check(self, options: SuiteOptions, subjects: Sequence[Subject]) -> None:
+        super().check(options, subjects)
+        if options.num_frames is not None and options.num_frames < MIN_FRAMES:
+            raise ConfigError(f"Got {options.num_frames} video frames; the evaluator takes {MIN_FRAMES} or more.")
+
+    def refusal(self, prompt: str) -> str | None:
+        try:
+            complete(parse_prompt(prompt))
+        except Arl2Error as error:
+            return str(error)
+        return None
 
     @torch.no_grad()
     def measure_truth(self, items: Sequence[Item], options: SuiteOptions) -> list[Measured]:
