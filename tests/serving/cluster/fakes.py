@@ -67,7 +67,7 @@ class PlayingHost:
         self.next: dict[str, int] = {}
         self.watched: list[tuple[str, int | None]] = []
         self.gone: list[str] = []
-        self.dead = False
+        self.dead, self.listed = False, 0
 
     async def create(self, request: StreamRequest, *, stream: str | None = None) -> StreamInfo:
         assert stream is not None
@@ -83,6 +83,7 @@ class PlayingHost:
         return await self.create(StreamRequest(prompt=prompt or snapshot.decode(), name=name), stream=stream)
 
     async def streams(self) -> list[StreamInfo]:
+        self.listed += 1
         return [await self.info(one) for one in self.store.streams]
 
     def running(self) -> list[StreamInfo]:
@@ -277,7 +278,10 @@ class Cluster:
             await items.aclose()
 
     async def ask_all(self, method: str, *given: Any, timeout: float = 10.0) -> list[Any]:
-        return list(await asyncio.gather(*(self._ask(name, method, *given) for name in list(self.ring))))
+        async def asked(name: str) -> list[Any]:
+            return [await self._ask(name, method, *given)] if name in self.workers else []
+
+        return [one for some in await asyncio.gather(*(asked(name) for name in list(self.ring))) for one in some]
 
 
 async def settle(until: Any, *, seconds: float = 5.0) -> None:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from arl2.serving.cluster.host import ClusterHost
-from arl2.serving.cluster.peers import WorkerLostError
+from arl2.serving.cluster.peers import RayWorkers, WorkerLostError
 from arl2.serving.live.wire import (
     BlockHead,
     Command,
@@ -103,6 +104,26 @@ async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path)
     assert [head.digest for head in viewer.heads] == [digest(stream, n, "red" if n < 3 else "blue") for n in range(6)]
     assert not any(head.skipped for head in viewer.heads)
     assert cluster.store.made[stream, 4] == [first, second]
+    await viewer.end()
+
+
+@run
+async def test_the_first_block_is_not_lost_with_its_worker(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "8", "f")
+    host = ClusterHost(cluster, "front")
+    stream = (await host.create(RED)).id
+    first = cluster.named(stream)
+    second = next(name for name in ("8", "f") if name != first)
+    viewer = Viewer(host, stream, after=None)
+    await at(cluster, first, stream)
+    await play(cluster, stream, 1, viewer)
+    cluster.hosts[first].feeds.clear()
+    cluster.kill(first)
+    await at(cluster, second, stream)
+    assert cluster.hosts[second].watched == [(stream, -1)]  # not from wherever it is by then
+    cluster.hosts[second].step(stream)
+    await play(cluster, stream, 2 * FRAMES - 1, viewer)
+    assert viewer.frames == list(range(2 * FRAMES))
     await viewer.end()
 
 
@@ -249,6 +270,7 @@ async def test_streams_are_counted_once_and_with_this_fronts_viewers(tmp_path: P
     listed = await host.streams()
     assert sorted(one.id for one in listed) == streams
     assert {one.state for one in listed} == {"running"}
+    assert sum(one.listed for one in cluster.hosts.values()) == 1  # the store is read once, however many workers
     assert (await host.info(streams[0])).viewers == 3
     assert (await other.info(streams[0])).viewers == 1
     cluster.hosts[cluster.named(streams[0])].feeds[streams[0]].put(await cluster.workers["f"].info(streams[0]))
@@ -287,6 +309,25 @@ async def test_a_stream_is_followed_only_while_somebody_watches(tmp_path: Path) 
     again = Viewer(host, stream)
     await settle(lambda: cluster.hosts["f"].feeds[stream].viewers == 1)
     await again.end()
+
+
+@run
+async def test_a_list_lacks_nothing_where_a_worker_is_lost(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "8", "f")
+    host = ClusterHost(cluster, "front")
+    streams = sorted([(await host.create(RED)).id for _ in range(3)])
+    cluster.lose_after = "streams"
+    assert [one.id for one in await host.streams()] == streams
+    assert len(cluster.ring) == 1
+
+
+def test_late_answers_of_workers_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    async def results(**named: Any) -> list[Any]:
+        raise TimeoutError
+
+    handle: Any = SimpleNamespace(broadcast=lambda *given: SimpleNamespace(results_async=results))
+    assert asyncio.run(RayWorkers(handle).ask_all("running", timeout=3.0)) == []
+    assert "not all workers answered 'running' within 3 s" in caplog.text
 
 
 @run

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from arl2.errors import SnapshotError, StreamError
+from arl2.serving.live.journal import JournalEntry
+from arl2.serving.live.objects import FolderObjects
 from arl2.serving.live.store import StreamRecord, StreamStore
-from arl2.serving.live.wire import Command, Ended
+from arl2.serving.live.wire import Command, Ended, Point
 from rollout.streams import OTHER, PROMPT, small_pipeline
 from serving.live.viewing import Viewer, as_killed, digest, hosting, kept_at, plain, prompt, request, run, state_of
 
@@ -326,5 +328,34 @@ def test_another_host_of_the_same_store_takes_over(tmp_path: Path) -> None:
             again = await Viewer(two, "mine", after=viewer.numbers[-1]).blocks(3)
             assert viewer.digests + again.digests == plain(again.numbers[-1] + 1)
             assert [info.id for info in await one.streams()] == ["mine"]
+
+    run(hosted())
+
+
+def test_a_list_of_a_shared_store_reads_little_of_each_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hosted() -> None:
+        store = StreamStore(tmp_path, shared=True)
+        record = StreamRecord(
+            id="a", created=1.0, request=request(), model_hash="f" * 64, width=64, height=64, fps=16, state=None
+        )
+        store.write(record)
+        for block in (4, 8, 12):
+            made = Point(block=block, frame=12 * block, index=block, prompt=OTHER, made=1.0)
+            store.add_point("a", made, b"bytes")
+            store.append("a", JournalEntry(block, block, Command(action="pause")))
+        read: list[str] = []
+        reads = FolderObjects.read
+
+        def noted(self: FolderObjects, name: str, *, limit: int) -> bytes:
+            read.append(name)
+            return reads(self, name, limit=limit)
+
+        async with hosting(tmp_path, store=store, shared=True) as host:
+            monkeypatch.setattr(FolderObjects, "read", noted)
+            (info,) = await host.streams()
+            assert (info.state, info.block, info.frame, info.prompt) == ("asleep", 12, 144, OTHER)
+            assert read == ["streams/a/stream.json", "streams/a/points/00000012.json"]
+            assert (tmp_path / "streams/a/points/00000012.json").write_bytes(b"{")
+            assert [one.block for one in await host.streams()] == [8]
 
     run(hosted())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -25,6 +26,7 @@ from arl2.serving.live.wire import (
 if TYPE_CHECKING:
     from arl2.streams.state import SnapshotKind
 
+logger = logging.getLogger(__name__)
 _DRAWS = 4  # names that are drawn for a stream, as long as their workers have no room
 _BUSIEST = ("running", "paused", "ended", "failed", "asleep")
 
@@ -63,9 +65,10 @@ class ClusterHost:
         return await self._begin("resume", snapshot, prompt, name)
 
     async def streams(self) -> list[StreamInfo]:
-        """Of all workers; each knows those of the store, and its own as they are now."""
+        """One worker lists those of the store, and each its own as they are now."""
+        listed, running = await asyncio.gather(self._stored(), self._workers.ask_all("running"))
         found: dict[str, StreamInfo] = {}
-        for one in [one for listed in await self._workers.ask_all("streams") for one in listed]:
+        for one in [one for some in (listed, *running) for one in some]:
             known = found.get(one.id)
             if known is None or (_BUSIEST.index(one.state), -one.block) < (_BUSIEST.index(known.state), -known.block):
                 found[one.id] = one
@@ -151,6 +154,15 @@ class ClusterHost:
             raise NoRoomError(
                 f"No worker has answered for {self._patience:.0f} seconds; ask again, or see 'serve status'."
             ) from None
+
+    async def _stored(self) -> list[StreamInfo]:
+        for _ in range(_DRAWS):  # each name decides on another worker, perhaps
+            try:
+                listed: list[StreamInfo] = await self._workers.call(secrets.token_hex(5), "streams")
+                return listed
+            except WorkerLostError as error:
+                logger.warning("streams that sleep are missing in a list, or asked for again: %s", error)
+        return []
 
     def _counted(self, info: StreamInfo) -> StreamInfo:
         """With the viewers of this front, whom the worker counts as one."""

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
+
+logger = logging.getLogger(__name__)
 
 # Words in the names of Ray's errors where an actor is gone, is being stopped, or has not answered.
 _LOST = ("Actor", "Unavailable", "NodeDied", "WorkerCrashed", "OwnerDied", "ObjectLost", "TaskCancelled", "Rpc")
@@ -69,8 +72,12 @@ class RayWorkers:
             answers = await asked.results_async(timeout_s=timeout, return_exceptions=True)
         except Exception as error:
             told = _told(error)
-            if isinstance(told, WorkerLostError):
-                return []  # there is none
+            if isinstance(told, WorkerLostError):  # there is none, or one is late: then Ray tells no answer at all
+                if isinstance(error, TimeoutError):
+                    logger.warning(
+                        "not all workers answered '%s' within %.0f s; it is taken as no answer", method, timeout
+                    )
+                return []
             raise told from None
         found = []
         for answer in answers:

@@ -119,5 +119,8 @@ class Subscription:
             # Its worker counts this front as one viewer.
             item = replace(item, viewers=max(0, item.viewers - 1) + self.viewers)
         self.feed.put(item)
-        if (whole := self.feed.newest_whole) is not None:
+        whole = self.feed.newest_whole
+        if whole is None and self.feed.newest is not None:
+            whole = self.feed.newest - 1  # the first block has begun only: the next worker begins with it again
+        if whole is not None:
             self._after = whole if self._after is None else max(whole, self._after)

@@ -111,7 +111,8 @@ class StreamWorker:
     async def recent(self, stream: str) -> list:
         return await self.host.recent(stream)
 
-    async def streams(self) -> list[StreamInfo]:
+    async def streams(self, stream: str = "") -> list[StreamInfo]:
+        """Of the store; those that other workers run as they were kept last."""
         return await self.host.streams()
 
     async def running(self) -> list[StreamInfo]:

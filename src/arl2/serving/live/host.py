@@ -13,9 +13,11 @@ from arl2.errors import Arl2Error, StreamError
 from arl2.pipeline.free_memory import available_bytes
 from arl2.pipeline.pipeline import ARL2Pipeline
 from arl2.serving.live.admission import Admission
+from arl2.serving.live.feed import Feed
 from arl2.serving.live.held import Held
 from arl2.serving.live.lifecycle import Streams, unknown
 from arl2.serving.live.maker import StreamMaker
+from arl2.serving.live.objects import StoreError
 from arl2.serving.live.runner import Runner, new_name
 from arl2.serving.live.settings import HostSettings
 from arl2.serving.live.store import StreamStore
@@ -90,14 +92,13 @@ class LocalHost:
         return await self._streams.new(own, begin, maker.size(facts))
 
     async def streams(self) -> list[StreamInfo]:
-        """All streams, those asleep too, oldest first."""
+        """All streams, those asleep too, oldest first; of a shared store, those that others run as ``_others``."""
         found = list(self._streams.held.values())
-        if self.settings.shared:
-            records = await self._streams.aside(self._runner.store.records)
-            found += [self._streams.asleep(record) for record in records if record.id not in self._streams.held]
         await asyncio.gather(*(self._streams.read(held) for held in found))
-        there = [held for held in found if not held.deleted]
-        return sorted((held.info() for held in there), key=lambda info: (info.created, info.id))
+        infos = [held.info() for held in found if not held.deleted]
+        if self.settings.shared:
+            infos += await self._streams.aside(self._others, {info.id for info in infos})
+        return sorted(infos, key=lambda info: (info.created, info.id))
 
     async def info(self, stream: str) -> StreamInfo:
         """One stream, as it is; does not wake it."""
@@ -170,6 +171,25 @@ class LocalHost:
     async def recent(self, stream: str) -> list[tuple[BlockHead, list[EncodedFrame]]]:
         """Whole blocks that are still kept, oldest first: for downloads. Does not wake the stream."""
         return (await self._streams.find(stream)).feed.whole_blocks()
+
+    def _others(self, here: set[str]) -> list[StreamInfo]:
+        """Streams of the store that are not held here, by their records and newest points alone: lists are asked for
+        every few seconds, and the store may have many."""
+        store, found = self._runner.store, []
+        for record in store.records():
+            if record.id in here:
+                continue
+            info = Held(record, Feed()).info()
+            with contextlib.suppress(UnknownStreamError):  # deleted since
+                if record.state is None:
+                    try:
+                        point = store.last_point(record.id)
+                    except StoreError as error:
+                        info, point = replace(info, state="failed", error=str(error)), None
+                    if point is not None:
+                        info = replace(info, block=point.block, frame=point.frame, prompt=point.prompt)
+                found.append(info)
+        return found
 
     # The host
 

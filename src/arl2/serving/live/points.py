@@ -73,6 +73,19 @@ class Points:
                     logger.warning("%s An older point is used.", error)
         return None
 
+    def last(self) -> Point | None:
+        """The newest whole one, without reading the others and without its bytes; None: there is none."""
+        sizes = self._objects.sizes(self._folder)
+        for block in reversed(self._blocks(sizes)):
+            try:
+                kept = self._read(block)
+            except StoreError as error:
+                logger.warning("%s This point is left out.", error)
+            else:
+                if sizes.get(kept.data) == kept.size:
+                    return kept.point
+        return None
+
     def prune(self, keep: int) -> None:
         """Remove the oldest points beyond ``keep``, and bytes that belong to none, as a kill leaves them."""
         sizes = self._objects.sizes(self._folder)

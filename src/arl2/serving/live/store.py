@@ -166,6 +166,11 @@ class StreamStore:
         with self._points(id) as points:
             return points.all()
 
+    def last_point(self, id: str) -> Point | None:
+        """The newest whole one, without reading the others; None: there is none."""
+        with self._points(id) as points:
+            return points.last()
+
     def point_bytes(self, id: str, block: int) -> bytes:
         """The snapshot of a point.
 
