@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from arl2 import ARL2Pipeline
 from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.errors import Arl2Error, ConfigError, suggestion
+from arl2.evaluation.suites.bootstrap import estimate
 from arl2.files.atomic import write_atomically
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.evaluator.scoring import Share
@@ -40,8 +41,13 @@ from conversion_measures import measure_memory, measure_prompts
 from measured import Measurements
 
 # One budget for all rows: none of these may differ.
-BUDGET = ("loop", "teacher", "clips", "any_clips", "batch_frames", "held_out", "teacher_window", "plan", "aligned")
+BUDGET = (
+    *("loop", "teacher", "clips", "any_clips", "frames", "batch_frames"),
+    *("held_out", "teacher_window", "plan", "aligned"),
+)
 STAGES = ("align", "distill")
+# A row is admitted whose share of right prompts is at most this far below the teacher's with the same window.
+MARGIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,8 @@ def _measures(lab: Lab, row: Row, seed: int, pipe: ARL2Pipeline) -> list[tuple[d
     facts = {"model": parts_hash(pipe.transformer, pipe.codec), "settings": pipe.settings.to_mapping(), **common}
     if given.prompts:
         how = {"prompts": given.prompts, "num_frames": given.video_frames}
-        cells.append(({"cell": "prompts", **facts, **how}, lambda how=how: measure_prompts(pipe, **common, **how)))
+        named = {"cell": "prompts", "verdicts": "each", **facts, **how}
+        cells.append((named, lambda how=how: measure_prompts(pipe, **common, **how)))
     for hidden in given.hidden:
         how = {"hidden": hidden, "clips": given.occlusions}
         cells.append(({"cell": "occlusion", **facts, **how}, lambda how=how: measure_memory(pipe, **common, **how)))
@@ -205,6 +212,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
     """What is known of a row over its seeds; None if of no seed everything is known."""
     errors: dict[str, list[float]] = {}
     hits: dict[str, list[Share]] = {}
+    right: dict[str, list[bool | None]] = {}
     minutes, done, memory = [], [], 0
     for seed in seeds:
         folder = out / row.name / f"seed-{seed}"
@@ -220,6 +228,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
             assert result is not None
             if facts["cell"] == "prompts":
                 hits.setdefault("all", []).append(Share.from_mapping(result["shares"]["all"]))
+                right[str(seed)] = result["right"]
             else:
                 kept_colour = Share.from_mapping(result["model"]["colour"])
                 hits.setdefault(f"{facts['hidden']} hidden", []).append(kept_colour)
@@ -239,6 +248,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
     return {
         "row": row.name,
         "plan": row.plan or "teacher",
+        "window": row.window,
         "seeds": done,
         "errors": {
             name: {"mean": sum(x) / len(x), "lowest": min(x), "highest": max(x), "each": x}
@@ -251,6 +261,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
             }
             for name, x in hits.items()
         },
+        "right": right,
         "memory_bytes": memory,
         "minutes": sum(minutes) / len(minutes) if minutes else 0.0,
     }
@@ -281,11 +292,47 @@ def _memory_bytes(pipe: ARL2Pipeline, row: Row, measures: Measures) -> int:
     return sum(tensor.nbytes for tensor in memory.views().values())
 
 
+def against(
+    row: Mapping[str, Sequence[bool | None]], teacher: Mapping[str, Sequence[bool | None]]
+) -> dict[str, Any] | None:
+    """Difference of a row's share of right prompts from the teacher's, prompt by prompt; None without a common prompt.
+
+    Args:
+        row, teacher: by seed, whether each prompt's video is right; a prompt that either cannot be judged on is left
+            out. Prompts of different seeds are different prompts.
+    """
+    pairs = [pair for seed, own in row.items() if seed in teacher for pair in zip(own, teacher[seed], strict=True)]
+    differences = [float(own) - float(other) for own, other in pairs if own is not None and other is not None]
+    if not differences:
+        return None
+    found = estimate(differences)
+    is_below = found.high is not None and found.high < 0
+    return {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "prompts": found.prompts,
+        "admitted": found.mean >= -MARGIN and not is_below,
+    }
+
+
+def with_differences(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The results with ``against_teacher`` of every trained row whose window a measured teacher has."""
+    teachers = {one["window"]: one["right"] for one in results if one["plan"] == "teacher"}
+    found = [dict(one) for one in results]
+    for one in found:
+        if one["plan"] != "teacher" and one["window"] in teachers:
+            one["against_teacher"] = against(one["right"], teachers[one["window"]])
+    return found
+
+
 def table_of(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one line a row, intervals in brackets."""
     errors = [name for name in ("flow error", "hidden", "rollout") if any(name in one["errors"] for one in results)]
     shares = list(dict.fromkeys(name for one in results for name in one["shares"]))
-    header = ["row", "plan", "seeds", *errors, *shares, "memory, kB", "minutes"]
+    is_paired = any(one.get("against_teacher") for one in results)
+    paired = ["all, against teacher", "admitted"] if is_paired else []
+    header = ["row", "plan", "seeds", *errors, *shares, *paired, "memory, kB", "minutes"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for one in results:
         cells = [one["row"], one["plan"], str(len(one["seeds"]))]
@@ -296,14 +343,26 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> str:
             x = one["shares"].get(name)
             is_none = x is None or x["share"] is None
             cells.append("-" if is_none else f"{x['share']:.0%} ({x['low']:.0%} to {x['high']:.0%})")
+        if is_paired:
+            cells += _paired_cells(one.get("against_teacher"))
         lines.append("| " + " | ".join([*cells, f"{one['memory_bytes'] / 1e3:.0f}", f"{one['minutes']:.1f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _paired_cells(x: Mapping[str, Any] | None) -> list[str]:
+    if x is None:
+        return ["-", "-"]
+    interval = "" if x["low"] is None else f" ({100 * x['low']:+.1f} to {100 * x['high']:+.1f})"
+    return [f"{100 * x['mean']:+.1f}{interval}", "yes" if x["admitted"] else "no"]
+
+
 def write_table(lab: Lab, rows: Sequence[Row], seeds: Sequence[int], out: Path, kept: Measurements) -> str:
-    """``table.json`` and ``table.md`` of what is known; the latter is given back."""
+    """``table.json`` and ``table.md`` of what is known; the latter is given back.
+
+    Differences from a teacher need its row among ``rows``.
+    """
     found = [result_of(lab, row, seeds, out, kept) for row in rows]
-    results = [one for one in found if one is not None]
+    results = with_differences([one for one in found if one is not None])
     text = table_of(results)
     plain = {
         "lab": record_to_mapping(lab),
@@ -315,8 +374,8 @@ def write_table(lab: Lab, rows: Sequence[Row], seeds: Sequence[int], out: Path, 
     return text
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """The command; see the module."""
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command was given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows_file", type=Path, metavar="ROWS.toml")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/lab"), help="folder (default: runs/lab)")
@@ -324,14 +383,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="", help="numbers with commas between (default: those of the file)")
     parser.add_argument("--table", action="store_true", help="print what is known and train nothing")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
-    given = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def names_in(text: str) -> list[str]:
+    """Of a list with commas."""
+    return [name for name in text.split(",") if name]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; see the module."""
+    given = arguments(words)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     try:
         lab = read_lab(given.rows_file)
-        rows = lab.chosen([name for name in given.rows.split(",") if name])
+        rows = lab.chosen(names_in(given.rows))
         try:
-            seeds = [int(seed) for seed in given.seeds.split(",") if seed] or list(lab.seeds)
+            seeds = [int(seed) for seed in names_in(given.seeds)] or list(lab.seeds)
         except ValueError:
             raise ConfigError(f"--seeds takes whole numbers with commas between; got '{given.seeds}'.") from None
         kept = Measurements(given.output / "measured")

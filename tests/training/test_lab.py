@@ -2,20 +2,26 @@
 
 import importlib.util
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from tests.training.conversion import FRAMES, RandomClips, teacher_folder
 
+from arl2.cli.app import parse
 from arl2.errors import ConfigError
+from arl2.shapes.evaluation.score import score_truth
 from arl2.training.conversion.batches import TrainingClips
 from arl2.training.conversion.students import load_teacher
 from measured import Measurements
 
-LAB = Path(__file__).parents[2] / "recipes" / "lab"
+ROOT = Path(__file__).parents[2]
+LAB = ROOT / "recipes" / "lab"
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +105,65 @@ def test_shares_are_pooled_over_seeds_with_intervals(driver):
     ]
 
 
+def test_a_score_says_of_each_prompt_whether_it_is_right():
+    score = score_truth(prompts=5, seed=3, num_frames=33)
+    judged = [right for right in score.right if right is not None]
+    assert len(score.right) == 5
+    assert (sum(judged), len(judged)) == (score.shares["all"].hits, score.shares["all"].of)
+
+
+def result(row: str, plan: str, window: int, right: dict[str, list[bool | None]]) -> dict[str, Any]:
+    shares = {"all": {"share": 0.5, "low": 0.4, "high": 0.6}}
+    return {
+        "row": row,
+        "plan": plan,
+        "window": window,
+        "seeds": [1],
+        "errors": {},
+        "shares": shares,
+        "right": right,
+        "memory_bytes": 1000,
+        "minutes": 1.0,
+    }
+
+
+def test_a_row_is_admitted_by_the_difference_paired_by_prompt_from_the_teacher_with_its_window(driver):
+    """Where the same prompts are right the difference is nothing, however wide each share's own interval is."""
+    half, other_half = [True, False] * 40, [False, True] * 40
+    results = driver.with_differences(
+        [
+            result("teacher-9", "teacher", 9, {"1": half, "2": other_half}),
+            result("teacher-6", "teacher", 6, {"1": [True] * 80}),
+            result("same", "W", 9, {"1": half, "2": other_half}),
+            result("worse", "W", 9, {"1": [False] * 8 + half[8:], "3": [True] * 80}),  # nobody measured seed 3
+            result("little-worse", "W", 9, {"1": [False, *half[1:]]}),
+            result("unsure", "W", 6, {"1": [False, *[True] * 39, *[None] * 40]}),
+            result("alone", "W", 3, {"1": half}),
+        ]
+    )
+    found = {one["row"]: one.get("against_teacher") for one in results}
+    assert found["teacher-9"] is found["alone"] is None
+    assert found["same"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "prompts": 160, "admitted": True}
+    # Significantly below, and by more than 3 points.
+    assert found["worse"]["mean"] == pytest.approx(-4 / 80)
+    assert found["worse"]["high"] < 0
+    assert (found["worse"]["prompts"], found["worse"]["admitted"]) == (80, False)
+    # One of 80 is neither.
+    assert found["little-worse"]["low"] < 0 == found["little-worse"]["high"]
+    assert found["little-worse"]["admitted"]
+    assert found["unsure"]["mean"] == pytest.approx(-1 / 40)
+    assert found["unsure"]["prompts"] == 40
+    header, _, *lines = driver.table_of(results).splitlines()
+    assert header == "| row | plan | seeds | all | all, against teacher | admitted | memory, kB | minutes |"
+    assert "| same | W | 1 | 50% (40% to 60%) | +0.0 (+0.0 to +0.0) | yes | 1 | 1.0 |" in lines
+    assert "| alone | W | 1 | 50% (40% to 60%) | - | - | 1 | 1.0 |" in lines
+
+
 def test_what_is_refused_before_anything_is_trained(driver, tmp_path, capsys):
     with pytest.raises(ConfigError, match="Row 'tiny' sets loop, which is of the budget that all rows share"):
         a_lab(driver, tmp_path, distill={"loop": {"steps": 5}})
+    with pytest.raises(ConfigError, match="Row 'tiny' sets frames, which is of the budget"):
+        a_lab(driver, tmp_path, distill={"frames": [3]})
     with pytest.raises(ConfigError, match="own_blok_share"):
         a_lab(driver, tmp_path, own_blok_share=1.0)
     with pytest.raises(ConfigError, match=r"There is no row 'tinny'. Did you mean 'tiny'"):
@@ -116,7 +178,9 @@ def test_the_rows_of_the_repository_are_rows(driver):
     lab = driver.read_lab(LAB / "rows.toml")
     assert len(lab.row) >= 20
     assert {letter for row in lab.row for letter in row.plan} == set("SHWKGV")
+    teachers = {row.window for row in lab.row if not row.plan}
     for row in lab.row:
+        assert row.window in teachers  # what it is held against
         if row.plan:
             align, distill = driver.configs_of(lab, row, 2, Path("runs/lab") / row.name)
             assert align.loop.seed == distill.loop.seed == 2
@@ -124,3 +188,22 @@ def test_the_rows_of_the_repository_are_rows(driver):
             # One budget: frames in a batch, batches in a step, steps.
             assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 800
             assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 400
+
+
+def test_the_commands_of_the_page_name_what_exists_and_make_what_the_rows_train_on(driver):
+    text = (ROOT / "docs" / "lab.md").read_text()
+    commands = [shlex.split(line, comments=True) for line in text.split("```sh\n")[1].split("```")[0].splitlines()]
+    lab, made = driver.read_lab(LAB / "rows.toml"), []
+    for program, *words in commands:
+        if program == "arl2":
+            asked = parse(words)
+            made.append(str(asked.output))
+            assert asked.scenes.real
+        else:
+            given = driver.arguments(words[1:])
+            assert [program, words[0]] == ["python", "recipes/lab/lab.py"]
+            assert (ROOT / given.rows_file).samefile(LAB / "rows.toml")
+            lab.chosen(driver.names_in(given.rows))
+    assert made == list(lab.align["clips"]) == list(lab.distill["clips"])
+    rows = {row.name for row in lab.row}
+    assert set(re.findall(r"`((?:teacher|windowed|published)-[\w-]+)`", text)) <= rows

@@ -53,11 +53,13 @@ class WorldScore:
         last_second: colour as in the prompt, in the last second that shows the object; an object that the last
             ``READ_FRAMES`` video frames do not show counts as wrong. None for clips no longer than that.
         steadiness: of the same video frames as ``shares``.
+        right: of each clip, in the order of the prompts, whether "all" is right; None if it could not be judged.
     """
 
     shares: dict[str, Share]
     last_second: Share | None
     steadiness: Steadiness
+    right: tuple[bool | None, ...]
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,13 @@ def _score_clips(
         if on_progress is not None:
             on_progress(len(readings))
     last_second = colour_at_the_end(endings, requests, fps=fps) if endings else None
-    return WorldScore(score_readings(readings, requests), last_second, mean_steadiness(flickers, stutters))
+    alone = [score_readings([one], [asked])["all"] for one, asked in zip(readings, requests, strict=True)]
+    return WorldScore(
+        score_readings(readings, requests),
+        last_second,
+        mean_steadiness(flickers, stutters),
+        right=tuple(one.hits == 1 if one.of else None for one in alone),
+    )
 
 
 def _first_and_last(pieces: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
