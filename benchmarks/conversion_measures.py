@@ -28,7 +28,7 @@ def plain_score(score: WorldScore) -> dict[str, Any]:
 def measure_prompts(
     pipe: ARL2Pipeline, *, prompts: int, seed: int, num_frames: int, window: Window = "settings"
 ) -> dict[str, Any]:
-    """As :func:`plain_score`, the fixed prompts of a seed; ``right``: of each, whether all is right, None if unknown."""
+    """As :func:`plain_score`, the fixed prompts of a seed; ``right`` of each: whether all is right, None if unknown."""
     score = score_model(pipe, prompts=prompts, seed=seed, num_frames=num_frames, window=window)
     return {**plain_score(score), "right": list(score.right)}
 

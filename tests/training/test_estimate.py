@@ -14,9 +14,9 @@ from arl2.training.conversion.watching import watched_attention
 FRAMES = 9
 
 
-def a_model(plan: str, heads: int, head_dim: int, ffn: int) -> CausalWanTransformer3DModel:
+def a_model(plan: str, heads: int, head_dim: int, ffn: int, **changes) -> CausalWanTransformer3DModel:
     sizes = {"text_dim": 16, "text_len": 8, "freq_dim": 32, "block_frames": 3, "state_rank": 4, "ffn_rank": 4}
-    return CausalWanTransformer3DModel(plan, heads, head_dim, ffn, **sizes)
+    return CausalWanTransformer3DModel(plan, heads, head_dim, ffn, **sizes, **changes)
 
 
 def forward(model: CausalWanTransformer3DModel) -> None:
@@ -72,6 +72,34 @@ def test_what_is_kept_is_about_what_autograd_keeps(plan, heads, head_dim, ffn, l
     measured = kept(model, layers_alone=layers_alone)
     # What passes through, and the outputs of layers on their own, come on top.
     assert 0.8 * measured < step.activation_bytes < 1.6 * measured
+
+
+@pytest.mark.parametrize("layers_alone", [False, True])
+def test_scores_that_log_sum_exp_keeps_are_counted(layers_alone):
+    """Many heads on few channels, so that they weigh; in stage 1 no gradient reaches them."""
+    states = [None, {"mixing": "log-sum-exp"}]
+    models = [a_model("WWW", 16, 8, 64, window=6, state_form=form) for form in states]
+    counted, measured = [], []
+    for model in models:
+        unfreeze(model, 1 if layers_alone else 2)
+        step = estimate_step(
+            model.config,
+            model.config,
+            parameter_table(model, 2),
+            MemoryGeometry(1, 4, 4, 3),
+            frames=FRAMES,
+            first_block_frames=None,
+            checkpointing=False,
+            layers_alone=layers_alone,
+        )
+        counted.append(step.activation_bytes)
+        measured.append(kept(model, layers_alone=layers_alone))
+    if layers_alone:
+        assert counted[1] == counted[0]
+        assert measured[1] < 1.1 * measured[0]
+    else:
+        assert counted[1] - counted[0] == pytest.approx(measured[1] - measured[0], rel=0.25)
+        assert counted[1] > 1.1 * counted[0]
 
 
 def test_a_long_clip_of_the_published_size():

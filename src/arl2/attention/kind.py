@@ -223,6 +223,11 @@ class AttentionSpec(ABC):
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
         """Estimated bytes per token that autograd saves for a layer in which only new parameters train."""
 
+    def kept_scores(self, size: HeadSize, element_size: int) -> float:
+        """Bytes that autograd saves for each operation of the clip's attention, where scores are not left to a fused
+        kernel; counted where gradients reach queries and keys."""
+        return 0.0
+
     @abstractmethod
     def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:
         """What autograd keeps for each token of the self-attention alone, given inputs without gradients (stage 1)."""

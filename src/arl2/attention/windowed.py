@@ -44,6 +44,8 @@ FEATURE_PARTS = (
 )
 """What all kinds of the family train, whatever their branch adds."""
 
+_WITH_MASS = 3  # products of two operations for each score and channel
+
 
 @dataclass(frozen=True)
 class WindowedSpec(AttentionSpec):
@@ -55,7 +57,7 @@ class WindowedSpec(AttentionSpec):
         rank, alpha: of the LoRAs of the state branch's q, k, v; rank 0 for none.
         form: how the state is read.
         saves: multiples for ``saved_bytes`` by bytes of a number: of a whole layer, and of the self-attention alone.
-            What ``"log-sum-exp"`` keeps of the window's scores comes on top.
+            The scores that ``"log-sum-exp"`` keeps come on top.
     """
 
     lora_in_ffn: ClassVar[bool] = True
@@ -138,7 +140,7 @@ class WindowedSpec(AttentionSpec):
         past = past_frames if self.form.sees == "window" else 0
         seen = (past + block.block_frames) * block.frame_tokens
         # The mass of the window is the product of queries and keys once more.
-        products = 3 if self.form.mixing == "log-sum-exp" else 2
+        products = _WITH_MASS if self.form.mixing == "log-sum-exp" else 2
         query = 2 * tokens * width * size.head_dim + 4 * tokens * width * self.rank  # phi and LoRA
         return PassFlops(
             linear=8 * tokens * width**2 + query + 2 * tokens * width * size.heads,
@@ -160,6 +162,11 @@ class WindowedSpec(AttentionSpec):
 
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
         return saved_bytes(self.saves[element_size][0], size, ffn_dim)
+
+    def kept_scores(self, size: HeadSize, element_size: int) -> float:
+        if self.form.mixing != "log-sum-exp":
+            return 0.0
+        return max(4, element_size) / (2 * _WITH_MASS * size.head_dim)
 
     def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:
         return saved_bytes(self.saves[element_size][1], size, 0)

@@ -1,6 +1,6 @@
 """What a step of a conversion will take, told before it is run: operations, and bytes on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,8 @@ def estimate_step(
     differentiated = own if layers_alone else counted(above)
     tokens = 2 * frames * geometry.frame_tokens
     backward = _backward(differentiated, student, table, tokens * geometry.batch, layers_alone=layers_alone)
+    # In stage 1 neither queries nor keys take gradients.
+    scores = 0.0 if layers_alone else _kept_scores(student, compute, counted, checkpointing=checkpointing)
     per_token = _kept_by_token(student, compute, checkpointing=checkpointing, layers_alone=layers_alone)
     return StepEstimate(
         tokens=tokens,
@@ -121,7 +123,7 @@ def estimate_step(
         backward_flops=round(backward) + (differentiated.total if checkpointing else 0),
         weight_bytes=WEIGHT[compute] * table.frozen + MASTER * table.trained,
         training_bytes=4 * MASTER * table.trained,
-        activation_bytes=round(per_token * tokens * geometry.batch),
+        activation_bytes=round(per_token * tokens * geometry.batch + scores),
     )
 
 
@@ -154,3 +156,21 @@ def _kept_by_token(config: Mapping[str, Any], compute: Compute, *, checkpointing
     if checkpointing:
         return passing + len(specs) * number * size.width + max(kept)
     return passing + sum(kept[converted[0] :])
+
+
+def _kept_scores(
+    config: Mapping[str, Any],
+    compute: Compute,
+    counted: Callable[[Mapping[str, Any]], PassFlops],
+    *,
+    checkpointing: bool,
+) -> float:
+    """Bytes of the scores that the layers keep for the backward pass, or with checkpointing the most of one layer."""
+    size, plan = HeadSize.of_config(config), str(config["layer_plan"])
+    kept = [
+        each * counted({**config, "layer_plan": letter}).self_attention if each else 0.0
+        for letter, spec in zip(plan, layer_specs(config), strict=True)
+        for each in (spec.kept_scores(size, WEIGHT[compute]),)
+    ]
+    # No gradient reaches the queries and keys of the first converted layer.
+    return max(kept, default=0.0) if checkpointing else sum(kept[converted_layers(plan)[0] + 1 :])
