@@ -77,13 +77,13 @@ def video_prefix(model: VideoModel, path: Path) -> VideoPrefix:
     return VideoPrefix(latents, kept, found - kept, path)
 
 
-def prefix_frames(model: VideoModel, path: Path) -> tuple[int, int]:
+def prefix_frames(model: VideoModel, path: Path, *, most: int | None = None) -> tuple[int, int]:
     """How many video frames of a file a video would start with, and how many the file has at the model's rate.
 
     Raises:
-        VideoFileError, GeometryError: as ``video_prefix``.
+        VideoFileError, GeometryError: as ``video_prefix``; more than ``most`` frames.
     """
-    found = count_clip_frames(path, fps=model.settings.fps)
+    found = count_clip_frames(path, fps=model.settings.fps, most=most)
     with naming(path):
         whole = whole_blocks(
             found,

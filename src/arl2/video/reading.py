@@ -92,13 +92,18 @@ def clip_frames(path: Path, *, fps: int) -> Iterator[Frame]:
         yield shown.take()
 
 
-def count_clip_frames(path: Path, *, fps: int) -> int:
+def count_clip_frames(path: Path, *, fps: int, most: int | None = None) -> int:
     """How many frames ``clip_frames`` gives: the file is decoded (headers are often wrong), nothing is converted.
 
     Raises:
-        VideoFileError: as ``clip_frames``.
+        VideoFileError: as ``clip_frames``; more than ``most`` frames, beyond which nothing is decoded.
     """
-    return sum(1 for _ in _at_rate(_frames(_existing(path)), path, fps))
+    found = 0
+    for _ in _at_rate(_frames(_existing(path)), path, fps):
+        found += 1
+        if most is not None and found > most:
+            raise VideoFileError(f"'{path}' has more than {most:,} frames at {fps} a second; give a shorter video.")
+    return found
 
 
 def check_clip(path: Path) -> None:

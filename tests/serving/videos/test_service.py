@@ -248,6 +248,9 @@ def test_an_extension_goes_on_where_the_video_ends(start: Callable[..., VideoSer
     assert str(service._shelf.folder) not in str(refused.value)
     with pytest.raises(UnknownStreamError):
         service.extend(RED, "video_2")
+    short = start(replace(SETTINGS, most_seconds=0.25), folder="short")
+    with pytest.raises(FieldError, match="more than 4 frames"):
+        short.extend({**RED, "num_frames": "1"}, io.BytesIO(video.read_bytes()))
 
 
 def test_an_image_to_start_from(tmp_path: Path, start: Callable[..., VideoService]) -> None:

@@ -358,6 +358,41 @@ def test_a_connection_that_never_asks_is_closed(monkeypatch):
         assert silent.recv(100) == b""
 
 
+def test_a_kept_connection_that_never_asks_again_is_closed(monkeypatch):
+    monkeypatch.setattr(server_module, "SILENT_SECONDS", 0.5)
+    with running() as one, connected(one) as slow:
+        slow.settimeout(5)
+        for _ in range(2):
+            slow.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = slow.recv(4000)
+            while not answer.endswith(b"}"):
+                answer += slow.recv(4000)
+            assert b" 200 " in answer
+        slow.sendall(b"GET / HT")
+        assert slow.recv(100) == b""
+
+
+def test_connections_have_a_limit(monkeypatch):
+    with running() as one:
+        monkeypatch.setattr(server_module, "MOST_CONNECTIONS", len(one.server.server_state.connections) + 1)
+        with connected(one) as kept, connected(one) as refused:
+            refused.settimeout(5)
+            assert refused.recv(100) == b""
+            kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 200 " in kept.recv(4000)
+
+
+def test_the_process_may_open_as_many_files_as_the_system_allows():
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard, 512), hard))
+        server_module.raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 65_536)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_body_that_does_not_come_is_refused():
     with running(body_seconds=0.05) as one, connected(one) as slow:
         slow.sendall(b"POST /v1/streams HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{")

@@ -214,7 +214,8 @@ class VideoService:
                 name = self._shelf.keep_upload(id, video)
             pipe = self._maker.pipe_of(order.width, order.height)
             with self._maker.blaming("video"):
-                given, _ = prefix_frames(pipe, self._shelf.path(id, name))
+                most = int(self.settings.most_seconds * self.facts.fps)
+                given, _ = prefix_frames(pipe, self._shelf.path(id, name), most=most)
             return self._take(self._record(id, order, given + order.frames, video=name))
 
     def remix(self, id: str, prompt: str | None) -> VideoRecord:

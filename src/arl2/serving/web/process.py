@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arl2.serving.web.errors import error_response
-from arl2.serving.web.server import INTERRUPTED, Server
+from arl2.serving.web.server import INTERRUPTED, Server, raise_file_limit
 from arl2.serving.web.settings import WebSettings
 from arl2.version import __version__
 
@@ -51,6 +51,7 @@ def run_server(
         url: where the server is reached, for those.
         most_message: bytes of a viewer's message.
     """
+    raise_file_limit()
     return asyncio.run(_serve(listening, load, say, url, most_message))
 
 

@@ -25,7 +25,9 @@ from arl2.serving.web.settings import WebSettings
 
 logger = logging.getLogger(__name__)
 
-SILENT_SECONDS = 15.0  # for the first request of a connection
+SILENT_SECONDS = 15.0  # until a connection has asked, from its beginning or its last answer on
+MOST_CONNECTIONS = 16_384  # sockets too; more are closed at once
+_MOST_FILES = 65_536
 STALLED_SECONDS = 30.0  # that a reader may take nothing
 _GRACE_SECONDS = 5  # for connections to end, once the streams are saved
 INTERRUPTED = 130
@@ -66,6 +68,18 @@ def address_of(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as the system allows it: every viewer is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):
@@ -172,18 +186,33 @@ class _Socket(_Patience, WebSocketsSansIOProtocol):
 
 
 class _Connection(_Patience, H11Protocol):
-    """A connection; one that never asks for anything is closed."""
+    """A connection; one that asks for nothing is closed, and so is one too many."""
+
+    _silent: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._silent: TimerHandle | None = self.loop.call_later(SILENT_SECONDS, self._tired)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.close()
+        else:
+            self._await_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_request()  # uvicorn's own clock stops at the next request's first byte
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silent is not None:
             self._silent.cancel()
         super().connection_lost(exc)
 
+    def _await_request(self) -> None:
+        if self._silent is not None:
+            self._silent.cancel()
+        self._silent = self.loop.call_later(SILENT_SECONDS, self._tired)
+
     def _tired(self) -> None:
         self._silent = None
-        if self.cycle is None and self in self.connections:  # else it has asked, or is a viewer's socket
+        asks = self.cycle is not None and not self.cycle.response_complete
+        if not asks and self in self.connections:  # else it is answered, or is a viewer's socket
             self.transport.close()
