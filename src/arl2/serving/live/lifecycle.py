@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from arl2.errors import Arl2Error
 from arl2.serving.live.admission import Admission
 from arl2.serving.live.feed import Feed
+from arl2.serving.live.heap import give_back
 from arl2.serving.live.held import Held
 from arl2.serving.live.history import History
 from arl2.serving.live.objects import StoreError
@@ -162,6 +163,7 @@ class Streams:
             ended = await self._finish(held)
             held.feed.put(ended or Ended("draining"))
             held.feed = Feed(most_bytes=self.settings.ring_bytes)
+        await self.aside(give_back)
 
     async def leave(self, held: Held) -> None:
         """Finish it, whoever watches."""
