@@ -278,7 +278,7 @@ class VideoService:
 
     def _require_queue(self) -> None:
         if self._closing:
-            raise DrainingError("The server is about to end; ask again when it has started anew.")
+            raise DrainingError("The server is about to end; ask again once it is back.")
         with self._changed:
             waiting = sum(record.status == "queued" for record in self._records.values())
         if waiting >= self.settings.most_queued:
