@@ -30,6 +30,7 @@ MOST_CONNECTIONS = 16_384  # sockets too; more are closed at once
 _MOST_FILES = 65_536
 STALLED_SECONDS = 30.0  # that a reader may take nothing
 _GRACE_SECONDS = 5  # for connections to end, once the streams are saved
+_LEAVING_SECONDS, _LOOK_SECONDS = 2.0, 0.02  # for viewers to leave once they are told
 INTERRUPTED = 130
 
 
@@ -144,7 +145,15 @@ class Server(uvicorn.Server):
         try:
             await self._drain()
         finally:
+            await self._viewers_leave()
             self.should_exit = True
+
+    async def _viewers_leave(self) -> None:
+        """Let sockets say why they end, for a moment: uvicorn then cuts those that are left."""
+        for _ in range(round(_LEAVING_SECONDS / _LOOK_SECONDS)):
+            if not any(isinstance(one, _Socket) for one in self.server_state.connections):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 class _Patience:
