@@ -361,3 +361,20 @@ def test_viewers_hear_how_the_stream_is_doing(tmp_path: Path) -> None:
             assert (await state_of(host, stream, "asleep")).points
 
     run(hosted())
+
+
+def test_pauses_before_a_shared_first_block_is_shown_hold_up_nothing(tmp_path: Path) -> None:
+    """They apply after that block, which does not come in a pause."""
+
+    async def hosted() -> None:
+        async with hosting(tmp_path) as host:
+            first = (await host.create(request())).id
+            await Viewer(host, first, after=-1).blocks(2)
+            for _ in range(3):
+                stream = (await host.create(request())).id
+                for action in ("pause", "pause", "play", "pause", "play"):
+                    receipt = await host.give(stream, Command(action=action))  # type: ignore[arg-type]
+                    assert receipt.state == "applied"
+                await Viewer(host, stream, after=-1).blocks(2)
+
+    run(hosted())

@@ -173,12 +173,12 @@ class Session:
         Returns:
             the first block made with it, and of a rewind the point it went to. Raises why it was refused.
         """
-        now, due = self._source.index, self._history.last_command_block
+        # Commands apply after a first block that was given, which may not be handed out yet.
+        now, due = self._source.next_made, self._history.last_command_block
         # Commands of the journal that are still to come are older; a pause before them would hold them up.
         if command.action in ("pause", "play") and due <= now:
             self.pause(command.action == "pause")
-        index = max(now, due)
-        return self._at_block(partial(self._apply, command), index=index)
+        return self._at_block(partial(self._apply, command), index=due if due > now else None)
 
     def fork(self) -> "Future[tuple[int, int, Stream]]":
         """A second stream that continues from here, with the numbers of its next block and frame."""
