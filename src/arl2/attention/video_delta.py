@@ -8,15 +8,13 @@ paper reads in both directions of a clip is read here as in every streaming laye
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from arl2.attention.channel_gate import ChannelGate, channel_gate_flops, channels_of
+from arl2.attention.channel_gate import channel_gate_flops
 from arl2.attention.cost import HeadSize
-from arl2.attention.kimi_delta import DECAY_PARTS, channel_decay
+from arl2.attention.kimi_delta import DECAY_PARTS, KimiDeltaBranch
 from arl2.attention.kind import Part
 from arl2.attention.layer_memory import MemoryGeometry
-from arl2.attention.state_branch import Gate, MemoryBranch, start_slow
 from arl2.attention.windowed import FEATURE_PARTS, WindowedSpec
 from arl2.kernels.delta_forms import frame_delta_state
 
@@ -43,26 +41,11 @@ class VideoDeltaSpec(WindowedSpec):
         return 4 * block.block_tokens * size.heads * size.head_dim**2 + solve
 
 
-class VideoDeltaBranch(MemoryBranch):
-    """``S <- (I + K^T diag(beta) K)^-1 (diag(exp g) S + K^T diag(beta) V)``, frame after frame."""
+class VideoDeltaBranch(KimiDeltaBranch):
+    """``S <- (I + K^T diag(beta) K)^-1 (diag(exp g) S + K^T diag(beta) V)``, frame after frame.
 
-    def __init__(self, size: HeadSize, rank: int, alpha: float, *, tied: bool) -> None:
-        super().__init__()
-        self.decay = ChannelGate(size, tied=tied)
-        self.beta_proj = Gate(size.width, size.heads)
-        self.A_log = nn.Parameter(torch.empty(size.heads))
-        self.dt_bias = nn.Parameter(torch.empty(size.heads, channels_of(size, tied=tied)))
-        self._add_features(size.width, size.heads, rank, alpha)
-        self.reset_parameters()
-
-    def reset_gates(self, generator: torch.Generator | None) -> None:
-        self.decay.reset_parameters(generator)
-        nn.init.xavier_uniform_(self.beta_proj.weight, gain=2**-2.5, generator=generator)
-        start_slow(self.A_log, self.dt_bias, generator)
-
-    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Log decay ``[B, T, H, D]``, of which a frame takes the mean, and strength ``[B, T, H]``, float32."""
-        return channel_decay(self.decay, x, self.A_log, self.dt_bias), 2 * torch.sigmoid(self.beta_proj(x).float())
+    The gates are those of Kimi Delta Attention; of a decay a frame takes the mean.
+    """
 
     def advance(self, written: tuple[Tensor, ...], state: Tensor, *, frame_tokens: int) -> Tensor:
         k, v, g, beta = written

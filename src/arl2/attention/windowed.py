@@ -306,7 +306,7 @@ class WindowedAttention(SelfAttention):
         return visible_keys(k, v, layout, window=spec.window, sink=spec.sink, sink_positions=spec.sink_positions)
 
     def mixed(self, attended: Tensor, read: Tensor, gate: Tensor, mass: Tensor | None) -> Tensor:
-        """What goes on to ``to_out``, ``[B, T, H, D]``, at least float32.
+        """What ``to_out`` gets, ``[B, T, H, D]``, at least float32.
 
         Args:
             attended: over the window, ``[B, T, H, D]``.
