@@ -68,6 +68,27 @@ def test_each_layer_draws_for_itself_and_the_same_step_draws_the_same(folder):
     assert windows_of(tasks[0]) == [6, 6]
 
 
+def test_other_passes_draw_a_window_for_each_layer_on_its_own(folder):
+    settings = {"plan": "WW", "own_block_share": 0.25, "window_lengths": (4, 6), "on_policy_share": 0.0}
+    task = task_of(distill_config(folder, **settings))
+    drawn = set()
+    for step in range(40):
+        task.loss(batch(step))
+        drawn.add(tuple(windows_of(task)))
+    assert drawn == {(one, other) for one in (3, 4, 6) for other in (3, 4, 6)}
+    # A window that shows less has another error than the whole one, and an evaluation sees the whole.
+    task.windows.shrink(torch.tensor([False, False]), [4, None])
+    assert windows_of(task) == [4, 6]
+    assert task.evaluate()["own_block_held_out_error"] > 0
+    assert windows_of(task) == [6, 6]
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_a_length_outside_block_and_window_is_refused(length, folder):
+    with pytest.raises(ConfigError, match=f"window_lengths has {length}; give latent frames from the own block, 3, to"):
+        task_of(distill_config(folder, plan="WW", window_lengths=(length,)))
+
+
 @pytest.mark.parametrize("config", [align_config, distill_config])
 def test_layers_that_run_again_for_their_gradients_see_the_same_window(config, folder):
     settings = {"plan": "WW", "own_block_share": 0.5}
@@ -152,5 +173,7 @@ def test_a_plan_without_a_state_beside_a_window_is_refused(folder):
         task_of(align_config(folder, plan="WW", own_block_share=0.5, state_form={"sees": "block"}))
     with pytest.raises(ConfigError, match="that shows more than the own block"):
         task_of(distill_config(folder, plan="WW", own_block_share=0.5, student_window=3))
+    with pytest.raises(ConfigError, match=r"window_lengths is \[4\], but no layer of the plan HS"):
+        task_of(distill_config(folder, plan="HS", window_lengths=(4,)))
     with pytest.raises(ConfigError, match=r"own_block_share is 2; give a share from 0 to 1"):
         align_config(folder, own_block_share=2)

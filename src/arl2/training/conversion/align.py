@@ -87,7 +87,7 @@ class AlignTask(ConversionTask[AlignConfig]):
         """
         self.windows.restore()
         scores = self._evaluated("")
-        if self.config.own_block_share:
+        if self.config.shrinks_windows:
             self.windows.shrink_all()
             scores |= self._evaluated("own_block_")
             self.windows.restore()

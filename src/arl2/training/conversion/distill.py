@@ -220,7 +220,7 @@ class DistillTask(ConversionTask[DistillConfig]):
         """
         self.windows.restore()
         scores = {"held_out_error": self._held_out_error()}
-        if self.config.own_block_share:
+        if self.config.shrinks_windows:
             self.windows.shrink_all()
             scores["own_block_held_out_error"] = self._held_out_error()
             self.windows.restore()

@@ -194,6 +194,8 @@ class ConversionConfig(TeacherStudentConfig, ABC):
         state_form: of windowed hybrid layers, what differs from the default form; null: nothing.
         own_block_share: share of the training passes, drawn for each layer on its own, in which a windowed hybrid layer
             sees its own block alone, so that its state learns to carry what the window shows otherwise.
+        window_lengths: latent frames that a windowed hybrid layer sees in the other training passes, one of these drawn
+            for each layer; empty: its own window.
         level_share: share of the blocks at exactly one of the sampler's timesteps; the rest fall between them.
     """
 
@@ -202,10 +204,16 @@ class ConversionConfig(TeacherStudentConfig, ABC):
     plan: Plan | None = None
     state_form: Mapping[str, Any] | None = None
     own_block_share: float = 0.0
+    window_lengths: tuple[int, ...] = ()
     level_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_share("own_block_share", self.own_block_share)
+
+    @property
+    def shrinks_windows(self) -> bool:
+        """Whether some training passes hide a part of what a window shows otherwise."""
+        return bool(self.own_block_share or self.window_lengths)
 
     @abstractmethod
     def student(self) -> StudentSpec:
@@ -223,12 +231,7 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
     ) -> None:
         super().__init__(config, device=device, clips=clips)
         self.windows = ShrinkingWindows(self.student)
-        if config.own_block_share and not self.windows.count:
-            raise ConfigError(
-                f"own_block_share is {config.own_block_share}, but no layer of the plan "
-                f"{self.student.config.layer_plan} has a window beside a state that shows more than the own block; "
-                'leave it out, or give a plan of other kinds, state_form.sees="window" or a longer window.'
-            )
+        self._check_windows()
         self.sigmas = SamplingSigmas(self.teacher.settings, config.level_share)
 
     def make_student(self) -> CausalWanTransformer3DModel:
@@ -250,8 +253,31 @@ class ConversionTask(TeacherStudentTask[Conversion], Generic[Conversion]):
 
     def _shrink_windows(self, batch: Batch) -> None:
         """Some layers' windows, for this pass. They stay so until the next: a backward pass may run layers again."""
-        if share := self.config.own_block_share:
-            self.windows.shrink(torch.rand(len(self.windows), generator=batch.generator) < share)
+        if not self.config.shrinks_windows:
+            return
+        share, lengths = self.config.own_block_share, self.config.window_lengths
+        draw, layers = batch.generator, len(self.windows)
+        own_block = torch.rand(layers, generator=draw) < share
+        drawn = torch.randint(len(lengths), (layers,), generator=draw).tolist() if lengths else []
+        self.windows.shrink(own_block, [lengths[i] for i in drawn] or None)
+
+    def _check_windows(self) -> None:
+        config, model = self.config, self.student.config
+        given = {"own_block_share": config.own_block_share, "window_lengths": list(config.window_lengths)}
+        for name, value in given.items():
+            if value and not self.windows.count:
+                raise ConfigError(
+                    f"{name} is {value}, but no layer of the plan {model.layer_plan} has a window beside a state that "
+                    "shows more than the own block; leave it out, or give a plan of other kinds, "
+                    'state_form.sees="window" or a longer window.'
+                )
+        least, most = model.block_frames, model.window
+        for length in config.window_lengths:
+            if length < least or (most is not None and length > most):
+                upper = "the whole past" if most is None else f"the window, {most}"
+                raise ConfigError(
+                    f"window_lengths has {length}; give latent frames from the own block, {least}, to {upper}."
+                )
 
     def _held_out(self) -> Iterator[tuple[ClipBatch, NoisyClips]]:
         """All clips held out, beside their noisy copies."""

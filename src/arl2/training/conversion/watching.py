@@ -82,7 +82,7 @@ def seeing(model: CausalWanTransformer3DModel, window: int | None) -> Iterator[N
 
 
 class ShrinkingWindows:
-    """The windows of a model's layers in parallel passes, shrunk to the own block and restored.
+    """The windows of a model's layers in parallel passes: shrunk to the own block or to fewer frames, and restored.
 
     Layers that have no state beside a window are left as they are.
     """
@@ -95,13 +95,24 @@ class ShrinkingWindows:
     def __len__(self) -> int:
         return len(self._specs)
 
-    def shrink(self, chosen: Bool[Tensor, " layers"]) -> None:
-        """Those of the chosen layers."""
-        for attention, spec, is_chosen in zip(self._attentions, self._specs, chosen.tolist(), strict=True):
-            attention.spec = spec.seeing_own_block() if is_chosen else spec
+    def shrink(self, chosen: Bool[Tensor, " layers"], lengths: Sequence[int | None] | None = None) -> None:
+        """Those of the chosen layers.
+
+        Args:
+            chosen: layers that see their own block alone.
+            lengths: latent frames that each of the other layers sees; None: its own window.
+        """
+        for i, (attention, spec) in enumerate(zip(self._attentions, self._specs, strict=True)):
+            length = lengths[i] if lengths is not None else None
+            if chosen[i]:
+                attention.spec = spec.seeing_own_block()
+            elif length is None or spec.seeing_own_block() == spec:
+                attention.spec = spec
+            else:
+                attention.spec = spec.seeing(length)
 
     def shrink_all(self) -> None:
-        """Those of all layers."""
+        """Those of all layers, to the own block."""
         self.shrink(torch.ones(len(self), dtype=torch.bool))
 
     def restore(self) -> None:
