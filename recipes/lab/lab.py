@@ -42,10 +42,9 @@ from measured import Measurements
 
 # One budget for all rows: none of these may differ.
 BUDGET = (
-    *("loop", "teacher", "clips", "any_clips", "frames", "batch_frames"),
+    *("loop", "teacher", "clips", "any_clips", "batch_frames"),
     *("held_out", "teacher_window", "plan", "aligned"),
 )
-STAGES = ("align", "distill")
 # A row is admitted whose share of right prompts is at most this far below the teacher's with the same window.
 MARGIN = 0.03
 
@@ -78,7 +77,9 @@ class Row:
         plan: one letter a layer; empty for the teacher itself, which is measured and not trained.
         window: latent frames that windows show, the block included.
         state_form: as in the config of a transformer.
-        own_block_share: as in the settings of training.
+        own_block_share, window_lengths: as in the settings of training.
+        aligned: name of the row whose stage 1 this one takes, trained with its settings if it has not been yet; empty:
+            its own.
         align, distill: other settings of the stages, but not those of the budget.
     """
 
@@ -87,6 +88,8 @@ class Row:
     window: int = 9
     state_form: Mapping[str, Any] | None = None
     own_block_share: float = 0.0
+    window_lengths: tuple[int, ...] = ()
+    aligned: str = ""
     align: Mapping[str, Any] = field(default_factory=dict)
     distill: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,6 +123,12 @@ class Lab:
         names = [row.name for row in self.row]
         if len(set(names)) < len(names) or not all(name.replace("-", "").isalnum() for name in names):
             raise ConfigError(f"Rows need different names of letters, digits and hyphens; got {', '.join(names)}.")
+        for row in self.row:
+            if row.aligned and (row.align or self.chosen([row.aligned])[0].aligned):
+                raise ConfigError(
+                    f"Row '{row.name}' takes the stage 1 of '{row.aligned}': give it no settings of its own for that "
+                    "stage, and name a row that trains one."
+                )
 
     def chosen(self, names: Sequence[str]) -> list[Row]:
         """The rows of these names; all if none is given."""
@@ -141,16 +150,27 @@ def read_lab(path: Path) -> Lab:
 
 def configs_of(lab: Lab, row: Row, seed: int, folder: Path) -> tuple[AlignConfig, DistillConfig]:
     """Settings of both stages of a row."""
-    own = {"plan": row.plan, "state_form": row.state_form, "own_block_share": row.own_block_share}
-    aligned = str(folder / "align" / "export")
+    first = lab.chosen([row.aligned])[0] if row.aligned else row
+    aligned = str(_stage_1(row, folder) / "export")
     made = []
-    for kind, shared, changes, more in (
-        (AlignConfig, lab.align, row.align, {}),
-        (DistillConfig, lab.distill, row.distill, {"aligned": aligned, "student_window": row.window}),
+    for kind, of, shared, changes, more in (
+        (AlignConfig, first, lab.align, first.align, {}),
+        (DistillConfig, row, lab.distill, row.distill, {"aligned": aligned, "student_window": row.window}),
     ):
+        own = {"plan": of.plan, "state_form": of.state_form}
+        own |= {"own_block_share": of.own_block_share, "window_lengths": list(of.window_lengths)}
         config = record_from_mapping(kind, {**shared, **own, **changes, **more}, where=f"row '{row.name}'")
         made.append(replace(config, loop=replace(config.loop, seed=seed)))
     return made[0], made[1]
+
+
+def _stage_1(row: Row, folder: Path) -> Path:
+    """Where the run of stage 1 lies that this row takes; ``folder`` is LAB/ROW/seed-N."""
+    return (folder.parents[1] / row.aligned / folder.name if row.aligned else folder) / "align"
+
+
+def _runs_of(row: Row, folder: Path) -> tuple[Path, Path]:
+    return _stage_1(row, folder), folder / "distill"
 
 
 def train_row(
@@ -167,7 +187,7 @@ def train_row(
     first = train(
         AlignTask(align, clips=clips),
         align.loop,
-        folder / "align",
+        _stage_1(row, folder),
         run_config=record_to_mapping(align),
         console=console,
     )
@@ -242,7 +262,8 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
             for name, key in names.items():
                 if key in scores:
                     errors.setdefault(name, []).append(scores[key])
-            minutes.append(sum(float(read_metrics(folder / s / "metrics.jsonl")[-1]["minutes"]) for s in STAGES))
+            runs = _runs_of(row, folder)
+            minutes.append(sum(float(read_metrics(run / "metrics.jsonl")[-1]["minutes"]) for run in runs))
     if not done:
         return None
     return {
@@ -268,8 +289,8 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
 
 
 def _is_finished(folder: Path, lab: Lab, row: Row, seed: int) -> bool:
-    for stage, config in zip(STAGES, configs_of(lab, row, seed, folder), strict=True):
-        records = read_metrics(folder / stage / "metrics.jsonl") if (folder / stage / "metrics.jsonl").exists() else []
+    for run, config in zip(_runs_of(row, folder), configs_of(lab, row, seed, folder), strict=True):
+        records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
         if not records or records[-1]["step"] < (config.loop.steps or 0):
             return False
     return (folder / "distill" / "export" / "generation.json").exists()
