@@ -86,6 +86,29 @@ def test_a_tiny_row_is_trained_once_per_seed_resumed_and_shown(driver, tmp_path)
     assert (out / "table.md").read_text() == text
 
 
+def test_rows_that_share_a_stage_1_train_it_once(driver, tmp_path):
+    small = a_lab(driver, tmp_path)
+    whole = {"name": "whole", "plan": "HH", "window": 6}
+    rows = [driver.record_from_mapping(driver.Row, one, where="row") for one in (whole, {**whole, "name": "half"})]
+    half = driver.replace(rows[1], plan="HS", aligned="whole")
+    lab = driver.replace(small, row=(rows[0], half))
+    folders = {row.name: tmp_path / "lab" / row.name / "seed-1" for row in lab.row}
+    first, second = driver.train_row(lab, half, 1, folders["half"], clips=clips_for(lab))
+    assert (first.step, second.step) == (2, 2)
+    aligned = folders["whole"] / "align" / "metrics.jsonl"
+    before = aligned.read_bytes()
+    assert not (folders["half"] / "align").exists()
+    driver.train_row(lab, rows[0], 1, folders["whole"], clips=clips_for(lab))
+    assert aligned.read_bytes() == before
+    kept = Measurements(tmp_path / "lab" / "measured")
+    for row in lab.row:
+        driver.measure_row(lab, row, 1, folders[row.name], kept)
+    driver.write_table(lab, lab.row, [1], tmp_path / "lab", kept)
+    found = json.loads((tmp_path / "lab" / "table.json").read_text())["rows"]
+    assert [(one["row"], one["plan"]) for one in found] == [("whole", "HH"), ("half", "HS")]
+    assert found[0]["minutes"] > 0 < found[1]["minutes"]
+
+
 def test_shares_are_pooled_over_seeds_with_intervals(driver):
     results = [
         {
@@ -162,8 +185,13 @@ def test_a_row_is_admitted_by_the_difference_paired_by_prompt_from_the_teacher_w
 def test_what_is_refused_before_anything_is_trained(driver, tmp_path, capsys):
     with pytest.raises(ConfigError, match="Row 'tiny' sets loop, which is of the budget that all rows share"):
         a_lab(driver, tmp_path, distill={"loop": {"steps": 5}})
-    with pytest.raises(ConfigError, match="Row 'tiny' sets frames, which is of the budget"):
-        a_lab(driver, tmp_path, distill={"frames": [3]})
+    with pytest.raises(ConfigError, match="Row 'tiny' sets batch_frames, which is of the budget"):
+        a_lab(driver, tmp_path, distill={"batch_frames": 3})
+    with pytest.raises(ConfigError, match="There is no row 'others'"):
+        a_lab(driver, tmp_path, aligned="others")
+    for settings in ({"aligned": "tiny"}, {"aligned": "tiny", "align": {"level_share": 0.5}}):
+        with pytest.raises(ConfigError, match="Row 'tiny' takes the stage 1 of 'tiny'"):
+            a_lab(driver, tmp_path, **settings)
     with pytest.raises(ConfigError, match="own_blok_share"):
         a_lab(driver, tmp_path, own_blok_share=1.0)
     with pytest.raises(ConfigError, match=r"There is no row 'tinny'. Did you mean 'tiny'"):
@@ -182,12 +210,12 @@ def test_the_rows_of_the_repository_are_rows(driver):
     for row in lab.row:
         assert row.window in teachers  # what it is held against
         if row.plan:
-            align, distill = driver.configs_of(lab, row, 2, Path("runs/lab") / row.name)
+            align, distill = driver.configs_of(lab, row, 2, Path("runs/lab") / row.name / "seed-2")
             assert align.loop.seed == distill.loop.seed == 2
             assert distill.student_window == row.window
             # One budget: frames in a batch, batches in a step, steps.
-            assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 800
-            assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 400
+            assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 300
+            assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 300
 
 
 def test_the_commands_of_the_page_name_what_exists_and_make_what_the_rows_train_on(driver):
