@@ -25,6 +25,7 @@ from arl2.checkpoints.layer_choice import read_ranking
 from arl2.checkpoints.reading import read_weights
 from arl2.errors import Arl2Error
 from arl2.evaluation.goldens import packaged_goldens, read_goldens
+from arl2.evaluation.suites.folder import folder_subject
 from arl2.model.reward_model import RewardModel
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.pipeline.footprint import parameters_of
@@ -40,7 +41,6 @@ from arl2.serving.outputs.hls_playlist import Playlist, Segment, read_playlist
 from arl2.serving.prompts_file import read_image_folder, read_prompts_file
 from arl2.serving.script import read_script
 from arl2.shapes.codec import GroupCodec, load_group_codec
-from arl2.shapes.evaluation.folder import find_videos
 from arl2.shapes.prompts.text import ShapesText
 from arl2.streams.conditioning import image_prefix, video_prefix
 from arl2.text.embedding_cache import EmbeddingCache, embedding_key
@@ -441,7 +441,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "captions.jsonl", "pictures", "captioned-lines/*.jsonl", JSON_LINES, lambda f: _captions(f / "captioned-lines")
     ),
-    Kind("videos to score", "pictures", "scored/*.jsonl", JSON_LINES, lambda f: find_videos(f / "scored")),
+    Kind("videos to score", "pictures", "scored/*.jsonl", JSON_LINES, lambda f: folder_subject(f / "scored", "scored")),
     Kind("counted videos", "pictures", "planned/*.json", JSON, _plan),
     Kind("image .png", "pictures", "a.png", BYTES, _image("a.png"), detects=True),
     Kind("image .png, 16 bits", "pictures", "grey16.png", BYTES, _image("grey16.png"), detects=True),

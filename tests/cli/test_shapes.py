@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from arl2.cli.main import main
-from arl2.shapes.evaluation.folder import score_folder
 from arl2.shapes.evaluation.occlusion import moving_occlusions, standing_occlusions
 from arl2.shapes.evaluation.score import score_codec, score_truth
 from arl2.shapes.prompts.captions import captions_of
 from arl2.shapes.prompts.parser import scenes_of_prompts
 from arl2.shapes.prompts.unknown import UnknownWordsWarning
 from arl2.shapes.world.renderer import visible_share
-from arl2.video.formats import VideoFileError
 from arl2.video.reading import read_video, video_info
 from arl2.video.writers import open_video
 
@@ -111,21 +109,43 @@ def test_bad_input(words: tuple[str, ...], said: str, tmp_path: Path, monkeypatc
 
 
 def test_folders_that_cannot_be_scored(truth: Path, tmp_path: Path, capsys) -> None:
+    def refused(*words: str) -> str:
+        assert main(["shapes", "score", str(tmp_path), *words]) == 2
+        return capsys.readouterr().err
+
     (tmp_path / "manifest.jsonl").write_text('{"file": "a.mp4"}\n')
-    assert main(["shapes", "score", str(tmp_path)]) == 2
-    assert "line 1: each line needs a file and a prompt" in capsys.readouterr().err
+    assert "line 1: each line needs a file of this folder and a prompt" in refused()
+    (tmp_path / "manifest.jsonl").write_text('{"file": "../a.mp4", "prompt": "red"}\n')
+    assert "line 1: each line needs a file of this folder and a prompt" in refused()
     (tmp_path / "manifest.jsonl").write_text('{"file": "a.mp4", "prompt": "red"}\n')
-    with pytest.raises(VideoFileError, match="There is no"):
-        score_folder(tmp_path)
+    assert "line 1: there is no 'a.mp4'" in refused()
     (tmp_path / "manifest.jsonl").unlink()
     with open_video(tmp_path / "short.mp4", settings={"prompt": "red"}) as writer:
         writer.write(read_video(next(truth.glob("*.mp4")))[:3])
-    assert main(["shapes", "score", str(tmp_path)]) == 2
-    assert "short.mp4': Scoring needs at least 5" in capsys.readouterr().err
+    assert "short.mp4': Scoring needs at least 5" in refused()
     with open_video(tmp_path / "short.mp4") as writer:
         writer.write(read_video(next(truth.glob("*.mp4")))[:9])
-    assert main(["shapes", "score", str(tmp_path)]) == 2
-    assert "has no prompt in its metadata; write manifest.jsonl" in capsys.readouterr().err
+    assert "short.mp4', whose prompt is 'short':" in refused()
+    # What only a model can be asked for.
+    assert "--count goes with a model" in refused("--count", "3")
+    assert "--seed goes with models" in refused("--seed", "3")
+    assert "--steps goes with models" in refused("--steps", "4")
+
+
+def test_what_is_not_scored_is_told(truth: Path, tmp_path: Path, capsys) -> None:
+    names = sorted(path.name for path in truth.glob("*.mp4"))
+    listed = (truth / "manifest.jsonl").read_text().splitlines()[:2]
+    for name in names:
+        (tmp_path / name).write_bytes((truth / name).read_bytes())
+    (tmp_path / "manifest.jsonl").write_text("\n".join(listed) + "\n")
+    assert main(["shapes", "score", str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "4 of the files and folders in" in out
+    assert f"first '{names[2]}'" in out
+    assert main(["shapes", "score", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["videos"] == 2
+    assert len(report["notes"]) == 1
 
 
 def test_scoring_a_model(model: str, capsys) -> None:

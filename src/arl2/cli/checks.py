@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from arl2.errors import ConfigError
-from arl2.pipeline.options import ModelSource
+from arl2.pipeline.options import ModelSource, SamplingOptions
 from arl2.pipeline.registry import require_model as require_named_model
 
 
@@ -56,3 +56,22 @@ def check_there(files: Mapping[str, Path | None]) -> None:
     for option, path in files.items():
         if path is not None and not path.exists():
             raise ConfigError(f"There is no '{path}' ({option}); check the path.")
+
+
+def only_models(given: SamplingOptions) -> None:
+    """Refuse options of sampling where nothing is sampled: only folders of videos are given.
+
+    Raises:
+        ConfigError: As said.
+    """
+    options = {
+        "--frames": "num_frames",
+        "--seed": "seed",
+        "--steps": "steps",
+        "--window": "window",
+        "--candidates": "first_block_candidates",
+    }
+    default = SamplingOptions()
+    for name, field in options.items():
+        if getattr(given, field) != getattr(default, field):
+            raise ConfigError(f"{name} goes with models, and only folders of videos are given; leave it out.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from rich.console import Console
 from rich.table import Table
 
-from arl2.cli.checks import check_source, check_there
+from arl2.cli.checks import check_source, check_there, only_models
 from arl2.cli.options import Command, Only, steps, whole, window
 from arl2.cli.standard_streams import say_error
 from arl2.cli.threads import use_threads
@@ -172,16 +172,7 @@ class Eval(Command):
         if self.count is not None and self.prompts_file is not None:
             raise ConfigError("--count goes without prompts of yours; leave it or --prompts-file out.")
         if set(kinds) == {"videos"}:
-            given, default = self.sampling, SamplingOptions()
-            options = {
-                "--frames": "num_frames",
-                "--steps": "steps",
-                "--window": "window",
-                "--candidates": "first_block_candidates",
-            }
-            for name, field_name in options.items():
-                if getattr(given, field_name) != getattr(default, field_name):
-                    raise ConfigError(f"{name} goes with models, and only folders of videos are given; leave it out.")
+            only_models(self.sampling)
 
     def _kind(self, word: str) -> str:
         """Of a subject: truth, videos or model; errors as for ``check_source``."""

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from arl2.cli.usage import LiveProgress
+from arl2.evaluation.suites.folder import folder_subject
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.shapes.evaluation.folder import find_videos, score_folder
+from arl2.shapes.evaluation.folder import score_folder
 from arl2.shapes.evaluation.occlusion import clip_length, score_occluded
 from arl2.shapes.evaluation.score import READ_FRAMES, score_codec, score_model, score_truth
 from arl2.shapes.evaluator.scoring import Share
@@ -16,11 +17,13 @@ from arl2.shapes.evaluator.scoring import Share
 
 def folder_report(folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Scores of a folder."""
-    with LiveProgress("video", len(find_videos(folder)), quiet=quiet) as progress:
-        result = score_folder(folder, on_progress=progress.show)
+    found = folder_subject(folder, str(folder))
+    with LiveProgress("video", len(found.videos), quiet=quiet) as progress:
+        result = score_folder(found, on_progress=progress.show)
     return {
         "of": str(folder),
-        "videos": len(result.asked),
+        "videos": len(result.videos),
+        "notes": list(found.notes),
         "scores": {"as asked": _plain(result.shares)},
         "figures": result.steadiness.to_mapping(),
     }
@@ -93,7 +96,7 @@ def model_report(
 def print_report(report: dict[str, Any]) -> None:
     """The figures as tables."""
     console = Console(highlight=False)
-    facts = [f"{name} {value}" for name, value in report.items() if name not in ("of", "scores", "figures")]
+    facts = [f"{name} {value}" for name, value in report.items() if name not in ("of", "notes", "scores", "figures")]
     console.print(f"[bold]{report['of']}[/]: {', '.join(facts)}", soft_wrap=True)
     shares = Table(box=None, pad_edge=False)
     for heading in ("", "attribute"):
@@ -108,6 +111,8 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(shares)
     for name, value in report["figures"].items():
         console.print(f"{name}: {'unknown' if value is None else f'{value:.4g}'}")
+    for note in report.get("notes", ()):
+        console.print(note, soft_wrap=True)
 
 
 def _plain(shares: dict[str, Share]) -> dict[str, dict[str, Any]]:

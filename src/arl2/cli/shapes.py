@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from arl2.cli.checks import exclusive
+from arl2.cli.checks import exclusive, only_models
 from arl2.cli.loading import load_pipeline
 from arl2.cli.options import Command, Only
 from arl2.cli.threads import use_threads
@@ -136,11 +136,12 @@ class Render(Command):
 class Score(Command):
     """Score a folder of videos, or a model: the share of videos that show what was asked, with 95 % intervals (Wilson).
 
-    A folder's prompts come from manifest.jsonl or the files' metadata; a model generates the fixed prompts of the seed.
+    A folder's prompts come from manifest.jsonl, the files that arl2 wrote, or their names (PROMPT-0.mp4); a model
+    generates the fixed prompts of the seed.
 
     Attributes:
-        folder: Folder of .mp4, .gif, .webp or of folders of PNGs.
-        count: Prompts that the model generates.
+        folder: Folder of videos, or of folders of PNGs.
+        count: Prompts that the model generates (default: 200).
         occlusion: Video frames of the memory test: true clips are continued from behind an occluder that hides the
             object for so long or longer, with the colour left out of the caption.
         walls: Occluders of the memory test: standing (up to about 10 video frames), or moving (any length).
@@ -154,7 +155,7 @@ class Score(Command):
         "arl2 shapes score --model shapes-75 --count 200 --frames 81 --seed 0",
     )
     folder: Path | None = None
-    count: int = 200
+    count: int | None = None
     occlusion: int | None = None
     walls: Literal["standing", "moving"] = "standing"
     threads: int | None = None
@@ -175,13 +176,16 @@ class Score(Command):
             raise ConfigError("Give either a folder of videos or --model NAME.")
         exclusive({"a folder of videos": self.folder, "--model": of_model})
         if self.folder is not None:
+            if self.count is not None:
+                raise ConfigError("--count goes with a model; a folder of videos is scored whole.")
+            only_models(self.sampling)
             use_threads(self.threads)
             report = folder_report(self.folder, quiet=self.as_json)
         else:
             report = model_report(
                 load_pipeline(self.source, self.sampling, threads=self.threads),
                 name=self.source.name,
-                count=self.count,
+                count=200 if self.count is None else self.count,
                 num_frames=self.sampling.num_frames or 81,
                 seed=int(self.sampling.seed or 0),  # type: ignore[arg-type]  # the command line gives one
                 occlusion=self.occlusion,
