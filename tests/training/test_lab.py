@@ -214,8 +214,8 @@ def test_the_rows_of_the_repository_are_rows(driver):
             assert align.loop.seed == distill.loop.seed == 2
             assert distill.student_window == row.window
             # One budget: frames in a batch, batches in a step, steps.
-            assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 300
-            assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 300
+            assert align.batch_frames * align.loop.batches_per_step * align.loop.steps == 42 * 700
+            assert distill.batch_frames * distill.loop.batches_per_step * distill.loop.steps == 45 * 400
 
 
 def test_the_commands_of_the_page_name_what_exists_and_make_what_the_rows_train_on(driver):
