@@ -10,7 +10,7 @@ from arl2.training.engine.checkpoint import checkpoints_in
 from arl2.training.engine.progress import read_metrics
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVERY = 30, 5
+STEPS, EVERY = 12, 4
 _THREADS = os.environ.get("ARL2_TEST_THREADS", "1")
 MODELS = "75 75-memory"
 STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-75-memory"}
@@ -24,7 +24,7 @@ _DMD = (
     "evaluation_clips=1 evaluation_frames=3"
 )
 _SHORT = ["frames=[6]", "batch_frames=6", "held_out=2", "picture_frames=6"]
-_LOOP = {"steps": STEPS, "log_every": EVERY, "checkpoint_every": EVERY, "evaluate_every": 1000}
+_LOOP = {"steps": STEPS, "log_every": 2, "checkpoint_every": EVERY, "evaluate_every": 1000}
 _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
 
 

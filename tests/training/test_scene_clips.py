@@ -5,9 +5,11 @@ from importlib.resources import files
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from arl2.errors import ConfigError
 from arl2.shapes.codec import GroupCodec
+from arl2.shapes.training.latents import encoded_clips
 from arl2.shapes.training.scene_clips import SceneClipsConfig, SceneSampler
 from arl2.shapes.world.renderer import visible_share
 from arl2.shapes.world.scene import BOUNCE, sample_scenes
@@ -96,3 +98,25 @@ def test_what_bounces_is_sampled_more_often(latents):
     assert 0 < shares[1.0] < shares[4.0] < 1
     with pytest.raises(ConfigError, match="bounce_weight is 0"):
         replace(config, bounce_weight=0.0)
+
+
+def test_no_more_clips_are_encoded_than_are_wanted(tmp_path, monkeypatch):
+    """A shard is continued where a run with fewer clips left it; no clip's bits depend on that."""
+    monkeypatch.setattr("arl2.shapes.training.latents.SHARD", 16)
+    codec, said = GroupCodec.from_pretrained(CODEC, torch_dtype=torch.float32), []
+
+    def clips(folder: str, count: int) -> torch.Tensor:
+        return encoded_clips(codec, tmp_path / folder, clips=count, frames=3, seed=1, say=said.append)
+
+    few, more, whole = clips("grown", 3), clips("grown", 20), clips("whole", 20)
+    assert [len(one) for one in (few, more, whole)] == [3, 20, 20]
+    assert torch.equal(more, whole)
+    assert torch.equal(few, whole[:3])
+    assert [line.split(";")[0] for line in said[:3]] == [
+        f"Encoded {n} of {m} clips" for n, m in ((3, 3), (16, 20), (20, 20))
+    ]
+    files = sorted((tmp_path / "grown").glob("*/*.safetensors"))
+    assert [len(load_file(file)["latents"]) for file in files] == [16, 8]
+    said.clear()
+    assert torch.equal(clips("grown", 20), whole)
+    assert not said

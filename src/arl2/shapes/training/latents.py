@@ -47,7 +47,7 @@ def encoded_clips(
     Args:
         codec: of the latents; another encoder gets a folder of its own.
         folder: of the cache; interrupted work resumes at the first missing shard.
-        clips: rounded up to whole shards.
+        clips: of a shard that has fewer, the rest is encoded; in whole batches, so that each clip has the same bits.
         frames: latent frames a clip.
         say: called with a line of text after every shard.
         scenes: where the scenes come from; ``kind`` names them in the folder, if not those of ``sample_scenes``.
@@ -58,27 +58,30 @@ def encoded_clips(
     folder = folder / f"{encoder_fingerprint(codec)}-{kind}{seed}-{frames}"
     folder.mkdir(parents=True, exist_ok=True)
     video_frames = codec.frames_of(0, frames)
-    shards = -(-clips // SHARD)
-    parts, encoded, started = [], 0, time.monotonic()
-    missing = sum(not (folder / f"{i:05d}.safetensors").exists() for i in range(shards))
-    for i in range(shards):
-        path = folder / f"{i:05d}.safetensors"
-        if not path.exists():
-            latents = [
-                codec.encode(render(scenes(_AT_ONCE, seed=seed, first=first), video_frames))
-                for first in range(i * SHARD, (i + 1) * SHARD, _AT_ONCE)
-            ]
-            shard = torch.cat(latents).half()
-            with atomic_file(path) as partial:
-                save_file({"latents": shard}, partial)
-            encoded += 1
-            minutes = (time.monotonic() - started) / 60 / encoded * (missing - encoded)
-            say(f"Encoded {(i + 1) * SHARD} of {shards * SHARD} clips; {minutes:.0f} more minutes before training.")
-        held = read_safetensors(path)
-        if list(held) != ["latents"]:
-            raise CheckpointError(f"{path} holds {', '.join(held)} instead of latents; delete it and run again.")
-        parts.append(held["latents"])
-    return torch.cat(parts)[:clips]
+    shards = {
+        folder / f"{first // SHARD:05d}.safetensors": range(first, min(first + SHARD, clips))
+        for first in range(0, clips, SHARD)
+    }
+    kept = {path: _held(path) for path in shards if path.exists()}
+    missing = {path: wanted for path, wanted in shards.items() if path not in kept or len(kept[path]) < len(wanted)}
+    started = time.monotonic()
+    for encoded, (path, wanted) in enumerate(missing.items(), start=1):
+        parts = [kept[path]] if path in kept else []
+        for first in range(wanted.start + sum(map(len, parts)), wanted.stop, _AT_ONCE):
+            parts.append(codec.encode(render(scenes(_AT_ONCE, seed=seed, first=first), video_frames)).half())
+        kept[path] = torch.cat(parts)
+        with atomic_file(path) as partial:
+            save_file({"latents": kept[path]}, partial)
+        minutes = (time.monotonic() - started) / 60 / encoded * (len(missing) - encoded)
+        say(f"Encoded {wanted.stop} of {clips} clips; {minutes:.0f} more minutes before training.")
+    return torch.cat([kept[path][: len(wanted)] for path, wanted in shards.items()])
+
+
+def _held(path: Path) -> Float[Tensor, "clips channels frames height width"]:
+    held = read_safetensors(path)
+    if list(held) != ["latents"]:
+        raise CheckpointError(f"{path} holds {', '.join(held)} instead of latents; delete it and run again.")
+    return held["latents"]
 
 
 def encoder_fingerprint(codec: GroupCodec) -> str:
