@@ -13,11 +13,12 @@ import marshal
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source
 from pathlib import Path
+from threading import Lock
 from types import CodeType, ModuleType
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ from beartype.door import die_if_unbearable
 
 _NAME = "__annotations_checked__"  # of the decorator, in the package's modules
 _CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)  # an int is a float, as for static checkers
+_MAKING = Lock()  # changes a function's annotations for a moment
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -44,23 +46,38 @@ def checked(made: Any) -> Any:
         return made
     if hasattr(made, "__wrapped__") or not made.__annotations__:
         return made
+    strict: Any = None
+
+    @functools.wraps(made)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        nonlocal strict
+        if jaxtyping.config.jaxtyping_disable:
+            return made(*args, **kwargs)
+        if strict is None:  # most functions are not called by a test process, and making it is not free
+            with _MAKING:
+                strict = _strict(made)
+        return strict(*args, **kwargs)
+
+    return either
+
+
+def _strict(made: Any) -> Any:
     # Written as text, they name classes that only static checkers import.
     hints = {name: Any if isinstance(hint, str) else hint for name, hint in made.__annotations__.items()}
     strict = _generating(made, hints) if inspect.isgeneratorfunction(made) else _typed(made, hints)
     # Within a call, an axis name means one size. Sizes that are computed from arguments take the slower way.
     shapes = [shape for hint in hints.values() for shape in _shapes(hint)]
-    scope = jaxtyping.jaxtyped("context") if shapes else nullcontext()
     if any("{" in shape for shape in shapes):
         strict = jaxtyping.jaxtyped(strict, typechecker=None)
+    if not shapes:
+        return strict
+    scope = jaxtyping.jaxtyped("context")
 
-    @functools.wraps(made)
-    def either(*args: Any, **kwargs: Any) -> Any:
-        if jaxtyping.config.jaxtyping_disable:
-            return made(*args, **kwargs)
+    def in_scope(*args: Any, **kwargs: Any) -> Any:
         with scope:
             return strict(*args, **kwargs)
 
-    return either
+    return in_scope
 
 
 def _typed(made: Any, hints: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,31 @@ THREADS = int(os.environ.get("ARL2_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 # Threads that wait for one without a core sleep instead of spinning on the core that it needs: 20 times as fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The files that take longest, in this order. A file is the work of one process (--dist loadfile), so that what its
+# tests share is made once; the last to run should be short.
+LONG = (
+    "training/test_chain.py",
+    "serving/cluster/test_ray.py",
+    "training/test_sharding.py",
+    "model/test_compiled.py",
+    "serving/browser/test_page.py",
+    "serving/web/test_process.py",
+    "gpu/test_triton_kernels.py",
+    "files/test_fuzz.py",
+    "serving/test_kills.py",
+    "attention/test_sequence_parallel.py",
+    "cli/test_cli.py",
+    "serving/web/test_videos.py",
+    "training/test_scene_dmd.py",
+    "gpu/test_without_float64.py",
+    "gpu/test_account.py",
+    "docs/test_readme.py",
+    "golden/test_selfcheck.py",
+    "training/test_loop.py",
+    "cli/test_rollouts.py",
+    "cli/test_generate_jobs.py",
+)
 
 # What is timed on this machine is kept for the tests alone.
 _CACHE = tempfile.TemporaryDirectory(prefix="arl2-cache-")
@@ -38,3 +64,9 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; all others stay in their order."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))

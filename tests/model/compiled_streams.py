@@ -3,7 +3,9 @@
 Prints one JSON object.
 """
 
+import contextlib
 import copy
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
+from arl2.cli.main import main as command
 from arl2.kernels.backends import use_backends
 from arl2.model.execution import Execution
 from arl2.model.transformer import CausalWanTransformer3DModel
@@ -53,14 +56,30 @@ def compare(plan: str, *, offloaded: bool = False, **changes: Any) -> dict[str, 
         "same bits": all(torch.equal(ours[0], theirs[0]) and ours[1] == theirs[1] for ours, theirs in pairs),
         "graphs": after[-1],
         "graphs after the window was full": after[-1] - after[WINDOW_FULL],
-        "another batch and width": len(list(streamed(compiled, batch=2, width=8))),
         "breaks": sum(counters["graph_break"].values()),
     }
 
 
+def selfcheck() -> dict[str, Any]:
+    """Exit code and words of ``arl2 selfcheck`` with compiled passes; what it compiled is forgotten afterwards."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = command(["selfcheck", "--compile", "eager", "--device", "cpu", "--quiet", "--threads", "1"])
+    torch.compiler.reset()
+    return {"code": code, "said": said.getvalue()}
+
+
+def another_shape() -> int:
+    """Blocks that a model gives in another batch and width than those it was compiled for."""
+    model = tiny_model("HSHS", window=6)
+    model.execution = Execution(compile="eager")
+    return min(len(list(streamed(model))), len(list(streamed(model, batch=2, width=8))))
+
+
 def main() -> None:
+    found: dict[str, Any] = {"selfcheck": selfcheck()}
     with torch.no_grad():
-        found = {plan: compare(plan) for plan in ("HSHS", "HH", "SS")}
+        found |= {plan: compare(plan) for plan in ("HSHS", "HH", "SS")}
+        found["blocks of another batch and width"] = another_shape()
         found["offloaded"] = compare("HSHS", offloaded=True)
         found["ranks"] = compare("HS", state_rank=0, ffn_rank=0)
         model = tiny_model("HH")

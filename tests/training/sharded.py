@@ -1,10 +1,12 @@
 """What each of two processes does for ``test_sharding``: many short runs, one after the other, and notes on them.
 
-python sharded.py FOLDER     (under torchrun's variables; FOLDER/teacher holds the teacher)
+python -m tests.training.sharded FOLDER     (FOLDER/teacher holds the teacher)
 """
 
+import functools
 import json
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from arl2.training.conversion.distill import DistillConfig
 from arl2.training.engine.loop import train
 from arl2.training.engine.processes import Processes, joined_processes
 from arl2.training.engine.task import Batch, Loss
+from forked import forked_ranks
 
 STEPS = 4
 
@@ -65,8 +68,9 @@ def run(config: AlignConfig | DistillConfig, folder: Path, processes: Processes,
 
 QUIET = Console(quiet=True)
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
+
+def all_runs(place: Path) -> None:
+    """Every kind of run of both stages, and notes on each."""
     notes = {}
     with joined_processes() as together:
         for stage in ("align", "distill"):
@@ -82,3 +86,8 @@ if __name__ == "__main__":
             except Killed:
                 run(replace(cut), place / f"{stage}-cut", together)
         (place / f"notes-{together.rank}.json").write_text(json.dumps(notes))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", UserWarning)
+    sys.exit(any(forked_ranks(2, functools.partial(all_runs, Path(sys.argv[1])))))

@@ -1,9 +1,10 @@
 """The loop: killed and resumed is never killed, to the bit; it stops when it should and says why."""
 
 import io
+import json
 import os
 import signal
-import sys
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import CheckpointError, ConfigError, NonFiniteError
@@ -22,6 +22,7 @@ from arl2.training.engine.loop import LoopConfig, RunResult, train
 from arl2.training.engine.optimizer import OptimizerName
 from arl2.training.engine.progress import read_metrics
 from arl2.training.engine.task import Batch
+from forked import program
 
 CONFIG = LoopConfig(steps=30, warmup_steps=5, checkpoint_every=7, evaluate_every=10, log_every=5, batches_per_step=2)
 
@@ -242,46 +243,37 @@ def test_settings_are_checked() -> None:
         LoopConfig(steps=-1)
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from arl2.training.engine.loop import train
-from arl2.training.engine.processes import joined_processes
-from tests.training.test_loop import CONFIG
-from tests.training.toy import ToyTask
-with joined_processes() as processes:
-    train(ToyTask(), CONFIG, Path(sys.argv[1]), run_config={"loop": {}}, processes=processes)
-"""
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of two processes' runs, and what became of the processes."""
+    folder = tmp_path_factory.mktemp("forked")
+    return folder, program("tests.training.toy", str(folder), json.dumps(record_to_mapping(CONFIG)))
 
 
-def test_two_processes_are_one_process(tmp_path: Path) -> None:
+def test_two_processes_are_one_process(tmp_path: Path, forked: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     train(ToyTask(), CONFIG, tmp_path / "one", run_config={"loop": {}}, console=Console(quiet=True))
-    for code, errors in started_twice([sys.executable, "-c", PROGRAM, str(tmp_path / "two")]):
-        assert code == 0, errors
-    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    folder, done = forked
+    assert json.loads(done.stdout)["two"] == [0, 0], done.stderr
+    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "one", folder / "two"))
     # Each process has half of the batches, and a mean of means is the mean but for rounding.
     assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], rel=1e-6)
     # Other logs are of the first process alone, but of the right size.
     assert two[0]["error"] == pytest.approx(one[0]["error"], rel=0.5)
     name = "checkpoints/step-000000030/state.safetensors"
-    expected, got = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
+    expected, got = load_file(tmp_path / "one" / name), load_file(folder / "two" / name)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], rtol=1e-6, atol=1e-7)
 
 
-DYING = PROGRAM.replace("ToyTask()", "ToyTask(before_loss=die)").replace(
-    "with joined",
-    "import os\ndef die(batch):\n    if (batch.step, batch.slot) == (16, 1): os._exit(7)\nwith joined",
-)
-
-
-def test_a_process_that_dies_ends_the_run_and_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    (code, said), (other, _) = started_twice([sys.executable, "-c", DYING, str(tmp_path)])
-    assert (code, other) == (1, 7)
-    assert "ProcessLostError: Another process of this run has ended" in said
-    assert checkpoints_in(tmp_path / "checkpoints")[-1].name == "step-000000014"
-    resumed = train(ToyTask(), CONFIG, tmp_path, run_config={"loop": {}}, console=Console(quiet=True))
-    whole = run(ToyTask(), tmp_path.parent / "uncut")
+def test_a_process_that_dies_ends_the_run_and_leaves_a_whole_checkpoint(
+    tmp_path: Path, forked: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    folder, done = forked
+    assert json.loads(done.stdout)["dying"] == [1, 7]
+    assert "ProcessLostError: Another process of this run has ended" in done.stderr
+    assert checkpoints_in(folder / "dying" / "checkpoints")[-1].name == "step-000000014"
+    resumed = train(ToyTask(), CONFIG, folder / "dying", run_config={"loop": {}}, console=Console(quiet=True))
+    whole = run(ToyTask(), tmp_path)
     assert resumed.step == 30
     for name, x in state_of(whole).items():
         torch.testing.assert_close(state_of(resumed)[name], x, rtol=1e-6, atol=1e-7)

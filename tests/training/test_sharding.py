@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests.training.conversion import distill_config, loop, task_of, teacher_folder
 from tests.training.sharded import STEPS, a_config
-from tests.training.together import started_twice
 from tests.training.toy import ToyTask
 
 from arl2.errors import ConfigError
@@ -20,6 +18,7 @@ from arl2.files.records import record_to_mapping
 from arl2.training.engine.loop import LoopConfig, train
 from arl2.training.engine.processes import Processes
 from arl2.training.engine.progress import read_metrics
+from forked import program
 
 QUIET = Console(quiet=True)
 STAGES = ("align", "distill")
@@ -32,9 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs of two processes, and of one, in one folder."""
     folder = tmp_path_factory.mktemp("sharded")
     teacher_folder(folder / "teacher")
-    program = Path(__file__).with_name("sharded.py")
-    for code, said in started_twice([sys.executable, "-W", "error::UserWarning", str(program), str(folder)]):
-        assert code == 0, said
+    done = program("tests.training.sharded", str(folder))
+    assert done.returncode == 0, done.stderr
     for stage in STAGES:
         alone(a_config(folder, stage), folder / f"{stage}-one")
     return folder

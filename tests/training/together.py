@@ -27,14 +27,3 @@ def start_twice(command: Sequence[str]) -> list[subprocess.Popen[str]]:
         )
         for rank in range(2)
     ]
-
-
-def started_twice(command: Sequence[str], *, timeout: float = 600) -> list[tuple[int, str]]:
-    """Exit code and standard error of each of the two."""
-    started = start_twice(command)
-    try:
-        said = [process.communicate(timeout=timeout)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, words) for process, words in zip(started, said, strict=True)]

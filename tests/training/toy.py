@@ -1,12 +1,24 @@
-"""A task of a few numbers, to watch the loop: a small network learns a random linear map."""
+"""A task of a few numbers, to watch the loop: a small network learns a random linear map.
 
+python -m tests.training.toy FOLDER CONFIG     two processes train together: to the end (FOLDER/two), and until one of
+them dies (FOLDER/dying); prints the exit codes of both
+"""
+
+import functools
+import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from arl2.files.records import record_from_mapping
+from arl2.training.engine.loop import LoopConfig, train
+from arl2.training.engine.processes import joined_processes
 from arl2.training.engine.task import Batch, Loss, ParameterGroup
+from forked import forked_ranks
 
 
 class ToyTask:
@@ -40,3 +52,25 @@ class ToyTask:
     def export(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "weights.txt").write_text(str(self.evaluate()["weight_sum"]))
+
+
+def together(config: LoopConfig, folder: Path, before_loss: Callable[[Batch], None]) -> None:
+    """The part of one of two processes."""
+    with joined_processes() as processes:
+        train(ToyTask(before_loss=before_loss), config, folder, run_config={"loop": {}}, processes=processes)
+
+
+def die(batch: Batch) -> None:
+    """In the middle of a step; only one of the two has the second slot."""
+    if (batch.step, batch.slot) == (16, 1):
+        os._exit(7)
+
+
+if __name__ == "__main__":
+    place, settings = Path(sys.argv[1]), record_from_mapping(LoopConfig, json.loads(sys.argv[2]))
+    runs = {"two": lambda batch: None, "dying": die}
+    codes = {
+        name: forked_ranks(2, functools.partial(together, settings, place / name, before))
+        for name, before in runs.items()
+    }
+    sys.stdout.write(json.dumps(codes) + "\n")
