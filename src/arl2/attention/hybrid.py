@@ -160,14 +160,19 @@ class HybridAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
     ) -> Float[Tensor, "batch tokens width"]:
         own = _own(memory)
-        raw = self.shared.project(x)
-        inputs = self.shared.rotated_inputs(raw, rotation)
-        queries = self.state.queries(x, raw, self.shared, rotation)
-        q, k, v, queries, gate = self.parallel.to_heads(
-            *inputs, queries, self.gate_proj(x), frame_tokens=own.frame_tokens
-        )
-        intra = self.shared.attend(q, k, v)
-        mixed = with_read(intra, gate, read_state(queries, own.read()))
+        if own.is_blank and not torch.is_grad_enabled():
+            # What is read is zero, whatever the queries and gates. With gradients these get theirs, zeros too.
+            raw = self.shared.project(x)
+            inputs = self.shared.rotated_inputs(raw, rotation)
+            q, k, v = self.parallel.to_heads(*inputs, frame_tokens=own.frame_tokens)
+            mixed = self.shared.attend(q, k, v)
+        else:
+            raw, gate = self.state.project(x, self.shared, self.gate_proj)
+            inputs = self.shared.rotated_inputs(raw, rotation)
+            queries = self.state.queries(x, raw, self.shared, rotation)
+            q, k, v, queries, gate = self.parallel.to_heads(*inputs, queries, gate, frame_tokens=own.frame_tokens)
+            intra = self.shared.attend(q, k, v)
+            mixed = with_read(intra, gate, read_state(queries, own.read()))
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
         return self.shared.merge(self.parallel.to_tokens(mixed, frame_tokens=own.frame_tokens, dtype=x.dtype))

@@ -71,6 +71,11 @@ class LayerMemory(ABC):
         """After a cache-update pass: the block counts, and what the pass has left of it goes to its place."""
         self.frames += frames
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether layers skip the read of a state, since nothing was written to it. The host knows."""
+        return False
+
     def is_steady(self) -> bool:
         """Whether every whole block from here on meets tensors of the same shapes at the same places."""
         return True
@@ -85,6 +90,11 @@ class LayerMemory(ABC):
         Empty if committing the latents of the window fills this memory again.
         """
         return {}
+
+    def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace what :meth:`constant` gives by tensors of the same names, shapes and dtypes."""
+        for name, own in self.constant().items():
+            own.copy_(tensors[name].detach())
 
     @property
     def has_window(self) -> bool:

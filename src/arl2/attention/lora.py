@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arl2.attention.folded import Affine, Folded, may_fold
 from arl2.errors import CheckpointError
 from arl2.kernels.linear import Linear, is_untouched, product_dtype
 
@@ -64,9 +65,17 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.linear = Linear(in_features, out_features)
         self.change = LoRA(in_features, out_features, rank, alpha)
+        self.folded = Folded()
 
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         return self.change.added_to(self.linear(x), x, in_place=True)
+
+
+def changed_weight(weight: Tensor, change: LoRA | None) -> Tensor:
+    """The weight ``[out, in]`` plus what a LoRA adds to it, in float64."""
+    if change is None:
+        return weight.double()
+    return weight.double() + change.scale * (change.A.double() @ change.B.double()).T
 
 
 def linear(in_features: int, out_features: int, rank: int, alpha: float) -> nn.Module:
@@ -76,8 +85,9 @@ def linear(in_features: int, out_features: int, rank: int, alpha: float) -> nn.M
     return LoRALinear(in_features, out_features, rank, alpha)
 
 
-def as_function(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
-    """A layer that :func:`linear` made as a function of ``[rows, inputs]``, its weights cast once. No gradients.
+def as_function(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """A layer that :func:`linear` made as a function of ``[rows, inputs]`` like ``x`` in ``dtype``, its weights cast
+    once; a LoRA is folded in where that is faster. No gradients.
 
     None if it is another layer by now, or something hooks into it: then it has to be called itself.
     """
@@ -89,6 +99,11 @@ def as_function(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tens
     weight, bias = own.weight.to(dtype), None if own.bias is None else own.bias.to(dtype)
     if type(layer) is not LoRALinear:
         return lambda x: F.linear(x, weight, bias)
+    if dtype == x.dtype and may_fold(x, own.weight):
+        sources = own.weight, layer.change.A, layer.change.B
+        folded = layer.folded.of(sources, lambda: Affine(changed_weight(own.weight, layer.change).float()))
+        if folded is not None:
+            return lambda x: F.linear(x, folded.weight, bias)
     inner, outer, scale = layer.change.A.to(dtype), layer.change.B.to(dtype), layer.change.scale
     return lambda x: F.linear(x, weight, bias).addmm_(x @ inner, outer, alpha=scale)
 

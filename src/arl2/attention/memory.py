@@ -109,6 +109,11 @@ class Memory:
         """Whether every whole block from here on meets tensors of the same shapes at the same places."""
         return all(layer.is_steady() for layer in self.layers)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether some layer skips the read of a state, since nothing was written to it."""
+        return any(layer.is_blank for layer in self.layers)
+
     def begin_at(self, frame: int, *, keep_sinks: bool = False) -> None:
         """Continue at ``frame`` with empty windows, for cache-update passes to fill. Constant memory stays.
 
@@ -240,8 +245,8 @@ class Memory:
         """
         own = self._states()
         check_tensors({name: TensorKind(list(state.shape), state.dtype) for name, state in own.items()}, tensors)
-        for name, state in own.items():
-            state.copy_(tensors[name].detach())
+        for i, layer in enumerate(self.layers):
+            layer.restore_constant({name: tensors[f"layers.{i}.{name}"] for name in layer.constant()})
 
     def scale_states(self, factor: float) -> None:
         """Multiply the constant memory: below 1 the past fades, 0 forgets it. Windows stay.

@@ -1,5 +1,8 @@
 """Memory of a hybrid layer: one matrix per head that takes the same bytes for ever."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +19,7 @@ class RecurrentState(ConstantMemory):
     def __init__(self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str) -> None:
         shape = (geometry.batch, heads, head_dim, head_dim)
         super().__init__(geometry, {"state": torch.zeros(shape, dtype=torch.float32, device=device)})
+        self._is_written = False
 
     @property
     def state(self) -> Float[Tensor, "batch heads key value"]:
@@ -28,7 +32,38 @@ class RecurrentState(ConstantMemory):
 
     def write(self, state: Float[Tensor, "batch heads key value"]) -> None:
         """Replace the state by the one after a block."""
+        if not self._is_written:  # a compiled pass, which always finds it written, assigns nothing
+            self._is_written = True
         self.state.copy_(state.detach())
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was ever written, so that what is read is zero."""
+        return not self._is_written
+
+    def is_steady(self) -> bool:
+        # Layers skip the read of a blank state. A pass that is recorded has to read it.
+        return self._is_written
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
+        super().restore(tensors, facts, frames)
+        self._is_written = may_hold_something(self.state)
+
+    def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:
+        super().restore_constant(tensors)
+        self._is_written = may_hold_something(self.state)
+
+    def fill_random(self, frames: int, generator: torch.Generator) -> None:
+        super().fill_random(frames, generator)
+        self._is_written = True
 
     def turned(self, name: str, tensor: Tensor, frames: int) -> Tensor:
         return turn_state(tensor, frames)
+
+
+def may_hold_something(state: Tensor) -> bool:
+    """Whether a restored state is more than zeros, so that a stream that goes back to its start has the same bits.
+
+    A GPU is not waited for: there it may, and reading zeros has the bits of not reading.
+    """
+    return state.device.type != "cpu" or bool(state.any())

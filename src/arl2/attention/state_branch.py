@@ -6,17 +6,24 @@ update rule arXiv 2412.06464.
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.lora import LoRA
-from arl2.attention.projections import Projected, Projections
+from arl2.attention.folded import Affine, Folded, may_fold
+from arl2.attention.lora import LoRA, changed_weight
+from arl2.attention.projections import Projected, Projections, RMSNorm
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.fused import decay_and_strength, turned_to_unit
-from arl2.kernels.linear import Linear, product_dtype
+from arl2.kernels.linear import Linear, is_untouched, product_dtype
 from arl2.kernels.rope import Rotation
+
+# Of a head's features after a norm: then an epsilon of 1e-6 moves its unit vectors by less than float32 rounds.
+_LEAST_SQUARE = 8.0
+_NOTHING = 1e-12  # no length of what was computed from anything
 
 
 class Gate(Linear):
@@ -43,6 +50,8 @@ class MemoryBranch(nn.Module, ABC):
     phi_k: nn.Parameter
     phi_v: nn.Parameter
     changes: nn.ModuleDict
+    folded_read: Folded
+    folded_write: Folded
 
     def _add_features(self, width: int, heads: int, rank: int, alpha: float) -> None:
         head_dim = width // heads
@@ -51,10 +60,19 @@ class MemoryBranch(nn.Module, ABC):
         self.phi_k = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.phi_v = nn.Parameter(torch.empty(heads, head_dim, head_dim))
         self.changes = nn.ModuleDict({name: LoRA(width, width, rank, alpha) for name in "qkv"} if rank else {})
+        self.folded_read, self.folded_write = Folded(), Folded()
 
     @abstractmethod
     def gates(self, x: Float[Tensor, "batch tokens width"]) -> tuple[Tensor, ...]:
         """What every token decays, erases and writes, ``[B, T, H]`` or ``[B, T, H, D]`` each."""
+
+    def gate_layers(self) -> tuple["Gate", ...]:
+        """Layers of which :meth:`gates` needs nothing but the results, as :meth:`gates_of` takes them."""
+        return ()
+
+    def gates_of(self, *logits: Float[Tensor, "batch tokens heads"]) -> tuple[Tensor, ...]:
+        """:meth:`gates`, from what :meth:`gate_layers` give."""
+        raise NotImplementedError(f"{type(self).__name__} has no gate_layers.")
 
     @abstractmethod
     def advance(self, written: tuple[Tensor, ...], state: Tensor, *, frame_tokens: int) -> Tensor:
@@ -81,6 +99,8 @@ class MemoryBranch(nn.Module, ABC):
         self, x: Tensor, raw: Projected, shared: Projections, rotation: Rotation
     ) -> Float[Tensor, "batch tokens heads head"]:
         """``q' = l2norm(rope(phi_q(q*)))``, with which :func:`read_state` reads."""
+        if raw.state_q is not None:
+            return _unit(shared.split(raw.state_q), rotation)
         q = shared.split(shared.norm_q(self._changed("q", raw.q, x)))
         return turned_to_unit(_per_head(self.phi_q, q), rotation)
 
@@ -88,6 +108,12 @@ class MemoryBranch(nn.Module, ABC):
         self, x: Tensor, raw_k: Tensor, raw_v: Tensor, shared: Projections, rotation: Rotation
     ) -> tuple[Tensor, ...]:
         """``k', v'`` ``[B, T, H, D]`` and the gates of every token, with which :meth:`advance` writes them."""
+        joint = self._joint_write(x, shared)
+        if joint is not None:
+            sizes = [shared.to_k.out_features] * 2 + [shared.heads] * len(self.gate_layers())
+            k, v, *logits = F.linear(x, *joint).split(sizes, dim=-1)
+            gates = self.gates_of(*logits) if logits else self.gates(x)
+            return _unit(shared.split(k), rotation), shared.split(v), *gates
         k = shared.split(shared.norm_k(self._changed("k", raw_k, x)))
         v = shared.split(self._changed("v", raw_v, x))
         k = turned_to_unit(_per_head(self.phi_k, k), rotation)
@@ -96,11 +122,77 @@ class MemoryBranch(nn.Module, ABC):
 
     def _changed(self, name: str, raw: Tensor, x: Tensor) -> Tensor:
         """The shared projection plus this branch's LoRA, added before the norm."""
+        change = self._change(name)
+        return raw if change is None else change.added_to(raw, x)
+
+    def project(self, x: Tensor, shared: Projections, gate: "Gate") -> tuple[Projected, Tensor]:
+        """q, k, v before their norms, and the gate of the read ``[B, T, H]``; one product where that is faster."""
+        width, heads = shared.to_q.out_features, shared.heads
+        joint = self._joint(x, shared, gate)
+        if joint is None:
+            return shared.project(x), gate(x)
+        q, k, v, state_q, gates = F.linear(x, *joint).split([width, width, width, width, heads], dim=-1)
+        return Projected(q, k, v, state_q), gates
+
+    def _joint(self, x: Tensor, shared: Projections, gate: "Gate") -> Affine | None:
+        """The weights of q, k, v, the state's queries and the gate, one below the other."""
+        layers = (shared.to_q, shared.to_k, shared.to_v)
+        if not may_fold(x, shared.to_q.weight) or not all(_is_plain(one, Linear) for one in layers):
+            return None
+        change = self._change("q")
+        if not (_is_plain(gate, Gate) and _is_plain(shared.norm_q, RMSNorm) and _is_plain(change, LoRA)):
+            return None
+        sources = [
+            *(part for one in layers for part in (one.weight, one.bias)),
+            *(gate.weight, shared.norm_q.weight, self.phi_q),
+            *([] if change is None else [change.A, change.B]),
+        ]
+
+        def fold() -> Affine | None:
+            own = _features(shared.to_q, change, shared.norm_q, self.phi_q)
+            if own is None:
+                return None
+            weights = [*(one.weight for one in layers), own.weight.float(), gate.weight]
+            biases = [*(one.bias for one in layers), own.bias.float(), gate.weight.new_zeros(len(gate.weight))]
+            return Affine(torch.cat(weights), torch.cat(biases))
+
+        return self.folded_read.of(sources, fold)
+
+    def _joint_write(self, x: Tensor, shared: Projections) -> Affine | None:
+        """The weights of the state's keys, values and gates, one below the other."""
+        if not may_fold(x, shared.to_k.weight):
+            return None
+        changes, gates = (self._change("k"), self._change("v")), self.gate_layers()
+        if not (
+            _is_plain(shared.to_k, Linear) and _is_plain(shared.to_v, Linear) and _is_plain(shared.norm_k, RMSNorm)
+        ):
+            return None
+        if not (all(_is_plain(change, LoRA) for change in changes) and all(_is_plain(gate, Gate) for gate in gates)):
+            return None
+        sources = [
+            *(shared.to_k.weight, shared.to_k.bias, shared.norm_k.weight, self.phi_k),
+            *(shared.to_v.weight, shared.to_v.bias, self.phi_v),
+            *(part for change in changes if change is not None for part in (change.A, change.B)),
+            *(gate.weight for gate in gates),
+        ]
+
+        def fold() -> Affine | None:
+            k = _features(shared.to_k, changes[0], shared.norm_k, self.phi_k)
+            v = _features(shared.to_v, changes[1], None, self.phi_v)
+            if k is None or v is None:
+                return None
+            weights = [k.weight.float(), v.weight.float(), *(gate.weight for gate in gates)]
+            biases = [k.bias.float(), v.bias.float(), *(gate.weight.new_zeros(len(gate.weight)) for gate in gates)]
+            return Affine(torch.cat(weights), torch.cat(biases))
+
+        return self.folded_write.of(sources, fold)
+
+    def _change(self, name: str) -> LoRA | None:
         if name not in self.changes:
-            return raw
+            return None
         change = self.changes[name]
         assert isinstance(change, LoRA)
-        return change.added_to(raw, x)
+        return change
 
 
 class StateBranch(MemoryBranch):
@@ -122,7 +214,14 @@ class StateBranch(MemoryBranch):
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log decay ``g`` and strength ``beta``, ``[B, T, H]``."""
-        return decay_and_strength(self.decay_proj(x), self.beta_proj(x), self.A_log, self.dt_bias)
+        return self.gates_of(self.decay_proj(x), self.beta_proj(x))
+
+    def gate_layers(self) -> tuple[Gate, ...]:
+        return self.decay_proj, self.beta_proj
+
+    def gates_of(self, *logits: Tensor) -> tuple[Tensor, Tensor]:
+        decay, strength = logits
+        return decay_and_strength(decay, strength, self.A_log, self.dt_bias)
 
     def advance(self, written: tuple[Tensor, ...], state: Tensor, *, frame_tokens: int) -> Tensor:
         k, v, g, beta = written
@@ -152,6 +251,10 @@ def read_state(
         # Scaled and rounded in one kernel.
         rounded = torch.mul(state, scale, out=torch.empty_like(state, dtype=q.dtype))
         return torch.einsum("bthk,bhkv->bthv", q, rounded)
+    if q.device.type == "cpu" and not torch.is_grad_enabled():
+        # As einsum does it, with half of the operations: these are small.
+        read = torch.bmm(q.to(state.dtype).transpose(1, 2).flatten(0, 1), state.flatten(0, 1))
+        return (scale * read).unflatten(0, state.shape[:2]).transpose(1, 2)
     return scale * torch.einsum("bthk,bhkv->bthv", q.to(state.dtype), state)
 
 
@@ -159,3 +262,36 @@ def _per_head(phi: Tensor, x: Tensor) -> Tensor:
     """Apply each head's matrix to that head."""
     work = product_dtype(x)
     return torch.einsum("hoi,bthi->btho", phi.to(work), x.to(work)).to(x.dtype)
+
+
+def _is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether a layer does what its weights say, and nothing hooks into it; also of none."""
+    return layer is None or (type(layer) is kind and is_untouched(layer))
+
+
+class _Features(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+
+def _features(layer: Linear, change: LoRA | None, norm: RMSNorm | None, phi: Tensor) -> _Features | None:
+    """``phi`` after a projection with its LoRA, and a norm's weights between them, as one product; float64.
+
+    The norm itself is left out: it scales a whole token, and queries and keys are brought to length 1 after it. None
+    where ``phi`` and the norm's weights leave a head so small that the epsilon of that would count, beside which stands
+    the scale of the token. A head with ``phi = 1`` has a square of D.
+    """
+    turn = phi.double()
+    if norm is not None:
+        turn = turn * norm.weight.double().unflatten(0, (phi.shape[0], 1, -1))
+        if turn.square().sum((1, 2)).min() < _LEAST_SQUARE:
+            return None
+    weight = changed_weight(layer.weight, change).unflatten(0, (phi.shape[0], -1))
+    bias = layer.bias.double().unflatten(0, (phi.shape[0], -1, 1))
+    return _Features((turn @ weight).flatten(0, 1), (turn @ bias).flatten())
+
+
+def _unit(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turned and of length 1, whatever the scale; what is 0 stays 0."""
+    x = rotation(x)
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(_NOTHING)

@@ -223,17 +223,23 @@ class WindowedAttention(SelfAttention):
         self, x: Float[Tensor, "batch tokens width"], rotation: Rotation, memory: LayerMemory, access: Access
     ) -> Float[Tensor, "batch tokens width"]:
         own = _own(memory)
-        raw = self.shared.project(x)
+        # In every form of mixing a zero read changes nothing. With gradients queries and gates get theirs, zeros too.
+        reads = not own.is_blank or torch.is_grad_enabled()
+        of_state: list[Tensor] = []
+        if reads:
+            raw, gate = self.state.project(x, self.shared, self.gate_proj)
+            of_state = [self.state.queries(x, raw, self.shared, self._of_state(rotation)), gate]
+        else:
+            raw = self.shared.project(x)
         inputs = self.shared.rotated_inputs(raw, rotation)
-        queries = self.state.queries(x, raw, self.shared, self._of_state(rotation))
-        q, k, v, queries, gate = self.parallel.to_heads(
-            *inputs, queries, self.gate_proj(x), frame_tokens=own.frame_tokens
-        )
+        q, k, v, *of_state = self.parallel.to_heads(*inputs, *of_state, frame_tokens=own.frame_tokens)
         if own.cache is not None:
             k, v = own.cache.with_block(k, v)
-        attended = self.shared.attend(q, k, v)
-        mass = log_mean_mass(q=q, k=k) if self.spec.form.mixing == "log-sum-exp" else None
-        mixed = self.mixed(attended, read_state(queries, own.read()), gate, mass)
+        mixed = self.shared.attend(q, k, v)
+        if reads:
+            queries, gate = of_state
+            mass = log_mean_mass(q=q, k=k) if self.spec.form.mixing == "log-sum-exp" else None
+            mixed = self.mixed(mixed, read_state(queries, own.read()), gate, mass)
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)
         return self.shared.merge(self.parallel.to_tokens(mixed, frame_tokens=own.frame_tokens, dtype=x.dtype))
@@ -319,7 +325,7 @@ class WindowedAttention(SelfAttention):
         logit = gate.float() if mass is None else gate.float() - mass
         weight = (self.parallel.share(self.openness, 0).float() * torch.sigmoid(logit))[..., None]
         if self.spec.form.mixing == "additive":
-            return attended + weight * read
+            return torch.addcmul(attended, weight, read) if attended.dtype == read.dtype else attended + weight * read
         # Towards nothing would take away from the window: an empty state, which reads as zero, does not count.
         known = (read != 0).any(-1, keepdim=True)
         return attended + torch.where(known, weight * (read - attended), 0.0)

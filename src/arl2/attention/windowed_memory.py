@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arl2.attention.key_value_cache import KeyValueCache
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry, TensorKind
+from arl2.attention.recurrent_state import may_hold_something
 from arl2.errors import MemoryMismatchError
 from arl2.kernels.rope import turn_state
 
@@ -34,6 +35,7 @@ class WindowedMemory(LayerMemory):
         self.frame_tokens = geometry.frame_tokens
         self.states, self.cache, self.turns = states, cache, turns
         self.frames = 0
+        self._written = 0  # of the newest states, those that something was written to; the others are zero
 
     def read(self) -> Float[Tensor, "batch heads key value"]:
         """The state that blocks read. A copy while gradients are recorded: a later write would spoil what they need."""
@@ -45,9 +47,16 @@ class WindowedMemory(LayerMemory):
 
     def write(self, state: Float[Tensor, "batch heads key value"]) -> None:
         """The state after a block becomes the newest."""
+        if self.is_blank:  # a compiled pass, which never finds it blank, counts nothing
+            self._written += 1
         if self.states.shape[1] > 1:
             self.states[:, :-1] = self.states[:, 1:].clone()
         self.states[:, -1] = state.detach()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing has come to the state that blocks read, so that it is zero."""
+        return self._written < self.states.shape[1]
 
     def prepare(self, frames: int) -> None:
         if self.cache is not None:
@@ -59,7 +68,8 @@ class WindowedMemory(LayerMemory):
             self.cache.advance(frames)
 
     def is_steady(self) -> bool:
-        return self.cache is None or self.cache.is_steady()
+        # Layers skip the read of a blank state. A pass that is recorded has to read it.
+        return not self.is_blank and (self.cache is None or self.cache.is_steady())
 
     @property
     def has_window(self) -> bool:
@@ -83,13 +93,19 @@ class WindowedMemory(LayerMemory):
         return {**cached, "states": TensorKind(list(self.states.shape), self.states.dtype)}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
-        self.states.copy_(tensors["states"].detach())
+        self.restore_constant(tensors)
         if self.cache is not None:
             self.cache.restore(tensors, self._of_cache(facts), frames)
         self.frames = frames
 
+    def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:
+        self.states.copy_(tensors["states"].detach())
+        known = [may_hold_something(state) for state in self.states.unbind(1)]
+        self._written = len(known) - known.index(True) if any(known) else 0
+
     def fill_random(self, frames: int, generator: torch.Generator) -> None:
         self.states.normal_(generator=generator)
+        self._written = self.states.shape[1]
         if self.cache is not None:
             self.cache.fill_random(frames, generator)
         self.frames = frames
@@ -104,6 +120,8 @@ class WindowedMemory(LayerMemory):
         return self.states.shape[1] - 1
 
     def take_back_states(self) -> None:
+        if self.is_blank:
+            self._written = 0
         self.states[:, 1:] = self.states[:, :1]
 
     def move_origin(self, frames: int) -> None:

@@ -97,7 +97,8 @@ def with_read(
     """``intra + sigmoid(gate) inter``, what a hybrid layer adds of its state; in the wider dtype."""
     if _use_kernel(intra):
         return torch.ops.arl2.with_read(intra, gate, inter)
-    return intra + torch.sigmoid(gate.float())[..., None] * inter
+    open_by = torch.sigmoid(gate.float())[..., None]
+    return torch.addcmul(intra, open_by, inter) if intra.dtype == inter.dtype else intra + open_by * inter
 
 
 def decay_and_strength(

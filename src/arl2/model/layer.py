@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             work = product_dtype(x)
-            up, down = as_function(self.up, work), as_function(self.down, work)
+            up, down = as_function(self.up, x, work), as_function(self.down, x, work)
             if up is not None and down is not None:
                 return self._in_pieces(x, up, down, work)
         if isinstance(self.up, nn.Linear):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from arl2.attention.cost import HeadSize
 from arl2.attention.cross import CrossAttentionCache
+from arl2.attention.folded import refresh_folded
 from arl2.attention.layout import ClipLayout
 from arl2.attention.memory import Memory, MemoryGeometry, ModelIdentity
 from arl2.attention.plan import all_kinds
@@ -292,6 +293,7 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
             raise ConfigError(
                 f"The prompt embeddings have {words} rows; this model takes at most {self.config.text_len}."
             )
+        refresh_folded(self)  # as the prompt is made of the weights as they are now
         padded = nn.functional.pad(text, (0, 0, 0, self.config.text_len - words))
         embedded = self.text_embedder(padded.to(self.compute_dtype))
         with self.layers.in_turn() as layers:

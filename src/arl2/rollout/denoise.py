@@ -75,7 +75,8 @@ class Rollout:
         noise.check(own.geometry.batch)
         self.model, self.prompted, self.noise, self.settings = model, tuple(prompted), noise, settings
         self.first_generated = first_generated
-        # Only the first flow and the first commit are checked for NaN: every check synchronizes with the device.
+        # Only the first commit is checked for NaN, the first flow, and the first that reads all states: every check
+        # synchronizes with the device.
         self._flow_is_finite = self._memory_is_finite = False
 
     @property
@@ -134,6 +135,8 @@ class Rollout:
     def commit(self, latents: Latents, *, known: bool) -> None:
         """The cache-update pass, which only writes memory: of ``known`` (conditioning) latents at timestep 0."""
         timestep = 0.0 if known else self.settings.context_noise
+        if any(memory.is_blank for memory in self.memories):
+            self._flow_is_finite = False  # what reads a state had nothing to do yet
         for one in self.prompted:
             self.model.commit(latents, _timesteps(latents, timestep), one.prompt, one.memory)
             if not self._memory_is_finite:

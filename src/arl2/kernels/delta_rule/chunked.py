@@ -85,15 +85,15 @@ class _Gates:
     """Decays of all chunks. Sums are cut at chunk borders, so everything but ``decay`` is made in one go."""
 
     def __init__(self, g: Tensor, beta: Tensor, work: torch.dtype) -> None:
-        spare = -g.shape[1] % CHUNK
-        by_chunk = F.pad(g, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK))  # [B n C H]
+        by_chunk = _by_chunk(g)  # [B n C H]
         self.log_decay = tuple(part.permute(0, 3, 1, 2).flatten(0, 1) for part in cumulative(by_chunk, 2))  # [N n C]
         self.from_start = self.log_decay[0].to(work).exp()
         # Padding adds no decay, so the last entry is the sum over the chunk's own tokens.
         last = tuple(part[..., -1:] for part in self.log_decay)
         self.to_end = difference(last, self.log_decay).to(work).exp()
-        self.beta = F.pad(beta, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK)).permute(0, 3, 1, 2).flatten(0, 1).to(work)
-        self.not_earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=g.device).triu()
+        self.beta = _by_chunk(beta).permute(0, 3, 1, 2).flatten(0, 1).to(work)
+        size = by_chunk.shape[2]
+        self.not_earlier = torch.ones(size, size, dtype=torch.bool, device=g.device).triu()
 
     def chunk(self, index: int, length: int) -> _Chunk:
         """Gates of chunk ``index``, which has ``length`` tokens."""
@@ -117,6 +117,13 @@ def _advance(k: Tensor, v: Tensor, chunk: _Chunk, state: Tensor) -> tuple[Tensor
     errors = torch.linalg.solve_triangular(overlaps, due, upper=False, unitriangular=True)
     # In place into a fresh tensor: the sum would otherwise copy the state first.
     return errors, (chunk.total * state).baddbmm_((k * chunk.to_end).mT, errors)
+
+
+def _by_chunk(x: Tensor) -> Tensor:
+    """``[B T H]`` as ``[B n C H]``, the last chunk filled up with zeros; a sequence of less is one chunk of its own."""
+    if 0 < x.shape[1] <= CHUNK:
+        return x[:, None]
+    return F.pad(x, (0, 0, 0, -x.shape[1] % CHUNK)).unflatten(1, (-1, CHUNK))
 
 
 def _heads_first(x: Tensor, start: int, work: torch.dtype) -> Tensor:
