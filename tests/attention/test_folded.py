@@ -102,6 +102,18 @@ def test_a_weight_that_has_changed_is_folded_again(name, change):
     assert relative(after, before) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["ffn.up.linear", "ffn.down.change", "self_attention.gate_proj"])
+def test_a_layer_that_something_hooks_into_is_called(name):
+    model, called = model_of("HW"), []
+    before = flows(model)
+    hook = model.layers[1].get_submodule(name).register_forward_hook(lambda *given: called.append(1))
+    hooked = flows(model)
+    assert len(called) >= 2
+    assert 0 < relative(hooked, before) < 1e-5
+    hook.remove()
+    assert torch.equal(flows(model), before)
+
+
 def test_what_is_saved_knows_nothing_of_it():
     model = model_of("HW")
     names, expected = list(model.state_dict()), flows(model)

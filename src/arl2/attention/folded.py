@@ -6,13 +6,17 @@ first needed and again whenever a parameter has changed. The parameters stay wha
 and other devices see nothing of it. With gradients, in half precision and in float64 all is computed as it reads.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-_WIDEST = 512  # rows and columns; above, products of low rank are cheaper than the matrix that they fold into
+from arl2.kernels.linear import is_untouched
+
+LayerType = TypeVar("LayerType", bound=nn.Module)
+
+_WIDEST = 512  # width; above, products of low rank are cheaper than the matrix that they fold into
 
 
 class Affine(NamedTuple):
@@ -22,23 +26,100 @@ class Affine(NamedTuple):
     bias: Tensor | None = None
 
 
-class _Made(NamedTuple):
-    sources: tuple[Tensor, ...]
-    marks: tuple[tuple[int, int], ...]
-    copies: tuple[Tensor, ...]
-    folded: Affine | None
+class Watched:
+    """Layers and their parameters as they are, to be found changed later. A look takes microseconds.
+
+    A layer counts as changed if another one stands in its place or something hooks into it; a parameter, if another one
+    stands in its place, or its storage was replaced or written to. What is written through ``.data`` is counted
+    nowhere: :meth:`holds_the_same` looks at the numbers.
+    """
+
+    def __init__(self) -> None:
+        self.weights: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
+        self.copies: list[Tensor] = []
+        self.layers: list[tuple[dict[str, Any], str, object]] = []
+        self.hooks: list[tuple[dict[Any, Any], bool]] = []
+        self.is_plain = True
+
+    def layer(self, holder: nn.Module, name: str, kind: type[LayerType]) -> LayerType:
+        """The layer ``holder.name`` and all of its parameters are watched. One of another kind cannot be folded."""
+        layer = holder._modules[name]
+        self.layers += [(holder._modules, name, layer), (layer.__dict__, "forward", layer.__dict__.get("forward"))]
+        self.hooks += [(hooks, bool(hooks)) for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
+        self.is_plain = self.is_plain and type(layer) is kind and is_untouched(layer)
+        for own, parameter in layer._parameters.items():
+            if parameter is not None:
+                self.parameter(layer, own)
+        return layer
+
+    def parameter(self, holder: nn.Module, name: str) -> Tensor:
+        """The parameter ``holder.name`` is watched."""
+        own = holder._parameters[name]
+        assert own is not None
+        # Tensors of inference mode do not count how often they were written.
+        if not own.is_inference() and own.dtype == torch.float32:
+            self.weights.append((holder._parameters, name, own, own.data_ptr(), own._version))
+            self.copies.append(own.detach().clone())
+        else:
+            self.is_plain = False
+        return own
+
+    def is_unchanged(self) -> bool:
+        """Whether everything is what it was, as far as torch counts."""
+        for holder, name, layer in self.layers:
+            if holder.get(name) is not layer:
+                return False
+        for hooks, were_there in self.hooks:
+            if bool(hooks) is not were_there:
+                return False
+        for holder, name, own, pointer, version in self.weights:
+            if holder.get(name) is not own or own._version != version or own.data_ptr() != pointer:
+                return False
+        return True
+
+    def holds_the_same(self) -> bool:
+        """Whether all parameters have the numbers that they had."""
+        return all(torch.equal(weight[2], copy) for weight, copy in zip(self.weights, self.copies, strict=True))
 
 
-def may_fold(x: Tensor, weight: Tensor) -> bool:
-    """Whether a pass over ``x`` may use what ``weight`` is folded into."""
+def may_fold(x: Tensor) -> bool:
+    """Whether a pass over ``x`` may use what was folded."""
     return (
         type(x) is Tensor  # nothing that only stands for one
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and max(weight.shape) <= _WIDEST
+        and x.is_cpu
+        and x.dtype is torch.float32
+        and x.shape[-1] <= _WIDEST
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
+
+
+class Folded:
+    """What some layers fold into, as long as they stay as they are."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Watched, Affine | None] | None = None
+
+    def of(self, fold: Callable[[Watched], Affine | None]) -> Affine | None:
+        """What ``fold`` makes of the layers that it watches; None if it folds nothing, or something hooks into them."""
+        made = self._made  # once: another thread may replace it
+        if made is None or not made[0].is_unchanged():
+            watched = Watched()
+            affine = fold(watched)
+            self._made = made = watched, affine if watched.is_plain else None
+        return made[1]
+
+    def refresh(self) -> None:
+        """Forget it if a parameter holds other numbers: see :meth:`Watched.holds_the_same`."""
+        made = self._made
+        if made is not None and not made[0].holds_the_same():
+            self._made = None
+
+    def __deepcopy__(self, _: object) -> "Folded":
+        return Folded()
+
+    def __reduce__(self) -> tuple[type["Folded"], tuple[()]]:
+        return Folded, ()
 
 
 def refresh_folded(model: nn.Module) -> None:
@@ -47,38 +128,3 @@ def refresh_folded(model: nn.Module) -> None:
         for kept in vars(part).values():
             if isinstance(kept, Folded):
                 kept.refresh()
-
-
-class Folded:
-    """What some parameters fold into, as long as they stay as they are."""
-
-    def __init__(self) -> None:
-        self._made: _Made | None = None
-
-    def of(self, sources: Sequence[Tensor], fold: Callable[[], Affine | None]) -> Affine | None:
-        """What ``fold`` makes of ``sources``; None if it folds nothing, or if nobody could see them change."""
-        made = self._made  # once: another thread may replace it
-        if made is not None and len(made.sources) == len(sources):
-            for one, source, mark in zip(sources, made.sources, made.marks, strict=True):
-                if one is not source or one.data_ptr() != mark[0] or one._version != mark[1]:
-                    break
-            else:
-                return made.folded
-        if any(one.is_inference() or one.dtype != torch.float32 for one in sources):
-            return None  # tensors of inference mode do not count how often they were written
-        marks = tuple((one.data_ptr(), one._version) for one in sources)
-        copies = tuple(one.detach().clone() for one in sources)
-        self._made = _Made(tuple(sources), marks, copies, fold())
-        return self._made.folded
-
-    def refresh(self) -> None:
-        """Forget it if a parameter holds other numbers: what is written through ``.data`` is counted nowhere."""
-        made = self._made
-        if made is not None and not all(map(torch.equal, made.sources, made.copies)):
-            self._made = None
-
-    def __deepcopy__(self, _: object) -> "Folded":
-        return Folded()
-
-    def __reduce__(self) -> tuple[type["Folded"], tuple[()]]:
-        return Folded, ()

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
-from arl2.attention.kind import Access, AttentionSpec, Part, PublishedName, SelfAttention
+from arl2.attention.kind import Access, AttentionSpec, Part, PublishedName
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
 from arl2.attention.lora import common_rank
 from arl2.attention.projections import Projected, Projections
 from arl2.attention.recurrent_state import RecurrentState
-from arl2.attention.state_branch import Gate, StateBranch, read_state
+from arl2.attention.state_branch import Gate, ReadsState, StateBranch, read_state
 from arl2.errors import CheckpointError
 from arl2.geometry import SinkPositions
 from arl2.kernels.attention import range_attention
@@ -138,7 +138,7 @@ _LAYER_SAVES = {4: (97.5, 8.0, 5.2), 2: (85.1, 4.0, 5.0)}
 _ATTENTION_SAVES = {4: (37.0, 0.0, 4.9), 2: (36.1, 0.0, 4.9)}
 
 
-class HybridAttention(SelfAttention):
+class HybridAttention(ReadsState):
     """Attend locally, remember linearly."""
 
     splits_heads = True
@@ -167,7 +167,7 @@ class HybridAttention(SelfAttention):
             q, k, v = self.parallel.to_heads(*inputs, frame_tokens=own.frame_tokens)
             mixed = self.shared.attend(q, k, v)
         else:
-            raw, gate = self.state.project(x, self.shared, self.gate_proj)
+            raw, gate = self.state.project(x, self)
             inputs = self.shared.rotated_inputs(raw, rotation)
             queries = self.state.queries(x, raw, self.shared, rotation)
             q, k, v, queries, gate = self.parallel.to_heads(*inputs, queries, gate, frame_tokens=own.frame_tokens)

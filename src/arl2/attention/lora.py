@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.folded import Affine, Folded, may_fold
+from arl2.attention.folded import Affine, Folded, Watched, may_fold
 from arl2.errors import CheckpointError
 from arl2.kernels.linear import Linear, is_untouched, product_dtype
 
@@ -70,6 +70,11 @@ class LoRALinear(nn.Module):
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         return self.change.added_to(self.linear(x), x, in_place=True)
 
+    def fold(self, watched: Watched) -> Affine:
+        """Both as one product."""
+        own, change = watched.layer(self, "linear", Linear), watched.layer(self, "change", LoRA)
+        return Affine(changed_weight(own.weight, change).float(), own.bias)
+
 
 def changed_weight(weight: Tensor, change: LoRA | None) -> Tensor:
     """The weight ``[out, in]`` plus what a LoRA adds to it, in float64."""
@@ -91,6 +96,10 @@ def as_function(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[Te
 
     None if it is another layer by now, or something hooks into it: then it has to be called itself.
     """
+    if type(layer) is LoRALinear and may_fold(x) and is_untouched(layer):
+        folded = layer.folded.of(layer.fold)
+        if folded is not None:
+            return lambda x: F.linear(x, *folded)
     if not all(is_untouched(part) for part in layer.modules()):
         return None
     own = layer.linear if type(layer) is LoRALinear else layer
@@ -99,11 +108,6 @@ def as_function(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[Te
     weight, bias = own.weight.to(dtype), None if own.bias is None else own.bias.to(dtype)
     if type(layer) is not LoRALinear:
         return lambda x: F.linear(x, weight, bias)
-    if dtype == x.dtype and may_fold(x, own.weight):
-        sources = own.weight, layer.change.A, layer.change.B
-        folded = layer.folded.of(sources, lambda: Affine(changed_weight(own.weight, layer.change).float()))
-        if folded is not None:
-            return lambda x: F.linear(x, folded.weight, bias)
     inner, outer, scale = layer.change.A.to(dtype), layer.change.B.to(dtype), layer.change.scale
     return lambda x: F.linear(x, weight, bias).addmm_(x @ inner, outer, alpha=scale)
 

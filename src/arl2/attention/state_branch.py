@@ -6,19 +6,21 @@ update rule arXiv 2412.06464.
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arl2.attention.folded import Affine, Folded, may_fold
+from arl2.attention.folded import Affine, Folded, Watched, may_fold
+from arl2.attention.kind import SelfAttention
 from arl2.attention.lora import LoRA, changed_weight
 from arl2.attention.projections import Projected, Projections, RMSNorm
 from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.fused import decay_and_strength, turned_to_unit
-from arl2.kernels.linear import Linear, is_untouched, product_dtype
+from arl2.kernels.linear import Linear, product_dtype
 from arl2.kernels.rope import Rotation
 
 # Of a head's features after a norm: then an epsilon of 1e-6 moves its unit vectors by less than float32 rounds.
@@ -40,12 +42,23 @@ class Gate(Linear):
         return super().forward(x.to(self.weight.dtype))
 
 
+class ReadsState(SelfAttention):
+    """Self-attention with a state beside it, whose read passes a gate."""
+
+    state: "MemoryBranch"
+    gate_proj: Gate
+
+
 class MemoryBranch(nn.Module, ABC):
     """Features with which a state ``S`` in ``R^{D x D}`` per head is read and written; subclasses add the gates.
 
     Every token of a block reads the state as it was before the block, with its query.
+
+    Attributes:
+        gate_layers: names of the layers whose results are all that :meth:`gates` needs; none if it needs more.
     """
 
+    gate_layers: ClassVar[tuple[str, ...]] = ()
     phi_q: nn.Parameter
     phi_k: nn.Parameter
     phi_v: nn.Parameter
@@ -66,12 +79,8 @@ class MemoryBranch(nn.Module, ABC):
     def gates(self, x: Float[Tensor, "batch tokens width"]) -> tuple[Tensor, ...]:
         """What every token decays, erases and writes, ``[B, T, H]`` or ``[B, T, H, D]`` each."""
 
-    def gate_layers(self) -> tuple["Gate", ...]:
-        """Layers of which :meth:`gates` needs nothing but the results, as :meth:`gates_of` takes them."""
-        return ()
-
     def gates_of(self, *logits: Float[Tensor, "batch tokens heads"]) -> tuple[Tensor, ...]:
-        """:meth:`gates`, from what :meth:`gate_layers` give."""
+        """:meth:`gates`, from what ``gate_layers`` give; needed where there are any."""
         raise NotImplementedError(f"{type(self).__name__} has no gate_layers.")
 
     @abstractmethod
@@ -108,9 +117,9 @@ class MemoryBranch(nn.Module, ABC):
         self, x: Tensor, raw_k: Tensor, raw_v: Tensor, shared: Projections, rotation: Rotation
     ) -> tuple[Tensor, ...]:
         """``k', v'`` ``[B, T, H, D]`` and the gates of every token, with which :meth:`advance` writes them."""
-        joint = self._joint_write(x, shared)
+        joint = self.folded_write.of(lambda watched: self._fold_write(shared, watched)) if may_fold(x) else None
         if joint is not None:
-            sizes = [shared.to_k.out_features] * 2 + [shared.heads] * len(self.gate_layers())
+            sizes = [x.shape[-1]] * 2 + [shared.heads] * len(self.gate_layers)
             k, v, *logits = F.linear(x, *joint).split(sizes, dim=-1)
             gates = self.gates_of(*logits) if logits else self.gates(x)
             return _unit(shared.split(k), rotation), shared.split(v), *gates
@@ -125,67 +134,49 @@ class MemoryBranch(nn.Module, ABC):
         change = self._change(name)
         return raw if change is None else change.added_to(raw, x)
 
-    def project(self, x: Tensor, shared: Projections, gate: "Gate") -> tuple[Projected, Tensor]:
+    def project(self, x: Tensor, owner: ReadsState) -> tuple[Projected, Tensor]:
         """q, k, v before their norms, and the gate of the read ``[B, T, H]``; one product where that is faster."""
-        width, heads = shared.to_q.out_features, shared.heads
-        joint = self._joint(x, shared, gate)
+        shared = owner.shared
+        joint = self.folded_read.of(lambda watched: self._fold_read(owner, watched)) if may_fold(x) else None
         if joint is None:
-            return shared.project(x), gate(x)
-        q, k, v, state_q, gates = F.linear(x, *joint).split([width, width, width, width, heads], dim=-1)
-        return Projected(q, k, v, state_q), gates
+            return shared.project(x), owner.gate_proj(x)
+        width = x.shape[-1]
+        q, k, v, state_q, gate = F.linear(x, *joint).split([width, width, width, width, shared.heads], dim=-1)
+        return Projected(q, k, v, state_q), gate
 
-    def _joint(self, x: Tensor, shared: Projections, gate: "Gate") -> Affine | None:
+    def _fold_read(self, owner: ReadsState, watched: Watched) -> Affine | None:
         """The weights of q, k, v, the state's queries and the gate, one below the other."""
-        layers = (shared.to_q, shared.to_k, shared.to_v)
-        if not may_fold(x, shared.to_q.weight) or not all(_is_plain(one, Linear) for one in layers):
-            return None
-        change = self._change("q")
-        if not (_is_plain(gate, Gate) and _is_plain(shared.norm_q, RMSNorm) and _is_plain(change, LoRA)):
-            return None
-        sources = [
-            *(part for one in layers for part in (one.weight, one.bias)),
-            *(gate.weight, shared.norm_q.weight, self.phi_q),
-            *([] if change is None else [change.A, change.B]),
-        ]
+        layers = [watched.layer(owner.shared, name, Linear) for name in ("to_q", "to_k", "to_v")]
+        gate = watched.layer(owner, "gate_proj", Gate)
+        own = self._features("q", layers[0], watched.layer(owner.shared, "norm_q", RMSNorm), watched)
+        return _stacked([*layers, own, gate])
 
-        def fold() -> Affine | None:
-            own = _features(shared.to_q, change, shared.norm_q, self.phi_q)
-            if own is None:
-                return None
-            weights = [*(one.weight for one in layers), own.weight.float(), gate.weight]
-            biases = [*(one.bias for one in layers), own.bias.float(), gate.weight.new_zeros(len(gate.weight))]
-            return Affine(torch.cat(weights), torch.cat(biases))
-
-        return self.folded_read.of(sources, fold)
-
-    def _joint_write(self, x: Tensor, shared: Projections) -> Affine | None:
+    def _fold_write(self, shared: Projections, watched: Watched) -> Affine | None:
         """The weights of the state's keys, values and gates, one below the other."""
-        if not may_fold(x, shared.to_k.weight):
-            return None
-        changes, gates = (self._change("k"), self._change("v")), self.gate_layers()
-        if not (
-            _is_plain(shared.to_k, Linear) and _is_plain(shared.to_v, Linear) and _is_plain(shared.norm_k, RMSNorm)
-        ):
-            return None
-        if not (all(_is_plain(change, LoRA) for change in changes) and all(_is_plain(gate, Gate) for gate in gates)):
-            return None
-        sources = [
-            *(shared.to_k.weight, shared.to_k.bias, shared.norm_k.weight, self.phi_k),
-            *(shared.to_v.weight, shared.to_v.bias, self.phi_v),
-            *(part for change in changes if change is not None for part in (change.A, change.B)),
-            *(gate.weight for gate in gates),
-        ]
+        to_k, to_v = watched.layer(shared, "to_k", Linear), watched.layer(shared, "to_v", Linear)
+        k = self._features("k", to_k, watched.layer(shared, "norm_k", RMSNorm), watched)
+        v = self._features("v", to_v, None, watched)
+        return _stacked([k, v, *(watched.layer(self, name, Gate) for name in self.gate_layers)])
 
-        def fold() -> Affine | None:
-            k = _features(shared.to_k, changes[0], shared.norm_k, self.phi_k)
-            v = _features(shared.to_v, changes[1], None, self.phi_v)
-            if k is None or v is None:
+    def _features(self, name: str, layer: Linear, norm: RMSNorm | None, watched: Watched) -> Affine | None:
+        """``phi`` after a projection with its LoRA, and a norm's weights between them, as one product.
+
+        The norm itself is left out: it scales a whole token, and queries and keys are brought to length 1 after it.
+        None where ``phi`` and the norm's weights leave a head so small that the epsilon of that would count, beside
+        which stands the scale of the token. A head with ``phi = 1`` has a square of D.
+        """
+        phi = watched.parameter(self, f"phi_{name}")
+        change = watched.layer(self.changes, name, LoRA) if name in self.changes else None
+        if not watched.is_plain:
+            return None
+        turn = phi.double()
+        if norm is not None:
+            turn = turn * norm.weight.double().unflatten(0, (phi.shape[0], 1, -1))
+            if turn.square().sum((1, 2)).min() < _LEAST_SQUARE:
                 return None
-            weights = [k.weight.float(), v.weight.float(), *(gate.weight for gate in gates)]
-            biases = [k.bias.float(), v.bias.float(), *(gate.weight.new_zeros(len(gate.weight)) for gate in gates)]
-            return Affine(torch.cat(weights), torch.cat(biases))
-
-        return self.folded_write.of(sources, fold)
+        weight = changed_weight(layer.weight, change).unflatten(0, (phi.shape[0], -1))
+        bias = layer.bias.double().unflatten(0, (phi.shape[0], -1, 1))
+        return Affine((turn @ weight).flatten(0, 1).float(), (turn @ bias).flatten().float())
 
     def _change(self, name: str) -> LoRA | None:
         if name not in self.changes:
@@ -197,6 +188,8 @@ class MemoryBranch(nn.Module, ABC):
 
 class StateBranch(MemoryBranch):
     """The published branch: one decay and one strength per token and head, written token after token."""
+
+    gate_layers = ("decay_proj", "beta_proj")
 
     def __init__(self, width: int, heads: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -215,9 +208,6 @@ class StateBranch(MemoryBranch):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log decay ``g`` and strength ``beta``, ``[B, T, H]``."""
         return self.gates_of(self.decay_proj(x), self.beta_proj(x))
-
-    def gate_layers(self) -> tuple[Gate, ...]:
-        return self.decay_proj, self.beta_proj
 
     def gates_of(self, *logits: Tensor) -> tuple[Tensor, Tensor]:
         decay, strength = logits
@@ -264,31 +254,15 @@ def _per_head(phi: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("hoi,bthi->btho", phi.to(work), x.to(work)).to(x.dtype)
 
 
-def _is_plain(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether a layer does what its weights say, and nothing hooks into it; also of none."""
-    return layer is None or (type(layer) is kind and is_untouched(layer))
-
-
-class _Features(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-
-
-def _features(layer: Linear, change: LoRA | None, norm: RMSNorm | None, phi: Tensor) -> _Features | None:
-    """``phi`` after a projection with its LoRA, and a norm's weights between them, as one product; float64.
-
-    The norm itself is left out: it scales a whole token, and queries and keys are brought to length 1 after it. None
-    where ``phi`` and the norm's weights leave a head so small that the epsilon of that would count, beside which stands
-    the scale of the token. A head with ``phi = 1`` has a square of D.
-    """
-    turn = phi.double()
-    if norm is not None:
-        turn = turn * norm.weight.double().unflatten(0, (phi.shape[0], 1, -1))
-        if turn.square().sum((1, 2)).min() < _LEAST_SQUARE:
+def _stacked(layers: Sequence[Linear | Affine | None]) -> Affine | None:
+    """The weights of several products of the same tokens, one below the other; None if one is missing."""
+    weights, biases = [], []
+    for one in layers:
+        if one is None:
             return None
-    weight = changed_weight(layer.weight, change).unflatten(0, (phi.shape[0], -1))
-    bias = layer.bias.double().unflatten(0, (phi.shape[0], -1, 1))
-    return _Features((turn @ weight).flatten(0, 1), (turn @ bias).flatten())
+        weights.append(one.weight)
+        biases.append(one.weight.new_zeros(len(one.weight)) if one.bias is None else one.bias)
+    return Affine(torch.cat(weights), torch.cat(biases))
 
 
 def _unit(x: Tensor, rotation: Rotation) -> Tensor:

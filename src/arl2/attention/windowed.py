@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
 from arl2.attention.key_value_cache import KeyValueCache
-from arl2.attention.kind import Access, AttentionSpec, Part, SelfAttention
+from arl2.attention.kind import Access, AttentionSpec, Part
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
 from arl2.attention.projections import Projected, Projections, RMSNorm
 from arl2.attention.softmax import VisibleKeys, visible_keys
-from arl2.attention.state_branch import Gate, MemoryBranch, StateBranch, read_state
+from arl2.attention.state_branch import Gate, MemoryBranch, ReadsState, StateBranch, read_state
 from arl2.attention.state_form import StateForm
 from arl2.attention.windowed_memory import WindowedMemory
 from arl2.geometry import SinkPositions
@@ -198,7 +198,7 @@ class WindowedHybridSpec(WindowedSpec):
         return block.block_tokens * size.heads * (4 * size.head_dim**2 + 3 * CHUNK * size.head_dim)
 
 
-class WindowedAttention(SelfAttention):
+class WindowedAttention(ReadsState):
     """Attend to a window, remember linearly."""
 
     spec: WindowedSpec
@@ -227,7 +227,7 @@ class WindowedAttention(SelfAttention):
         reads = not own.is_blank or torch.is_grad_enabled()
         of_state: list[Tensor] = []
         if reads:
-            raw, gate = self.state.project(x, self.shared, self.gate_proj)
+            raw, gate = self.state.project(x, self)
             of_state = [self.state.queries(x, raw, self.shared, self._of_state(rotation)), gate]
         else:
             raw = self.shared.project(x)

@@ -63,8 +63,11 @@ def gated_delta_state(
 ) -> Float[Tensor, "batch heads key value"]:
     """The final state alone, at least float32; no per-token output is ever computed. Differentiable."""
     work = work_dtype(k, v, initial_state)
-    gates = _Gates(g, beta, work)
     state = start_state(k, v, initial_state, work)
+    if 0 < k.shape[1] <= CHUNK:
+        _, state = _advance(_heads_first(k, 0, work), _heads_first(v, 0, work), _only_chunk(g, beta, work), state)
+        return state.unflatten(0, (k.shape[0], -1))
+    gates = _Gates(g, beta, work)
     for i, start in enumerate(range(0, k.shape[1], CHUNK)):
         k_c, v_c = _heads_first(k, start, work), _heads_first(v, start, work)
         _, state = _advance(k_c, v_c, gates.chunk(i, k_c.shape[1]), state)
@@ -85,15 +88,15 @@ class _Gates:
     """Decays of all chunks. Sums are cut at chunk borders, so everything but ``decay`` is made in one go."""
 
     def __init__(self, g: Tensor, beta: Tensor, work: torch.dtype) -> None:
-        by_chunk = _by_chunk(g)  # [B n C H]
+        spare = -g.shape[1] % CHUNK
+        by_chunk = F.pad(g, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK))  # [B n C H]
         self.log_decay = tuple(part.permute(0, 3, 1, 2).flatten(0, 1) for part in cumulative(by_chunk, 2))  # [N n C]
         self.from_start = self.log_decay[0].to(work).exp()
         # Padding adds no decay, so the last entry is the sum over the chunk's own tokens.
         last = tuple(part[..., -1:] for part in self.log_decay)
         self.to_end = difference(last, self.log_decay).to(work).exp()
-        self.beta = _by_chunk(beta).permute(0, 3, 1, 2).flatten(0, 1).to(work)
-        size = by_chunk.shape[2]
-        self.not_earlier = torch.ones(size, size, dtype=torch.bool, device=g.device).triu()
+        self.beta = F.pad(beta, (0, 0, 0, spare)).unflatten(1, (-1, CHUNK)).permute(0, 3, 1, 2).flatten(0, 1).to(work)
+        self.not_earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=g.device).triu()
 
     def chunk(self, index: int, length: int) -> _Chunk:
         """Gates of chunk ``index``, which has ``length`` tokens."""
@@ -110,20 +113,30 @@ class _Gates:
         )
 
 
+def _only_chunk(g: Tensor, beta: Tensor, work: torch.dtype) -> _Chunk:
+    """Gates of a sequence that is one chunk, for its state alone, without the steps that many chunks need."""
+    sums = cumulative(g.transpose(1, 2).flatten(0, 1), 1)  # [N T]
+    passed = difference(tuple(part[:, :, None] for part in sums), tuple(part[:, None, :] for part in sums))
+    if torch.is_grad_enabled():
+        # The system is solved from its lower triangle alone, but the gradient of exp is of all of it, infinities too.
+        passed = passed.masked_fill(torch.ones(passed.shape[1:], dtype=torch.bool, device=g.device).triu(), -torch.inf)
+    from_start = sums[0].to(work).exp()[..., None]
+    return _Chunk(
+        beta=beta.transpose(1, 2).flatten(0, 1)[..., None].to(work),
+        decay=passed.to(work).exp(),
+        from_start=from_start,
+        to_end=difference(tuple(part[:, -1:] for part in sums), sums).to(work).exp()[..., None],
+        total=from_start[:, -1:],
+    )
+
+
 def _advance(k: Tensor, v: Tensor, chunk: _Chunk, state: Tensor) -> tuple[Tensor, Tensor]:
     """The chunk's errors ``[N C V]`` and the state ``[N K V]`` after it."""
-    overlaps = (k @ k.mT) * (chunk.beta * chunk.decay)
-    due = torch.addcmul(chunk.beta * v, chunk.beta * chunk.from_start, k @ state, value=-1)
+    overlaps = torch.bmm(k, k.mT) * (chunk.beta * chunk.decay)
+    due = torch.addcmul(chunk.beta * v, chunk.beta * chunk.from_start, torch.bmm(k, state), value=-1)
     errors = torch.linalg.solve_triangular(overlaps, due, upper=False, unitriangular=True)
     # In place into a fresh tensor: the sum would otherwise copy the state first.
     return errors, (chunk.total * state).baddbmm_((k * chunk.to_end).mT, errors)
-
-
-def _by_chunk(x: Tensor) -> Tensor:
-    """``[B T H]`` as ``[B n C H]``, the last chunk filled up with zeros; a sequence of less is one chunk of its own."""
-    if 0 < x.shape[1] <= CHUNK:
-        return x[:, None]
-    return F.pad(x, (0, 0, 0, -x.shape[1] % CHUNK)).unflatten(1, (-1, CHUNK))
 
 
 def _heads_first(x: Tensor, start: int, work: torch.dtype) -> Tensor:
