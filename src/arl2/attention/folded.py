@@ -7,7 +7,7 @@ and other devices see nothing of it. With gradients, in half precision and in fl
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +43,14 @@ class Watched:
 
     def layer(self, holder: nn.Module, name: str, kind: type[LayerType]) -> LayerType:
         """The layer ``holder.name`` and all of its parameters are watched. One of another kind cannot be folded."""
-        layer = holder._modules[name]
+        layer = holder.get_submodule(name)
         self.layers += [(holder._modules, name, layer), (layer.__dict__, "forward", layer.__dict__.get("forward"))]
         self.hooks += [(hooks, bool(hooks)) for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self.is_plain = self.is_plain and type(layer) is kind and is_untouched(layer)
         for own, parameter in layer._parameters.items():
             if parameter is not None:
                 self.parameter(layer, own)
-        return layer
+        return cast(LayerType, layer)
 
     def parameter(self, holder: nn.Module, name: str) -> Tensor:
         """The parameter ``holder.name`` is watched."""
