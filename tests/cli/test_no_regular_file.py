@@ -26,6 +26,7 @@ COMMANDS = [
     ("train", "teacher", "run", "--settings", "PIPE.toml"),
     ("convert", "MODEL", "-o", "out", "--fraction", "0.5", "--ranking", "PIPE.json"),
     ("shapes", "score", "SCORED"),
+    ("eval", "--suite", "video", "SCORED"),
     ("selfcheck", "--goldens", "GOLDENS"),
 ]
 

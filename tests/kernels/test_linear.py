@@ -114,16 +114,16 @@ def test_a_feed_forward_in_pieces_is_the_one_that_gradients_go_through(monkeypat
 
 
 def test_a_layer_that_something_hooks_into_is_called():
-    layer = LoRALinear(4, 6, 2, 4.0)
-    assert as_function(layer, torch.float32) is not None
+    layer, x = LoRALinear(4, 6, 2, 4.0), randn(3, 4, dtype=torch.float32)
+    assert as_function(layer, x, torch.float32) is not None
     seen = []
     handle = layer.linear.register_forward_hook(lambda *_: seen.append(1))
-    assert as_function(layer, torch.float32) is None
+    assert as_function(layer, x, torch.float32) is None
     feed_forward = FeedForward(4, 6, 2, 4.0)
     feed_forward.up = layer
     with torch.no_grad():
         feed_forward(randn(1, 3, 4, dtype=torch.float32))
     assert seen == [1]
     handle.remove()
-    assert as_function(layer, torch.float32) is not None
-    assert as_function(nn.Linear(4, 6), torch.float32) is None  # someone else's layer
+    assert as_function(layer, x, torch.float32) is not None
+    assert as_function(nn.Linear(4, 6), x, torch.float32) is None  # someone else's layer

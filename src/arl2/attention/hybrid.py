@@ -167,9 +167,8 @@ class HybridAttention(ReadsState):
             q, k, v = self.parallel.to_heads(*inputs, frame_tokens=own.frame_tokens)
             mixed = self.shared.attend(q, k, v)
         else:
-            raw, gate = self.state.project(x, self)
+            raw, queries, gate = self.state.project(x, self, rotation)
             inputs = self.shared.rotated_inputs(raw, rotation)
-            queries = self.state.queries(x, raw, self.shared, rotation)
             q, k, v, queries, gate = self.parallel.to_heads(*inputs, queries, gate, frame_tokens=own.frame_tokens)
             intra = self.shared.attend(q, k, v)
             mixed = with_read(intra, gate, read_state(queries, own.read()))

@@ -35,16 +35,11 @@ class RMSNorm(nn.Module):
 
 
 class Projected(NamedTuple):
-    """Projections of a block before the norms, still ``d`` wide: ``[B, T, d]`` each.
-
-    Attributes:
-        state_q: queries of a state before they are rotated and scaled, where they were computed beside the others.
-    """
+    """Projections of a block before the norms, still ``d`` wide: ``[B, T, d]`` each."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    state_q: Tensor | None = None
 
 
 class _Joint(NamedTuple):

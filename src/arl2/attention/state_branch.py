@@ -108,8 +108,6 @@ class MemoryBranch(nn.Module, ABC):
         self, x: Tensor, raw: Projected, shared: Projections, rotation: Rotation
     ) -> Float[Tensor, "batch tokens heads head"]:
         """``q' = l2norm(rope(phi_q(q*)))``, with which :func:`read_state` reads."""
-        if raw.state_q is not None:
-            return _unit(shared.split(raw.state_q), rotation)
         q = shared.split(shared.norm_q(self._changed("q", raw.q, x)))
         return turned_to_unit(_per_head(self.phi_q, q), rotation)
 
@@ -134,15 +132,18 @@ class MemoryBranch(nn.Module, ABC):
         change = self._change(name)
         return raw if change is None else change.added_to(raw, x)
 
-    def project(self, x: Tensor, owner: ReadsState) -> tuple[Projected, Tensor]:
-        """q, k, v before their norms, and the gate of the read ``[B, T, H]``; one product where that is faster."""
+    def project(self, x: Tensor, owner: ReadsState, rotation: Rotation) -> tuple[Projected, Tensor, Tensor]:
+        """q, k, v before their norms, :meth:`queries`, and the gate of the read ``[B, T, H]``.
+
+        They are one product where that is faster.
+        """
         shared = owner.shared
         joint = self.folded_read.of(lambda watched: self._fold_read(owner, watched)) if may_fold(x) else None
         if joint is None:
-            return shared.project(x), owner.gate_proj(x)
-        width = x.shape[-1]
-        q, k, v, state_q, gate = F.linear(x, *joint).split([width, width, width, width, shared.heads], dim=-1)
-        return Projected(q, k, v, state_q), gate
+            raw = shared.project(x)
+            return raw, self.queries(x, raw, shared, rotation), owner.gate_proj(x)
+        *raw, own, gate = F.linear(x, *joint).split([x.shape[-1]] * 4 + [shared.heads], dim=-1)
+        return Projected(*raw), _unit(shared.split(own), rotation), gate
 
     def _fold_read(self, owner: ReadsState, watched: Watched) -> Affine | None:
         """The weights of q, k, v, the state's queries and the gate, one below the other."""
@@ -266,6 +267,6 @@ def _stacked(layers: Sequence[Linear | Affine | None]) -> Affine | None:
 
 
 def _unit(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turned and of length 1, whatever the scale; what is 0 stays 0."""
+    """Turned and of length 1, whatever the scale; what is 0 stays 0. ``x`` is the caller's no more."""
     x = rotation(x)
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(_NOTHING)
+    return x.div_(torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(_NOTHING))

@@ -227,8 +227,7 @@ class WindowedAttention(ReadsState):
         reads = not own.is_blank or torch.is_grad_enabled()
         of_state: list[Tensor] = []
         if reads:
-            raw, gate = self.state.project(x, self)
-            of_state = [self.state.queries(x, raw, self.shared, self._of_state(rotation)), gate]
+            raw, *of_state = self.state.project(x, self, self._of_state(rotation))
         else:
             raw = self.shared.project(x)
         inputs = self.shared.rotated_inputs(raw, rotation)

@@ -10,6 +10,7 @@ from pathlib import Path
 from arl2.errors import Arl2Error, ConfigError
 from arl2.evaluation.suites.suite import Subject, VideoFile
 from arl2.files.plain import read_json_lines
+from arl2.files.regular import require_regular
 from arl2.serving.file_names import is_text
 from arl2.video.formats import VideoFileError
 from arl2.video.reading import video_info
@@ -140,6 +141,7 @@ def _checksum(path: Path) -> str:
     files = sorted(path.glob("*.png")) if path.is_dir() else [path]
     try:
         for file in files:
+            require_regular(file)
             with file.open("rb") as opened:
                 while part := opened.read(1 << 20):
                     digest.update(part)
