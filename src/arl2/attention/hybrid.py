@@ -122,8 +122,9 @@ class HybridSpec(AttentionSpec):
         return self.write_flops(size, block) + PassFlops(linear=4 * block.block_tokens * size.width**2)
 
     def pass_bytes(self, size: HeadSize, element_size: int) -> int:
-        # A softmax layer's working memory plus the state branch's copies.
-        return (9 * element_size + 5 * max(4, element_size)) * size.width
+        # A softmax layer's working memory plus the state branch's copies, and sixteen float32 numbers a head for its
+        # gates and decays.
+        return (9 * element_size + 5 * max(4, element_size)) * size.width + 64 * size.heads
 
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
         return saved_bytes(_LAYER_SAVES[element_size], size, ffn_dim)
