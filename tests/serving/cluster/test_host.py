@@ -82,13 +82,19 @@ async def at(cluster: Cluster, name: str, stream: str) -> None:
     await settle(lambda: stream in cluster.hosts[name].feeds)
 
 
-@run
-async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, "8", "f")
+async def on_one_of_two(place: Path) -> tuple[Cluster, ClusterHost, str, str, str]:
+    """A cluster of two workers, its host, a red stream, the name of the worker that has it, and that of the other."""
+    cluster = Cluster(place, "8", "f")
     host = ClusterHost(cluster, "front")
     stream = (await host.create(RED)).id
     first = cluster.named(stream)
     second = next(name for name in ("8", "f") if name != first)
+    return cluster, host, stream, first, second
+
+
+@run
+async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path) -> None:
+    cluster, host, stream, first, second = await on_one_of_two(tmp_path)
     viewer = Viewer(host, stream)
     await at(cluster, first, stream)
     await play(cluster, stream, 3 * FRAMES, viewer)
@@ -109,11 +115,7 @@ async def test_a_killed_worker_leaves_no_gap_and_repeats_nothing(tmp_path: Path)
 
 @run
 async def test_the_first_block_is_not_lost_with_its_worker(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, "8", "f")
-    host = ClusterHost(cluster, "front")
-    stream = (await host.create(RED)).id
-    first = cluster.named(stream)
-    second = next(name for name in ("8", "f") if name != first)
+    cluster, host, stream, first, second = await on_one_of_two(tmp_path)
     viewer = Viewer(host, stream, after=None)
     await at(cluster, first, stream)
     await play(cluster, stream, 1, viewer)
@@ -226,7 +228,7 @@ async def test_a_command_that_a_dead_worker_has_kept_is_not_given_twice(tmp_path
     receipt = await host.give(stream, Command(action="prompt", prompt="blue"))
     assert (receipt.state, receipt.block) == ("applied", 0)
     assert [entry.command.prompt for entry in cluster.store.streams[stream].given] == ["blue"]
-    # The same words are another command.
+    # Giving the same prompt again is another command.
     await host.give(stream, Command(action="prompt", prompt="blue"))
     assert len(cluster.store.streams[stream].given) == 2
 
