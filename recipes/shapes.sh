@@ -7,12 +7,12 @@
 #   FOLDER=runs/quick CLIPS=32 HIDING_CLIPS=32 recipes/shapes.sh loop.steps=30
 #
 # The same words go on with whatever was stopped, killed or lost its power; other words are refused where they would
-# mix two recipes. Every setting of training is in recipes/shapes-align.json, recipes/shapes-distill-MODEL.json and
-# recipes/shapes-dmd-MODEL.json, but for what this script alone knows: teacher, clips (by the last part of their path),
-# aligned, plan and start_from.
+# mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
+# a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
+# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from.
 #
 # Environment, each with its default:
-#   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/,
+#   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
 #                          sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (for from_pretrained) and
 #                          shapes-MODEL.safetensors (published key layout)
 #   MODELS=75              per cent of hybrid layers, such as "50 75 100": the least sensitive ones; or 75-memory, whose
@@ -108,28 +108,42 @@ make_clips() {
 # The plan of a model: so many per cent of the layers, the least sensitive ones; its recipe's own if it is more than that.
 plan_of() {
   "$python" -c 'import json, sys
-found, recipe, model = json.load(open(sys.argv[1])), json.load(open(sys.argv[2])), sys.argv[3]
-own = not model.isdigit()
-print(recipe["plan"] if own else found["plans"][str(round(len(found["ranking"]) * int(model) / 100))])
+ranking, recipe, model = sys.argv[1:]
+if model.isdigit():
+    found = json.load(open(ranking))
+    print(found["plans"][str(round(len(found["ranking"]) * int(model) / 100))])
+else:
+    print(json.load(open(recipe))["plan"])
 ' "$folder/sensitivity/ranking.json" "recipes/shapes-distill-$1.json" "$1"
 }
 
+# Stage 1 that a model begins with: its own where its layers are of other kinds, otherwise the one of all.
+align_of() {
+  if [[ -f recipes/shapes-align-$1.json ]]; then echo "align-$1"; else echo align; fi
+}
+
+stages=$(for model in $models; do align_of "$model"; done | sort -u)
+
 echo "1. Clips"
-for name in $( (clips_of recipes/shapes-align.json; for model in $models; do
+for name in $( (for stage in $stages; do clips_of "recipes/shapes-$stage.json"; done; for model in $models; do
   clips_of "recipes/shapes-distill-$model.json"; done) | sort -u); do
   make_clips "$name"
 done
 
 echo "2. Stage 1: every layer learns to give what the softmax layer in its place gives"
-recipe=recipes/shapes-align.json
-# shellcheck disable=SC2086 # words of ALIGN and DISTILL are settings, each its own
-finish "$folder/align/finished" "$recipe" together train align "$folder/align" \
-  "teacher=$teacher" "$(clips_setting "$recipe")" "$@" ${ALIGN:-} --settings "$recipe" --threads "$threads"
+for stage in $stages; do
+  recipe=recipes/shapes-$stage.json
+  # shellcheck disable=SC2086 # words of ALIGN and DISTILL are settings, each its own
+  finish "$folder/$stage/finished" "$recipe" together train align "$folder/$stage" \
+    "teacher=$teacher" "$(clips_setting "$recipe")" "$@" ${ALIGN:-} --settings "$recipe" --threads "$threads"
+done
 
-echo "3. Sensitivity: which layers a rollout can do without"
-finish "$folder/sensitivity/finished" "$recipe" alone sensitivity "$teacher" --aligned "$folder/align/export" \
-  -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
-  --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
+if [[ " $models " =~ \ [0-9]+\  ]]; then # a model that is no number names its layers
+  echo "3. Sensitivity: which layers a rollout can do without"
+  finish "$folder/sensitivity/finished" recipes/shapes-align.json alone sensitivity "$teacher" \
+    --aligned "$folder/align/export" -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
+    --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
+fi
 
 # The run's own export is a folder for from_pretrained already.
 export_model() {
@@ -143,7 +157,7 @@ for model in $models; do
   echo "4. Stage 2, $model: plan $plan"
   # shellcheck disable=SC2086
   finish "$run/finished" "$recipe" together train distill "$run" "teacher=$teacher" \
-    "aligned=$folder/align/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
+    "aligned=$folder/$(align_of "$model")/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
     --settings "$recipe" --threads "$threads"
 
   if [[ -f recipes/shapes-dmd-$model.json ]]; then
