@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The embedded hybrid models from the embedded softmax teacher, in one command:
-# clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD (where there is a recipe) -> export.
+# clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD and the mean of both (where there is a
+# recipe) -> export.
 #
 #   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
@@ -9,18 +10,21 @@
 # The same words go on with whatever was stopped, killed or lost its power; other words are refused where they would
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
-# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from.
+# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. Stage 2 of a model
+# with a shapes-distill-MODEL-late.json goes on with these settings when it has finished with the others.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
-#                          sensitivity/, distill-MODEL/, and the results: shapes-MODEL/ (for from_pretrained) and
-#                          shapes-MODEL.safetensors (published key layout)
-#   MODELS=75              per cent of hybrid layers, such as "50 75 100": the least sensitive ones; or 75-memory, whose
-#                          recipe names its layers; or all. Each is the MODEL of a recipes/shapes-distill-MODEL.json
+#                          sensitivity/, distill-MODEL/, dmd-MODEL/, mean-MODEL/, and the results: shapes-MODEL/ (for
+#                          from_pretrained) and, of layers that it has names for, shapes-MODEL.safetensors (published
+#                          key layout)
+#   MODELS=75              per cent of hybrid layers, such as "50 75 100", or all. Each is the MODEL of a
+#                          recipes/shapes-distill-MODEL.json. The least sensitive layers become hybrid, unless the model
+#                          has a stage 1 of its own: then its recipes name the kind of every layer
 #   TEACHER=shapes-teacher embedded name, or a pipeline's folder
 #   PROCESSES=1            1 or 2; the result is the same but for rounding
 #   THREADS=1              CPU threads of each
-#   CLIPS=2048  HIDING_CLIPS=1024  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
+#   CLIPS=2048  HIDING_CLIPS=2048  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
 #   SENSITIVITY_PROMPTS=64  SENSITIVITY_FRAMES=6                                                  the ranking
 #   ALIGN=""  DISTILL=""  DMD=""  settings (name=value) of one stage alone; arguments of the script go to stages 1 and 2,
 #                          those of the loop (loop.name=value) to all
@@ -31,11 +35,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${FOLDER:-runs/recipe} models=${MODELS:-75} teacher=${TEACHER:-shapes-teacher}
 processes=${PROCESSES:-1} threads=${THREADS:-1}
-clips=${CLIPS:-2048} hiding_clips=${HIDING_CLIPS:-1024} clip_frames=${CLIP_FRAMES:-27}
+clips=${CLIPS:-2048} hiding_clips=${HIDING_CLIPS:-2048} clip_frames=${CLIP_FRAMES:-27}
 known_blocks=${KNOWN_BLOCKS:-3} shard_clips=${SHARD_CLIPS:-64} clip_seed=${CLIP_SEED:-1}
 sensitivity_prompts=${SENSITIVITY_PROMPTS:-64} sensitivity_frames=${SENSITIVITY_FRAMES:-6}
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
-[[ $models == all ]] && models="50 75 75-memory 100"
+[[ $models == all ]] && models="50 75 100"
 loop_words=()
 for word in "$@"; do [[ $word == loop.* ]] && loop_words+=("$word"); done
 export OMP_NUM_THREADS=$threads
@@ -47,8 +51,8 @@ case $processes in
   *) echo "recipes/shapes.sh: PROCESSES is '$processes'; give 1 or 2." >&2; exit 2 ;;
 esac
 for model in $models; do
-  [[ -f recipes/shapes-distill-$model.json && ${model%%-*} =~ ^[0-9]+$ ]] && continue
-  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 75-memory, 100, all." >&2
+  [[ -f recipes/shapes-distill-$model.json && $model =~ ^[0-9]+$ ]] && continue
+  echo "recipes/shapes.sh: there is no recipes/shapes-distill-$model.json; MODELS takes 50, 75, 100, all." >&2
   exit 2
 done
 
@@ -105,21 +109,22 @@ make_clips() {
     --seed "$clip_seed" --shard-clips "$shard_clips" --threads "$threads"
 }
 
-# The plan of a model: so many per cent of the layers, the least sensitive ones; its recipe's own if it is more than that.
+# Stage 1 that a model begins with: its own where its layers are of other kinds, otherwise the one of all.
+align_of() {
+  if [[ -f recipes/shapes-align-$1.json ]]; then echo "align-$1"; else echo align; fi
+}
+
+# The plan of a model: so many per cent of the layers, the least sensitive ones; its recipe's own if it has a stage 1 of
+# its own.
 plan_of() {
   "$python" -c 'import json, sys
-ranking, recipe, model = sys.argv[1:]
-if model.isdigit():
+ranking, recipe, model, stage = sys.argv[1:]
+if stage == "align":
     found = json.load(open(ranking))
     print(found["plans"][str(round(len(found["ranking"]) * int(model) / 100))])
 else:
     print(json.load(open(recipe))["plan"])
-' "$folder/sensitivity/ranking.json" "recipes/shapes-distill-$1.json" "$1"
-}
-
-# Stage 1 that a model begins with: its own where its layers are of other kinds, otherwise the one of all.
-align_of() {
-  if [[ -f recipes/shapes-align-$1.json ]]; then echo "align-$1"; else echo align; fi
+' "$folder/sensitivity/ranking.json" "recipes/shapes-distill-$1.json" "$1" "$(align_of "$1")"
 }
 
 stages=$(for model in $models; do align_of "$model"; done | sort -u)
@@ -138,17 +143,22 @@ for stage in $stages; do
     "teacher=$teacher" "$(clips_setting "$recipe")" "$@" ${ALIGN:-} --settings "$recipe" --threads "$threads"
 done
 
-if [[ " $models " =~ \ [0-9]+\  ]]; then # a model that is no number names its layers
+if grep -qx align <<<"$stages"; then # models with a stage 1 of their own name their layers
   echo "3. Sensitivity: which layers a rollout can do without"
   finish "$folder/sensitivity/finished" recipes/shapes-align.json alone sensitivity "$teacher" \
     --aligned "$folder/align/export" -o "$folder/sensitivity/ranking.json" --plot "$folder/sensitivity/ranking.png" \
     --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
 fi
 
-# The run's own export is a folder for from_pretrained already.
+average_of() {
+  rm -rf "$3"
+  "$python" recipes/average.py "$1" "$2" -o "$3"
+}
+
+# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers.
 export_model() {
   rm -rf "$2" "$2.safetensors"
-  alone export "$1" -o "$2.safetensors"
+  if [[ $3 =~ ^[HS]+$ ]]; then alone export "$1" -o "$2.safetensors"; fi
   cp -R "$1" "$2"
 }
 
@@ -160,15 +170,27 @@ for model in $models; do
     "aligned=$folder/$(align_of "$model")/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
     --settings "$recipe" --threads "$threads"
 
+  recipe=recipes/shapes-distill-$model-late.json
+  if [[ -f $recipe ]]; then
+    echo "   Stage 2, $model, goes on with the settings of its end"
+    # shellcheck disable=SC2086
+    finish "$run/finished-late" "$recipe" together train distill "$run" "teacher=$teacher" \
+      "aligned=$folder/$(align_of "$model")/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
+      --settings "$recipe" --accept-changes --threads "$threads"
+  fi
+
   if [[ -f recipes/shapes-dmd-$model.json ]]; then
-    echo "5. DMD, $model: few levels learn to draw what shapes-flow draws at many"
+    echo "5. DMD, $model: few levels learn to draw what the many-step model draws at many"
     recipe=recipes/shapes-dmd-$model.json
     # shellcheck disable=SC2086
     finish "$folder/dmd-$model/finished" "$recipe" together train dmd "$folder/dmd-$model" \
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
-    run=$folder/dmd-$model
+
+    echo "6. Halfway between the two, $model: DMD moves better, stage 2 remembers more"
+    finish "$folder/dmd-$model/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model/export" "$folder/mean-$model/export"
+    run=$folder/mean-$model
   fi
 
-  echo "6. Export, $model"
-  finish "$run/exported" "$recipe" export_model "$run/export" "$folder/shapes-$model"
+  echo "7. Export, $model"
+  finish "$run/exported" "$recipe" export_model "$run/export" "$folder/shapes-$model" "$plan"
 done

@@ -14,7 +14,7 @@ def test_the_names():
         "shapes",
         "shapes-50",
         "shapes-75",
-        "shapes-75-memory",
+        "shapes-100",
         "shapes-flow",
         "shapes-teacher",
         "causal-forcing",

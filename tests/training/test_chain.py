@@ -44,9 +44,9 @@ def test_the_result_generates_and_is_what_sensitivity_chose(whole, tmp_path):
     assert main(["generate", *words, "--quiet"]) == 0
     assert video.stat().st_size > 1000
     assert load_file(whole / "shapes-75.safetensors").keys() != weights(whole).keys()
-    # A model that is more than a share of the layers has the plan of its recipe.
-    other = ARL2Pipeline.from_pretrained(whole / "shapes-75-memory")
-    assert other.transformer.config.layer_plan == "SHHH"
+    # A model with a stage 1 of its own has the plan of its recipe.
+    other = ARL2Pipeline.from_pretrained(whole / "shapes-100")
+    assert other.transformer.config.layer_plan == "WWHH"
 
 
 def equal_losses(stage: str, losses: dict[int, float], expected: dict[int, float], *, rel: float) -> None:
@@ -74,12 +74,12 @@ def test_two_processes_are_one(whole, python):
     folder = whole.parent / "two"
     # Who shares the work changes neither clips nor ranking, so they are taken as they are; of the two students one is
     # trained again, and DMD goes on from the other one, so that it starts with the same weights.
-    for made in ("clips", "sensitivity", "distill-75-memory"):
+    for made in ("clips", "sensitivity", "align-100", "distill-100"):
         shutil.copytree(whole / made, folder / made)
     said = finished(folder, python, processes=2)
     for stage in STAGES:
         equal_losses(stage, losses(folder, stage), losses(whole, stage), rel=1e-5)
-    assert said.count("finished before") == 4
+    assert said.count("finished before") == 6
 
 
 def test_killed_in_stage_2_the_same_words_give_the_same_bits(whole, python):

@@ -49,17 +49,18 @@ def test_a_setting_without_a_default_is_asked_for():
 def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
     """By the commands that the script gives; none of them is run."""
     shutil.copytree(RECIPES, tmp_path / "recipes", ignore=shutil.ignore_patterns("intermediate"))
-    shutil.copy(tmp_path / "recipes" / "shapes-align.json", tmp_path / "recipes" / "shapes-align-75-memory.json")
     (tmp_path / "src" / "arl2" / "shapes" / "weights").mkdir(parents=True)
     (tmp_path / "src" / "arl2" / "shapes" / "weights" / "weights").write_text("a teacher")
-    (tmp_path / "runs" / "recipe" / "dmd-75-memory" / "export").mkdir(parents=True)
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/bash\nif [[ $1 == -c ]]; then exec "{sys.executable}" "$@"; fi\necho "RUN ${{*:3}}"\n')
+    python.write_text(
+        f'#!/bin/bash\nif [[ $1 == -c ]]; then exec "{sys.executable}" "$@"; fi\necho "RUN ${{*:3}}"\n'
+        'if [[ $1 == recipes/average.py ]]; then echo "MEAN ${*:2}"; mkdir -p "${@: -1}"; fi\n'
+    )
     python.chmod(0o755)
 
     said = subprocess.run(
         ["bash", str(tmp_path / "recipes" / "shapes.sh")],
-        env={**os.environ, "MODELS": "75-memory", "PYTHON": str(python), "FOLDER": "runs/recipe"},
+        env={**os.environ, "MODELS": "100", "PYTHON": str(python), "FOLDER": "runs/recipe"},
         capture_output=True,
         text=True,
         check=True,
@@ -68,9 +69,13 @@ def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
 
     runs = [line.split()[1:] for line in said.splitlines() if line.startswith("RUN ")]
     assert [run[:3] for run in runs if run[0] == "train"] == [
-        ["train", "align", "runs/recipe/align-75-memory"],
-        ["train", "distill", "runs/recipe/distill-75-memory"],
-        ["train", "dmd", "runs/recipe/dmd-75-memory"],
+        ["train", "align", "runs/recipe/align-100"],
+        ["train", "distill", "runs/recipe/distill-100"],
+        ["train", "distill", "runs/recipe/distill-100"],  # its end
+        ["train", "dmd", "runs/recipe/dmd-100"],
     ]
-    assert any("aligned=runs/recipe/align-75-memory/export" in run for run in runs)
+    assert any("aligned=runs/recipe/align-100/export" in run for run in runs)
+    folder = "runs/recipe"
+    mean = f"MEAN {folder}/distill-100/export {folder}/dmd-100/export -o {folder}/mean-100/export"
+    assert mean in said.splitlines()
     assert not any(run[0] == "sensitivity" for run in runs)  # this model's recipe names its layers

@@ -67,9 +67,9 @@ class Eval(Command):
     positional: ClassVar = ("subjects",)
     light: ClassVar = True
     examples: ClassVar = (
-        "arl2 eval shapes shapes:window=9 shapes-75 true-renders --suite shapes --count 200 --seeds 3 -o runs/eval",
+        "arl2 eval shapes shapes:window=9 shapes-100 true-renders --suite shapes --count 200 --seeds 3 -o runs/eval",
         "arl2 eval their-videos my-videos --suite video -o runs/compared",
-        "arl2 eval shapes-75 shapes-50 --suite teacher --teacher shapes --count 16 -o runs/teacher",
+        "arl2 eval shapes-100 shapes-75 --suite teacher --teacher shapes --count 16 -o runs/teacher",
     )
     subjects: tuple[str, ...] = ()
     suite: str = "video"

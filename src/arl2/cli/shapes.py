@@ -152,7 +152,7 @@ class Score(Command):
     positional: ClassVar = ("folder",)
     examples: ClassVar = (
         "arl2 shapes score truth --json",
-        "arl2 shapes score --model shapes-75 --count 200 --frames 81 --seed 0",
+        "arl2 shapes score --model shapes-100 --count 200 --frames 81 --seed 0",
     )
     folder: Path | None = None
     count: int | None = None

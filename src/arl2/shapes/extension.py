@@ -17,13 +17,13 @@ WEIGHTS = Path(str(files("arl2.shapes"))) / "weights"
 # By model: the folder of its transformer in WEIGHTS. What it lacks is the teacher's, which lies in WEIGHTS itself.
 FOLDERS = {
     "shapes": "",
+    "shapes-100": "hybrid-100",
     "shapes-75": "hybrid-75",
-    "shapes-75-memory": "hybrid-75-memory",
     "shapes-50": "hybrid-50",
     "shapes-flow": "flow",
     "shapes-teacher": "",
 }
-DEFAULT_MODEL = "shapes-75"
+DEFAULT_MODEL = "shapes-100"
 
 _SETTINGS = GenerationSettings(
     steps=(1000, 654, 333, 152),
@@ -57,22 +57,22 @@ _SHAPES = ModelCard(
     ),
 )
 
-_SHAPES_75 = replace(
+_SHAPES_100 = replace(
     _SHAPES,
-    name="shapes-75",
-    summary="Converted from it: three of four layers hybrid, the fourth sees three blocks. Nearly as good.",
+    name="shapes-100",
+    summary="Converted from it: a memory in all four layers, beside a window of three blocks in two of them.",
     settings=replace(_SETTINGS, window=9),
 )
 
 CARDS = (
     _SHAPES,
-    _SHAPES_75,
+    _SHAPES_100,
     replace(
-        _SHAPES_75,
-        name="shapes-75-memory",
-        summary="Three other layers hybrid: slightly worse videos, but it remembers what three blocks do not show.",
+        _SHAPES_100,
+        name="shapes-75",
+        summary="Converted from shapes: three of four layers hybrid as published, the fourth sees three blocks.",
     ),
-    replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid."),
+    replace(_SHAPES_100, name="shapes-50", summary="Converted from shapes: two of four layers hybrid as published."),
     replace(
         _SHAPES,
         name="shapes-flow",
