@@ -1,4 +1,4 @@
-"""The mean of two exports of the teacher, weight by weight: a longer run remembers more and draws a little worse, and
+"""The mean of two exports of one model, weight by weight: where one run draws better and the other remembers more,
 halfway between the two keeps most of both (arXiv 2203.05482 and 2109.01903 average like this).
 
     python recipes/average.py runs/teacher-remember3/export runs/teacher-remember4/export -o runs/teacher

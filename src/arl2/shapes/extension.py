@@ -23,7 +23,7 @@ FOLDERS = {
     "shapes-flow": "flow",
     "shapes-teacher": "",
 }
-DEFAULT_MODEL = "shapes-100"
+DEFAULT_MODEL = "shapes-75"
 
 _SETTINGS = GenerationSettings(
     steps=(1000, 654, 333, 152),
@@ -57,22 +57,22 @@ _SHAPES = ModelCard(
     ),
 )
 
-_SHAPES_100 = replace(
+_SHAPES_75 = replace(
     _SHAPES,
-    name="shapes-100",
-    summary="Converted from it: a memory in all four layers, beside a window of three blocks in two of them.",
+    name="shapes-75",
+    summary="Converted from it: three of four layers hybrid as published, the fourth sees three blocks.",
     settings=replace(_SETTINGS, window=9),
 )
 
 CARDS = (
     _SHAPES,
-    _SHAPES_100,
+    _SHAPES_75,
     replace(
-        _SHAPES_100,
-        name="shapes-75",
-        summary="Converted from shapes: three of four layers hybrid as published, the fourth sees three blocks.",
+        _SHAPES_75,
+        name="shapes-100",
+        summary="A memory in all four layers: remembers what three blocks do not show. For videos up to 108 frames.",
     ),
-    replace(_SHAPES_100, name="shapes-50", summary="Converted from shapes: two of four layers hybrid as published."),
+    replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid as published."),
     replace(
         _SHAPES,
         name="shapes-flow",
