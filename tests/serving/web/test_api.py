@@ -239,12 +239,16 @@ def test_bodies_have_a_limit_whether_they_say_their_length_or_not():
 
 def test_large_bodies_come_in_a_few_at_once():
     with running(FakeHost(room=1000), most_body=100, most_uploads=1) as one, connected(one) as slow:
-        slow.sendall(b"POST /v1/streams/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200\r\n\r\n")
+        slow.sendall(
+            b"POST /v1/streams/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert b" 100 " in slow.recv(1000)  # now its body is waited for
 
         def send(size: int) -> httpx.Response:
             return one.http.post("/v1/streams/snapshot", content=MAGIC.ljust(size, b"x"))
 
-        until(lambda: send(150).status_code == 429)
+        assert send(150).status_code == 429
         assert send(150).headers["retry-after"]
         assert send(90).status_code == 201
         slow.sendall(MAGIC.ljust(200, b"x"))
