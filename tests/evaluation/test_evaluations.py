@@ -255,6 +255,13 @@ def test_intervals_of_means() -> None:
     assert estimate([2.0] * 20).low == 2
 
 
+def test_an_interval_that_ends_at_0_ends_there():
+    """Thirds, as means of three seeds are: of these the upper end was 2e-18, and could have been as little below 0."""
+    found = estimate([-1 / 3] * 5 + [1 / 3] + [0.0] * 24)
+    assert found.high == 0
+    assert not found.is_clear
+
+
 FAKE = """
 import json, os
 

@@ -17,6 +17,7 @@ _AT_ONCE = 2_000_000  # numbers
 FEWEST = 6
 """Prompts from which a difference may be called better or worse: of five even the sign test says nothing."""
 _RESAMPLED = 30  # prompts from which the bootstrap is used
+_DECIMALS = 12  # of an interval's ends
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 _STUDENT = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
@@ -69,7 +70,8 @@ def estimate(by_prompt: Sequence[float], *, is_share: bool = False) -> Estimate:
     for start in range(0, RESAMPLES, step):
         chosen = random.integers(count, size=(min(step, RESAMPLES - start), count))
         means.append(values[chosen].mean(axis=1))
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    # Thirds add up to 0 but for rounding; an end at 0 must not fall on the other side of it.
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5)).round(_DECIMALS)
     return Estimate(mean, float(low), float(high), count)
 
 
