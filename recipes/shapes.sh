@@ -11,7 +11,7 @@
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
 # script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. Stage 2 of a model
-# with a shapes-distill-MODEL-late.json goes on with these settings when it has finished with the others.
+# with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -150,6 +150,13 @@ if grep -qx align <<<"$stages"; then # models with a stage 1 of their own name t
     --limit "$sensitivity_prompts" --latent-frames "$sensitivity_frames" --overwrite --threads "$threads"
 fi
 
+# distill MARK RECIPE WORD...: stage 2 of $model in $run, with the words that the script was given.
+distill() {
+  # shellcheck disable=SC2086
+  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "aligned=$folder/$(align_of "$model")/export" \
+    "plan=$plan" "$(clips_setting "$2")" "${@:3}" ${DISTILL:-} --settings "$2" --threads "$threads"
+}
+
 average_of() {
   rm -rf "$3"
   "$python" recipes/average.py "$1" "$2" -o "$3"
@@ -165,18 +172,12 @@ export_model() {
 for model in $models; do
   recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "$model")
   echo "4. Stage 2, $model: plan $plan"
-  # shellcheck disable=SC2086
-  finish "$run/finished" "$recipe" together train distill "$run" "teacher=$teacher" \
-    "aligned=$folder/$(align_of "$model")/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
-    --settings "$recipe" --threads "$threads"
+  distill "$run/finished" "$recipe" "$@"
 
-  recipe=recipes/shapes-distill-$model-late.json
-  if [[ -f $recipe ]]; then
-    echo "   Stage 2, $model, goes on with the settings of its end"
-    # shellcheck disable=SC2086
-    finish "$run/finished-late" "$recipe" together train distill "$run" "teacher=$teacher" \
-      "aligned=$folder/$(align_of "$model")/export" "plan=$plan" "$(clips_setting "$recipe")" "$@" ${DISTILL:-} \
-      --settings "$recipe" --accept-changes --threads "$threads"
+  late=recipes/shapes-distill-$model-late.json
+  if [[ -f $late ]]; then
+    echo "   Stage 2, $model, continues with the settings of its end"
+    distill "$run/finished-late" "$late" "$@" --accept-changes
   fi
 
   if [[ -f recipes/shapes-dmd-$model.json ]]; then

@@ -46,28 +46,30 @@ def test_a_setting_without_a_default_is_asked_for():
         record_from_mapping(TeacherConfig, {"loop": {"steps": 1}})
 
 
-def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
-    """By the commands that the script gives; none of them is run."""
-    shutil.copytree(RECIPES, tmp_path / "recipes", ignore=shutil.ignore_patterns("intermediate"))
-    (tmp_path / "src" / "arl2" / "shapes" / "weights").mkdir(parents=True)
-    (tmp_path / "src" / "arl2" / "shapes" / "weights" / "weights").write_text("a teacher")
-    python = tmp_path / "python"
+def commands(folder: Path, model: str) -> list[str]:
+    """What the script says of a model, with a Python that only repeats its words: nothing is trained."""
+    shutil.copytree(RECIPES, folder / "recipes", ignore=shutil.ignore_patterns("intermediate"))
+    (folder / "src" / "arl2" / "shapes" / "weights").mkdir(parents=True)
+    (folder / "src" / "arl2" / "shapes" / "weights" / "weights").write_text("a teacher")
+    python = folder / "python"
     python.write_text(
         f'#!/bin/bash\nif [[ $1 == -c ]]; then exec "{sys.executable}" "$@"; fi\necho "RUN ${{*:3}}"\n'
         'if [[ $1 == recipes/average.py ]]; then echo "MEAN ${*:2}"; mkdir -p "${@: -1}"; fi\n'
     )
     python.chmod(0o755)
-
-    said = subprocess.run(
-        ["bash", str(tmp_path / "recipes" / "shapes.sh")],
-        env={**os.environ, "MODELS": "100", "PYTHON": str(python), "FOLDER": "runs/recipe"},
+    return subprocess.run(
+        ["bash", str(folder / "recipes" / "shapes.sh")],
+        env={**os.environ, "MODELS": model, "PYTHON": str(python), "FOLDER": "runs/recipe"},
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
-    ).stdout
+    ).stdout.splitlines()
 
-    runs = [line.split()[1:] for line in said.splitlines() if line.startswith("RUN ")]
+
+def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
+    said = commands(tmp_path, "100")
+    runs = [line.split()[1:] for line in said if line.startswith("RUN ")]
     assert [run[:3] for run in runs if run[0] == "train"] == [
         ["train", "align", "runs/recipe/align-100"],
         ["train", "distill", "runs/recipe/distill-100"],
@@ -77,5 +79,19 @@ def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
     assert any("aligned=runs/recipe/align-100/export" in run for run in runs)
     folder = "runs/recipe"
     mean = f"MEAN {folder}/distill-100/export {folder}/dmd-100/export -o {folder}/mean-100/export"
-    assert mean in said.splitlines()
+    assert mean in said
     assert not any(run[0] == "sensitivity" for run in runs)  # this model's recipe names its layers
+
+
+def test_a_model_without_dmd_is_what_stage_2_made(tmp_path):
+    (tmp_path / "runs" / "recipe" / "distill-50" / "export").mkdir(parents=True)
+    ranking = tmp_path / "runs" / "recipe" / "sensitivity" / "ranking.json"
+    ranking.parent.mkdir()
+    ranking.write_text('{"ranking": [3, 2, 0, 1], "plans": {"2": "SSHH"}}')
+    runs = [line.split()[1:] for line in commands(tmp_path, "50") if line.startswith("RUN ")]
+    assert [run[:3] for run in runs if run[0] == "train"] == [
+        ["train", "align", "runs/recipe/align"],
+        ["train", "distill", "runs/recipe/distill-50"],
+    ]
+    assert ["export", "runs/recipe/distill-50/export"] in [run[:2] for run in runs]
+    assert (tmp_path / "runs" / "recipe" / "shapes-50").is_dir()
