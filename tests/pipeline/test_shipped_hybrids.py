@@ -27,11 +27,11 @@ def test_it_is_the_teacher_with_states_in_place_of_the_past(name, teacher):
         beside = ".linear.".join(key.rsplit(".", 1))
         assert torch.equal(ours[key if key in ours else beside], frozen), key
     assert pipe.settings.window == 9
-    assert sum(file.stat().st_size for file in pipeline_folder(name).transformer.iterdir()) < 4e6
+    assert sum(file.stat().st_size for file in pipeline_folder(name).transformer.iterdir()) < 3.1e6
 
 
 @pytest.mark.parametrize("name", SHARES)
 def test_a_stream_keeps_the_colour_that_was_asked(name):
     pipe = ARL2Pipeline.from_pretrained(name)
-    blocks = list(pipe.stream("a red circle moves right on navy", seed=0, num_frames=33))
+    blocks = list(pipe.stream("a red circle moves right on navy", seed=0, num_frames=81))
     assert_red_on_navy(blocks[-1].video[0, :, -1])
