@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.training.conversion import FRAMES, distill_config, loop, task_of
+from tests.training.conversion import FRAMES, distill_config, loop, task_of, teacher_folder
 
-from arl2.errors import ConfigError
+from arl2.checkpoints.load import load_transformer
+from arl2.errors import CheckpointError, ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.geometry import split_blocks
 from arl2.model.passes import TeacherForcing
@@ -153,6 +154,36 @@ def test_on_policy_the_context_is_what_the_student_rolls_out(folder):
     assert not torch.allclose(other[:, :, 3:], clean[:, :, 3:])
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_resampled_context_goes_where_the_clip_goes_and_the_teacher_keeps_the_clip(rounds, folder):
+    task = a_task(
+        folder, on_policy_share=0.0, resampled_share=1.0, resample_rounds=(rounds,), frames=(FRAMES,), hidden_weight=0.1
+    )
+    seen = {}
+    for name, model in (("teacher", task.teacher.model), ("student", task.student)):
+        forward, passes = model.forward, seen.setdefault(name, [])
+        model.forward = lambda *given, run, forward=forward, passes=passes: (
+            passes.append((run.clean, given[0])),
+            forward(*given, run=run),
+        )[1]
+    loss = task.loss(Batch.keyed(0, 0, 0, 1))
+    loss.value.backward()
+    assert all(parameter.grad is not None for parameter in task.trained.values())
+    given = task.clips.sample(2, FRAMES, _after(Batch.keyed(0, 0, 0, 1).generator)).latents
+    ((taught, noisy),) = seen["teacher"]
+    assert torch.equal(taught, given)
+    *sampling, (context, same) = seen["student"]
+    steps = len(task.teacher.settings.steps)
+    assert (len(sampling), torch.equal(same, noisy)) == (rounds * steps, True)
+    assert torch.equal(context[:, :, :3], given[:, :, :3])
+    assert not torch.allclose(context[:, :, 3:], given[:, :, 3:])
+    # What each round's blocks come after: the clip, then what the round before made of it.
+    for number in range(rounds):
+        pasts = [clean for clean, _ in sampling[number * steps : (number + 1) * steps]]
+        assert all(torch.equal(past, pasts[0]) for past in pasts)
+        assert torch.equal(pasts[0], given) is (number == 0)
+
+
 def test_all_batches_of_a_step_roll_out_or_none(folder):
     """Processes wait for one another, so a step with one rollout takes as long as a step of them."""
     task = a_task(folder, on_policy_share=0.5, on_policy_known=(0, 1), frames=(FRAMES,))
@@ -184,6 +215,15 @@ def test_a_run_is_planned_with_the_share_of_its_rollouts(folder):
     assert none < half < all_steps
     assert half - none == pytest.approx((all_steps - none) / 2)
     assert flops(0.5, 2) == half
+
+    def resampling(share: float, rounds: tuple[int, ...], on_policy: float = 0.0) -> float:
+        changes = {"on_policy_share": on_policy, "resampled_share": share, "resample_rounds": rounds}
+        return Sketch.of(distill_config(folder, **changes)).on(Cluster(1)).batch_flops - flops(on_policy, 1)
+
+    one = resampling(1.0, (1,))
+    assert one > 0
+    assert resampling(0.5, (1, 3)) == pytest.approx(one)
+    assert resampling(1.0, (1,), 0.75) == pytest.approx(one / 4)
 
 
 def _after(draw: torch.Generator) -> torch.Generator:
@@ -276,6 +316,33 @@ def test_a_run_lowers_the_error_and_exports_a_whole_student(folder, tmp_path):
     assert parts.settings.window == 3
 
 
+def test_training_continues_from_an_export_of_stage_2(folder, tmp_path):
+    task = a_task(folder, plan="HW", own_block_share=0.5)
+    with torch.no_grad():
+        for parameter in task.trained.values():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    task.export(tmp_path / "first")
+    start = {"start_from": str(tmp_path / "first"), "plan": "HW"}
+    student = a_task(folder, **start).student.state_dict()
+    assert all(torch.equal(student[name], parameter) for name, parameter in task.trained.items())
+    for changes, named in (
+        ({"plan": "WH"}, "layer_plan is HW there, WH here"),
+        ({"ffn_rank": 1}, "ffn_rank is 2 there, 1 here"),
+        ({"state_form": {"mixing": "interpolated"}}, "state_form is None there"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            a_task(folder, **{**start, **changes})
+    with pytest.raises(ConfigError, match="give one of them"):
+        a_task(folder, **start, aligned=str(tmp_path / "aligned"))
+    other = teacher_folder(tmp_path / "other")
+    weights = load_transformer(other / "transformer")
+    with torch.no_grad():
+        weights.patch_embedding.weight.add_(1.0)
+    weights.save_pretrained(other / "transformer")
+    with pytest.raises(CheckpointError, match="belong to another teacher"):
+        a_task(folder, **start, teacher=str(other))
+
+
 def test_activation_checkpointing_changes_nothing(folder):
     gradients = []
     for checkpointing in (False, True):
@@ -299,6 +366,9 @@ def test_settings_that_cannot_be(folder):
     config = distill_config(folder)
     for name, value, said in (
         ("on_policy_share", 2.0, "on_policy_share is 2"),
+        ("resampled_share", -0.5, "resampled_share is -0.5"),
+        ("resample_rounds", (0,), "resample_rounds is"),
+        ("resample_rounds", (), "give numbers from 1"),
         ("hidden_every", 0, "hidden_every 1 or more"),
         ("data_weight", -1.0, "must be 0 or more"),
         ("on_policy_known", (), "numbers of blocks"),

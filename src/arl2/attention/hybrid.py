@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
+from arl2.attention.horizon import states_read
 from arl2.attention.kind import Access, AttentionSpec, Part, PublishedName
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
 from arl2.attention.layout import ClipLayout
@@ -23,7 +24,7 @@ from arl2.attention.projections import Projected, Projections
 from arl2.attention.recurrent_state import RecurrentState
 from arl2.attention.state_branch import Gate, ReadsState, StateBranch, read_state
 from arl2.errors import CheckpointError
-from arl2.geometry import SinkPositions
+from arl2.geometry import FrameRange, SinkPositions
 from arl2.kernels.attention import range_attention
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
 from arl2.kernels.delta_rule import gated_delta_state
@@ -50,6 +51,7 @@ class HybridSpec(AttentionSpec):
     Attributes:
         rank: LoRA rank of the state branch's q, k, v; 0 for no LoRA.
         alpha: LoRA alpha; the update is scaled by ``alpha / rank``.
+        horizon: latent frames that the state reaches back; None: to the first one, as published.
     """
 
     letter: ClassVar[str] = "H"
@@ -79,11 +81,12 @@ class HybridSpec(AttentionSpec):
 
     rank: int = 0
     alpha: float = 0.0
+    horizon: int | None = None
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "HybridSpec":
         rank, alpha = config.get("state_rank", 0), config.get("low_rank_alpha")
-        return cls(rank, 2.0 * rank if alpha is None else float(alpha))
+        return cls(rank, 2.0 * rank if alpha is None else float(alpha), config.get("state_horizon"))
 
     @classmethod
     def settings_of(cls, layers: Mapping[int, Mapping[str, Tensor]], width: int, where: str) -> dict[str, Any]:
@@ -99,7 +102,8 @@ class HybridSpec(AttentionSpec):
         return HybridAttention(size, eps, self)
 
     def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
-        return MemoryBytes(states=batch * size.heads * size.head_dim**2 * torch.float32.itemsize)
+        count = 1 if self.horizon is None else 2
+        return MemoryBytes(states=count * batch * size.heads * size.head_dim**2 * torch.float32.itemsize)
 
     def read_flops(self, size: HeadSize, block: MemoryGeometry, past_frames: int) -> PassFlops:
         tokens, width = block.block_tokens, size.width
@@ -116,6 +120,7 @@ class HybridSpec(AttentionSpec):
         features = 4 * tokens * width * head_dim + 8 * tokens * width * self.rank  # phi and LoRA of k and v
         gates = 4 * tokens * width * size.heads  # decay and strength
         update = tokens * size.heads * (4 * head_dim**2 + 3 * CHUNK * head_dim)
+        update *= 1 if self.horizon is None else 2
         return PassFlops(linear=features + gates, state_update=update)
 
     def write_alone_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
@@ -142,6 +147,7 @@ _ATTENTION_SAVES = {4: (37.0, 0.0, 4.9), 2: (36.1, 0.0, 4.9)}
 class HybridAttention(ReadsState):
     """Attend locally, remember linearly."""
 
+    spec: HybridSpec
     splits_heads = True
 
     def __init__(self, size: HeadSize, eps: float, spec: HybridSpec) -> None:
@@ -200,7 +206,7 @@ class HybridAttention(ReadsState):
         device: torch.device | str,
     ) -> RecurrentState:
         heads, head_dim, _ = self.state.phi_q.shape
-        return RecurrentState(geometry, self.parallel.own_heads(heads), head_dim, device)
+        return RecurrentState(geometry, self.parallel.own_heads(heads), head_dim, device, horizon=self.spec.horizon)
 
     def _reset_gate(self, generator: torch.Generator | None) -> None:
         nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
@@ -208,7 +214,7 @@ class HybridAttention(ReadsState):
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
         written = self.state.writes(x, raw_k, raw_v, self.shared, rotation)
         k, v, g, beta = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
-        memory.write(gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=memory.read()))
+        memory.update(lambda state: gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=state))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all earlier blocks, as in streaming.
@@ -221,19 +227,22 @@ class HybridAttention(ReadsState):
         keys, values, g, beta = self.state.writes(
             x[:, :written], raw.k[:, :written], raw.v[:, :written], self.shared, rotation.first(written)
         )
+
+        def advance(block: FrameRange, state: Tensor) -> Tensor:
+            part = slice(*layout.span(block))
+            return gated_delta_state(
+                k=keys[:, part], v=values[:, part], g=g[:, part], beta=beta[:, part], initial_state=state
+            )
+
         batch, _, heads, head_dim = queries.shape
-        state = queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)
-        reads: list[list[Tensor]] = [[] for _ in layout.copies()]
-        for block in layout.blocks:
-            for copy, offset in enumerate(layout.copies()):
-                start, stop = layout.span(block, offset)
-                reads[copy].append(read_state(queries[:, start:stop], state))
-            if block is not layout.blocks[-1]:
-                part = slice(*layout.span(block))
-                state = gated_delta_state(
-                    k=keys[:, part], v=values[:, part], g=g[:, part], beta=beta[:, part], initial_state=state
-                )
-        return torch.cat([part for copy in reads for part in copy], dim=1)
+        start = queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)
+        states = states_read(layout.blocks, start, self.spec.horizon, advance)
+        reads = [
+            read_state(queries[:, slice(*layout.span(block, offset))], state)
+            for offset in layout.copies()
+            for block, state in zip(layout.blocks, states, strict=True)
+        ]
+        return torch.cat(reads, dim=1)
 
 
 def _own(memory: LayerMemory) -> RecurrentState:

@@ -1,24 +1,39 @@
 """Memory of a hybrid layer: one matrix per head that takes the same bytes for ever."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.attention.horizon import is_renewed
 from arl2.attention.layer_memory import ConstantMemory, MemoryGeometry
 from arl2.kernels.rope import turn_state
 
 
 class RecurrentState(ConstantMemory):
-    """One ``D x D`` matrix per head, float32: the same bytes from the first block to the millionth."""
+    """One ``D x D`` matrix per head, float32: the same bytes from the first block to the millionth.
+
+    With a horizon (latent frames) a second one beside it takes its place when it is old, see
+    :mod:`arl2.attention.horizon`.
+    """
 
     heads_axis = 1
 
-    def __init__(self, geometry: MemoryGeometry, heads: int, head_dim: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        geometry: MemoryGeometry,
+        heads: int,
+        head_dim: int,
+        device: torch.device | str,
+        *,
+        horizon: int | None = None,
+    ) -> None:
         shape = (geometry.batch, heads, head_dim, head_dim)
-        super().__init__(geometry, {"state": torch.zeros(shape, dtype=torch.float32, device=device)})
+        names = ("state",) if horizon is None else ("state", "younger")
+        super().__init__(geometry, {name: torch.zeros(shape, dtype=torch.float32, device=device) for name in names})
+        self.horizon = horizon
         self._is_written = False
 
     @property
@@ -35,6 +50,20 @@ class RecurrentState(ConstantMemory):
         if not self._is_written:  # a compiled pass, which always finds it written, assigns nothing
             self._is_written = True
         self.state.copy_(state.detach())
+
+    def update(self, advance: Callable[[Tensor], Tensor]) -> None:
+        """Write a block; ``advance`` gives a state after it."""
+        self.write(advance(self.read()))
+        if self.horizon is not None:
+            younger = self.tensors["younger"]
+            younger.copy_(advance(younger).detach())
+
+    def advance(self, frames: int) -> None:
+        before = self.frames
+        super().advance(frames)
+        if is_renewed(before, self.frames, self.horizon):
+            self.state.copy_(self.tensors["younger"])
+            self.tensors["younger"].zero_()
 
     @property
     def is_blank(self) -> bool:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
+from arl2.attention.horizon import states_read
 from arl2.attention.key_value_cache import KeyValueCache
 from arl2.attention.kind import Access, AttentionSpec, Part
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
@@ -28,7 +29,8 @@ from arl2.attention.softmax import VisibleKeys, visible_keys
 from arl2.attention.state_branch import Gate, MemoryBranch, ReadsState, StateBranch, read_state
 from arl2.attention.state_form import StateForm
 from arl2.attention.windowed_memory import WindowedMemory
-from arl2.geometry import SinkPositions
+from arl2.errors import ConfigError
+from arl2.geometry import FrameRange, SinkPositions
 from arl2.kernels.attention import range_attention
 from arl2.kernels.attention.mass import log_mean_mass, range_log_mean_mass
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
@@ -56,6 +58,7 @@ class WindowedSpec(AttentionSpec):
         block_frames: latent frames denoised together.
         rank, alpha: of the LoRAs of the state branch's q, k, v; rank 0 for none.
         form: how the state is read.
+        horizon: latent frames that the state reaches back; None: to the first one.
         saves: multiples for ``saved_bytes`` by bytes of a number: of a whole layer, and of the self-attention alone.
             The scores that ``"log-sum-exp"`` keeps come on top.
     """
@@ -71,9 +74,15 @@ class WindowedSpec(AttentionSpec):
     rank: int = 0
     alpha: float = 0.0
     form: StateForm = field(default_factory=StateForm)
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         self.blocks_left_out(self.window, self.sink, self.block_frames)  # refuses what cannot be
+        if self.horizon is not None and self.form.over == "evicted":
+            raise ConfigError(
+                f'state_form.over is "evicted" and state_horizon {self.horizon}: a state that lags behind its window '
+                'has no horizon; give over "past", or no state_horizon.'
+            )
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "WindowedSpec":
@@ -86,6 +95,7 @@ class WindowedSpec(AttentionSpec):
             rank=rank,
             alpha=2.0 * rank if alpha is None else float(alpha),
             form=StateForm.of_config(config),
+            horizon=config.get("state_horizon"),
         )
 
     @abstractmethod
@@ -129,6 +139,7 @@ class WindowedSpec(AttentionSpec):
 
     def memory_bytes(self, size: HeadSize, *, batch: int, frame_tokens: int, element_size: int) -> MemoryBytes:
         count = 1 + self.blocks_left_out(self.window, self.sink, self.block_frames)
+        count += self.horizon is not None
         states = count * batch * size.heads * size.head_dim**2 * torch.float32.itemsize
         if self.form.sees == "block":
             return MemoryBytes(states=states)
@@ -151,7 +162,8 @@ class WindowedSpec(AttentionSpec):
     def write_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
         tokens, width = block.block_tokens, size.width
         features = 4 * tokens * width * size.head_dim + 8 * tokens * width * self.rank  # phi and LoRA of k and v
-        return PassFlops(linear=features + self.gate_flops(size, tokens), state_update=self.update_flops(size, block))
+        update = self.update_flops(size, block) * (1 if self.horizon is None else 2)
+        return PassFlops(linear=features + self.gate_flops(size, tokens), state_update=update)
 
     def write_alone_flops(self, size: HeadSize, block: MemoryGeometry) -> PassFlops:
         return self.write_flops(size, block) + PassFlops(linear=4 * block.block_tokens * size.width**2)
@@ -276,6 +288,7 @@ class WindowedAttention(ReadsState):
         heads, head_dim, _ = self.state.phi_q.shape
         own_heads, form = self.parallel.own_heads(heads), self.spec.form
         count = 1 + self.spec.blocks_left_out(window, sink, geometry.block_frames)
+        horizon = self.spec.horizon
         cache = None
         if form.sees == "window":
             cache = KeyValueCache(
@@ -290,7 +303,7 @@ class WindowedAttention(ReadsState):
             )
         shape = (geometry.batch, count, own_heads, head_dim, head_dim)
         states = torch.zeros(shape, dtype=torch.float32, device=device)
-        return WindowedMemory(geometry, states, cache, turns=form.rotation == "full")
+        return WindowedMemory(geometry, states, cache, turns=form.rotation == "full", horizon=horizon)
 
     def _reset_mixing(self, generator: torch.Generator | None) -> None:
         nn.init.xavier_uniform_(self.gate_proj.weight, gain=2**-2.5, generator=generator)
@@ -332,7 +345,7 @@ class WindowedAttention(ReadsState):
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: WindowedMemory) -> None:
         written = self.state.writes(x, raw_k, raw_v, self.shared, self._of_state(rotation))
         written = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
-        memory.write(self.state.advance(written, memory.newest(), frame_tokens=memory.frame_tokens))
+        memory.update(lambda state: self.state.advance(written, state, frame_tokens=memory.frame_tokens))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all blocks that it knows of, as in streaming.
@@ -350,10 +363,12 @@ class WindowedAttention(ReadsState):
             end = layout.span(layout.blocks[readable - 1])[1]
             turned = self._of_state(rotation.first(end))
             written = self.state.writes(x[:, :end], raw.k[:, :end], raw.v[:, :end], self.shared, turned)
-            for block in layout.blocks[:readable]:
+
+            def advance(block: FrameRange, state: Tensor) -> Tensor:
                 part = slice(*layout.span(block))
-                of_block = tuple(one[:, part] for one in written)
-                states.append(self.state.advance(of_block, states[-1], frame_tokens=frame_tokens))
+                return self.state.advance(tuple(one[:, part] for one in written), state, frame_tokens=frame_tokens)
+
+            states = states_read(layout.blocks[: readable + 1], states[0], spec.horizon, advance)
         reads = [
             read_state(queries[:, slice(*layout.span(block, offset))], states[max(0, i - left_out)])
             for offset in layout.copies()

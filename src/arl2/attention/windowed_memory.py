@@ -1,13 +1,14 @@
 """Memory of a windowed hybrid layer: a key-value cache of the window beside recurrent states."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.attention.horizon import is_renewed
 from arl2.attention.key_value_cache import KeyValueCache
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry, TensorKind
 from arl2.attention.recurrent_state import may_hold_something
@@ -27,13 +28,24 @@ class WindowedMemory(LayerMemory):
         states: zero.
         cache: of the window; None for a layer that sees the own block alone.
         turns: whether keys in the states are rotated by their frames.
+        horizon: latent frames that the state reaches back (:mod:`arl2.attention.horizon`), with ``n = 1``; a second
+            state is then beside it. None: to the first frame.
     """
 
     heads_axis = 2
 
-    def __init__(self, geometry: MemoryGeometry, states: Tensor, cache: KeyValueCache | None, *, turns: bool) -> None:
+    def __init__(
+        self,
+        geometry: MemoryGeometry,
+        states: Tensor,
+        cache: KeyValueCache | None,
+        *,
+        turns: bool,
+        horizon: int | None = None,
+    ) -> None:
         self.frame_tokens = geometry.frame_tokens
         self.states, self.cache, self.turns = states, cache, turns
+        self.horizon, self.younger = horizon, None if horizon is None else torch.zeros_like(states)
         self.frames = 0
         self._written = 0  # of the newest states, those that something was written to; the others are zero
 
@@ -53,6 +65,12 @@ class WindowedMemory(LayerMemory):
             self.states[:, :-1] = self.states[:, 1:].clone()
         self.states[:, -1] = state.detach()
 
+    def update(self, advance: Callable[[Tensor], Tensor]) -> None:
+        """Write a block; ``advance`` gives a state after it."""
+        self.write(advance(self.newest()))
+        if self.younger is not None:
+            self.younger[:, -1] = advance(self.younger[:, -1]).detach()
+
     @property
     def is_blank(self) -> bool:
         """Whether nothing has come to the state that blocks read, so that it is zero."""
@@ -63,7 +81,11 @@ class WindowedMemory(LayerMemory):
             self.cache.prepare(frames)
 
     def advance(self, frames: int) -> None:
+        before = self.frames
         self.frames += frames
+        if self.younger is not None and is_renewed(before, self.frames, self.horizon):
+            self.states.copy_(self.younger)
+            self.younger.zero_()
         if self.cache is not None:
             self.cache.advance(frames)
 
@@ -76,10 +98,11 @@ class WindowedMemory(LayerMemory):
         return self.cache is not None
 
     def held(self) -> dict[str, Tensor]:
-        return {**({} if self.cache is None else self.cache.held()), "states": self.states}
+        return {**({} if self.cache is None else self.cache.held()), **self.constant()}
 
     def constant(self) -> dict[str, Tensor]:
-        return {"states": self.states}
+        younger = {} if self.younger is None else {"younger": self.younger}
+        return {"states": self.states, **younger}
 
     def facts(self) -> dict[str, Any]:
         # Those of the window as they are: what is a list there changes from block to block, and graphs look for that.
@@ -90,7 +113,7 @@ class WindowedMemory(LayerMemory):
         if not isinstance(facts, dict) or facts.get("kind") != own["kind"] or facts.keys() != own.keys():
             raise MemoryMismatchError(f"This layer keeps {own['kind']}, but it was saved as {facts!r:.80}.")
         cached = {} if self.cache is None else self.cache.expected(self._of_cache(facts), frames)
-        return {**cached, "states": TensorKind(list(self.states.shape), self.states.dtype)}
+        return cached | {name: TensorKind(list(own.shape), own.dtype) for name, own in self.constant().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
         self.restore_constant(tensors)
@@ -99,12 +122,13 @@ class WindowedMemory(LayerMemory):
         self.frames = frames
 
     def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:
-        self.states.copy_(tensors["states"].detach())
+        super().restore_constant(tensors)
         known = [may_hold_something(state) for state in self.states.unbind(1)]
         self._written = len(known) - known.index(True) if any(known) else 0
 
     def fill_random(self, frames: int, generator: torch.Generator) -> None:
-        self.states.normal_(generator=generator)
+        for own in self.constant().values():
+            own.normal_(generator=generator)
         self._written = self.states.shape[1]
         if self.cache is not None:
             self.cache.fill_random(frames, generator)
@@ -126,8 +150,8 @@ class WindowedMemory(LayerMemory):
 
     def move_origin(self, frames: int) -> None:
         if self.turns:
-            turned = turn_state(self.states.flatten(0, 1), -frames)
-            self.states.copy_(turned.view_as(self.states))
+            for own in self.constant().values():
+                own.copy_(turn_state(own.flatten(0, 1), -frames).view_as(own))
         if self.cache is not None:
             self.cache.move_origin(frames)
         self.frames -= frames
@@ -136,12 +160,13 @@ class WindowedMemory(LayerMemory):
         """An independent copy; the window's buffers are shared until one side writes."""
         twin = copy.copy(self)
         twin.states = self.states.clone()
+        twin.younger = None if self.younger is None else self.younger.clone()
         twin.cache = None if self.cache is None else self.cache.clone()
         return twin
 
     @property
     def nbytes(self) -> int:
-        return self.states.nbytes + (0 if self.cache is None else self.cache.nbytes)
+        return sum(own.nbytes for own in self.constant().values()) + (0 if self.cache is None else self.cache.nbytes)
 
     @property
     def shared(self) -> int:

@@ -26,6 +26,7 @@ START_SETTINGS: dict[str, Any] = {
     "low_rank_alpha": None,
     "ffn_rank_layers": "hybrid",
     "state_form": None,
+    "state_horizon": None,
 }
 
 
@@ -55,6 +56,7 @@ def convert(
     low_rank_alpha: float | None = None,
     ffn_rank_layers: str | None = None,
     state_form: Mapping[str, Any] | None = None,
+    state_horizon: int | None = None,
     seed: int = 0,
 ) -> Conversion:
     """Make softmax layers of another kind. Pretrained tensors are shared with ``model``, not copied.
@@ -69,6 +71,7 @@ def convert(
         low_rank_alpha: as in the config; None is twice the rank, or what the model has.
         ffn_rank_layers: ``"hybrid"`` (the default) or ``"all"``.
         state_form: of windowed hybrid layers, as in the config; None is the default form, or what the model has.
+        state_horizon: latent frames that states reach back, as in the config; None is no limit, or what the model has.
         seed: of the new parameters' random start.
 
     Raises:
@@ -90,6 +93,7 @@ def convert(
         "low_rank_alpha": low_rank_alpha,
         "ffn_rank_layers": ffn_rank_layers,
         "state_form": None if state_form is None else dict(state_form),
+        "state_horizon": state_horizon,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     settings = {name: value for name, value in model.config.items() if not name.startswith("_")}

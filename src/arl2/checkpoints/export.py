@@ -59,6 +59,11 @@ def export_checkpoint(
             f"The published layouts have no names for {unpublished[0].name} layers (plan {config.layer_plan}); save "
             "the model with save_pretrained()."
         )
+    if config.state_horizon is not None:
+        raise CheckpointError(
+            f"The published layouts cannot say that states reach back {config.state_horizon} latent frames "
+            "(state_horizon); save the model with save_pretrained()."
+        )
     if layout != "arl2" and (converted_layers(config.layer_plan) or config.ffn_rank):
         name = {"wan": "The original layout", "diffusers": "diffusers' layout"}[layout]
         raise CheckpointError(

@@ -37,6 +37,7 @@ class Convert(Command):
         ffn_rank: LoRA rank of the feed-forwards (default: 16).
         alpha: LoRA alpha of both (default: twice the rank).
         ffn_layers: Layers whose feed-forward gets a LoRA adapter (default: hybrid).
+        state_horizon: Latent frames that states reach back, a multiple of two blocks (default: no limit).
         seed: Random seed of the start values.
         heads: Number of attention heads, if the file does not say.
         as_json: Print the report as JSON.
@@ -59,6 +60,7 @@ class Convert(Command):
     ffn_rank: int | None = None
     alpha: float | None = None
     ffn_layers: Literal["hybrid", "all"] | None = None
+    state_horizon: int | None = None
     seed: int = 0
     heads: int | None = None
     as_json: bool = False
@@ -84,6 +86,7 @@ class Convert(Command):
             ffn_rank=self.ffn_rank,
             low_rank_alpha=self.alpha,
             ffn_rank_layers=self.ffn_layers,
+            state_horizon=self.state_horizon,
             seed=self.seed,
         )
         report = report_conversion(model.config, made, source.settings)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from arl2.attention.horizon import check_horizon
 from arl2.attention.kind import AttentionSpec
 from arl2.attention.plan import kind_of, parse_plan
 from arl2.attention.state_form import StateForm
@@ -54,6 +55,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if config["ffn_rank_layers"] not in ("hybrid", "all"):
         raise ConfigError(f'ffn_rank_layers is {config["ffn_rank_layers"]!r:.80}; it must be "hybrid" or "all".')
     StateForm.of_config(config)
+    check_horizon(config["state_horizon"], block)
     if not 0 < config["eps"] < 1:
         raise ConfigError(f"eps is {config['eps']!r:.80}; it must be a small positive number, such as 1e-6.")
 

@@ -93,6 +93,8 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         ffn_rank_layers: ``"hybrid"`` or ``"all"``: which layers' feed-forward has a LoRA.
         state_form: of windowed hybrid layers, what differs from the defaults of
             :class:`arl2.attention.state_form.StateForm`.
+        state_horizon: latent frames that states reach back, a multiple of two blocks; None reaches the first frame, as
+            published (see :mod:`arl2.attention.horizon`).
         eps: of all norms.
 
     Raises:
@@ -126,6 +128,7 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         low_rank_alpha: float | None = None,
         ffn_rank_layers: str = "hybrid",
         state_form: dict[str, Any] | None = None,
+        state_horizon: int | None = None,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -352,7 +355,8 @@ class CausalWanTransformer3DModel(InferenceSettings, ModelMixin, ConfigMixin):
         c = self.config
         ranks = f"ranks {c.state_rank} and {c.ffn_rank}"
         form = "".join(f", {name} {value}" for name, value in sorted((c.state_form or {}).items()))
-        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}{form}"
+        horizon = "" if c.state_horizon is None else f", horizon {c.state_horizon}"
+        return f"plan {c.layer_plan}, {c.num_attention_heads} heads of {c.attention_head_dim}, {ranks}{form}{horizon}"
 
     @property
     def identity(self) -> ModelIdentity:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from arl2.attention.plan import converted_layers
 from arl2.errors import ConfigError
-from arl2.model.passes import TeacherForcing
 from arl2.pipeline.folder import VERIFIER, load_settings, pipeline_folder
 from arl2.rollout.settings import GenerationSettings
 from arl2.shapes.training.captioned import Captioned, load_export
@@ -109,7 +108,7 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
         if kind == "rollout":
             context = self.roll_out(text, frames, seed=int(torch.randint(2**62, (1,), generator=batch.generator)))
         elif context is not None and self._is_redrawn(batch.step):
-            context = self._redrawn(flows, clean, batch.generator)
+            context = self.matching.resampled(flows.student, clean, batch.generator)
         generator, critic, sample = self.matching.losses(flows, clean, context, batch.generator)
         # Logged under the names that earlier runs have.
         logs = {"moved": generator.detach(), "critic": critic.detach()}
@@ -125,13 +124,6 @@ class SceneDmdTask(ShapesTask[SceneDmdConfig]):
         turn = step // len(self.config.lengths)
         on_clips = turn - math.floor(turn * self.config.own_context_share)
         return has_turn(on_clips, self.config.redrawn_share)
-
-    @torch.no_grad()
-    def _redrawn(self, flows: Flows, clean: Tensor, draw: torch.Generator) -> Tensor:
-        """The clips as the student samples them; the first block stays: nothing before it decides what it shows."""
-        steps = len(self.matching.sigmas[1])
-        sample = self.matching.sample(flows.student, TeacherForcing(clean), clean, draw, steps=steps)
-        return torch.cat([clean[:, :, : self.block_frames], sample[:, :, self.block_frames :]], 2)
 
     def _data_error(self, sample: Tensor, clips: SceneBatch, clean: Tensor) -> Tensor:
         decided = clips.shown_by(self.codec, self.block_frames).repeat_interleave(self.block_frames, 1)

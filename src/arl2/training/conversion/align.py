@@ -37,7 +37,7 @@ class AlignConfig(ConversionConfig):
     stage: ClassVar[Stage] = 1
 
     def student(self) -> StudentSpec:
-        return StudentSpec(self.plan, state_form=self.state_form, seed=self.loop.seed)
+        return StudentSpec(self.plan, state_form=self.state_form, state_horizon=self.state_horizon, seed=self.loop.seed)
 
 
 class AlignTask(ConversionTask[AlignConfig]):

@@ -12,6 +12,7 @@ from arl2.errors import ConfigError
 from arl2.model.passes import TeacherForcing
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.training.conversion.batches import ClipBatch, TrainingClips
+from arl2.training.conversion.dmd import DistributionMatching, Run
 from arl2.training.conversion.pictures import RolloutSpec, latent_distance, roll_out
 from arl2.training.conversion.students import StudentSpec, Window
 from arl2.training.conversion.task import ConversionConfig, ConversionTask
@@ -32,6 +33,8 @@ class DistillConfig(ConversionConfig):
 
     Attributes:
         aligned: folder of an export of stage 1 that has aligned these layers; None: they begin at their start values.
+        start_from: folder of an export of stage 2, of this student and teacher, that training continues from, on other
+            clips for instance; None: from ``aligned``.
         state_rank: LoRA rank of the state branch's queries, keys and values.
         ffn_rank: LoRA rank of the feed-forward layers.
         low_rank_alpha: LoRA alpha; null: twice the rank.
@@ -42,6 +45,11 @@ class DistillConfig(ConversionConfig):
         on_policy_share: share of the steps whose context is the student's own rollout; whole steps, as all processes
             wait for one that rolls out.
         on_policy_known: numbers of conditioning blocks of such a rollout; each step samples one of these.
+        resampled_share: share of the other steps in which the student's context is its own sample of the clip: every
+            block is sampled after true ones, has the faults of a rollout, and goes where the clip goes. The teacher
+            keeps the clip as its context, so the student learns to come back from such faults.
+        resample_rounds: how often all blocks are sampled again, each time after those of the round before; each step
+            samples one of these.
         hidden_weight: weight of matching the teacher's hidden states; 0: none.
         hidden_every: layers from one matched hidden state to the next.
         data_weight: weight of the plain flow-matching loss on the clips, for true clips; 0: none.
@@ -54,6 +62,7 @@ class DistillConfig(ConversionConfig):
     stage: ClassVar[Stage] = 2
 
     aligned: str | None = None
+    start_from: str | None = None
     state_rank: int = 16
     ffn_rank: int = 16
     low_rank_alpha: float | None = None
@@ -63,6 +72,8 @@ class DistillConfig(ConversionConfig):
     level_decay: float = 0.98
     on_policy_share: float = 0.25
     on_policy_known: tuple[int, ...] = (0, 1)
+    resampled_share: float = 0.0
+    resample_rounds: tuple[int, ...] = (1,)
     hidden_weight: float = 0.0
     hidden_every: int = 2
     data_weight: float = 0.0
@@ -72,9 +83,17 @@ class DistillConfig(ConversionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("on_policy_share", self.on_policy_share)
+        check_share("resampled_share", self.resampled_share)
+        if not self.resample_rounds or min(self.resample_rounds) < 1:
+            raise ConfigError(f"resample_rounds is {list(self.resample_rounds)}; give numbers from 1.")
         if min(self.hidden_weight, self.data_weight, self.memory_weight) < 0 or self.hidden_every < 1:
             raise ConfigError(
                 "hidden_weight, data_weight and memory_weight must be 0 or more, and hidden_every 1 or more."
+            )
+        if self.aligned is not None and self.start_from is not None:
+            raise ConfigError(
+                f"Got aligned '{self.aligned}' and start_from '{self.start_from}'; give one of them: what stage 2 has "
+                "trained holds what stage 1 had."
             )
         if not self.on_policy_known or min(self.on_policy_known) < 0:
             raise ConfigError(f"on_policy_known is {list(self.on_policy_known)}; give numbers of blocks from 0.")
@@ -88,7 +107,9 @@ class DistillConfig(ConversionConfig):
             ffn_rank_layers=self.ffn_rank_layers,
             window=self.student_window,
             aligned=self.aligned,
+            start_from=self.start_from,
             state_form=self.state_form,
+            state_horizon=self.state_horizon,
             seed=self.loop.seed,
         )
 
@@ -127,6 +148,9 @@ class DistillTask(ConversionTask[DistillConfig]):
                 "memory_weight compares the teacher with itself seeing the student's window, but both see "
                 f"{window}: give a student_window shorter than the teacher_window."
             )
+        self.matching = DistributionMatching(
+            self.student_settings(), self.student.config.block_frames, shift=self.teacher.settings.shift
+        )
         self.level_means = TimestepMeans(config.level_buckets, config.level_decay, self.device)
         for frames in config.frames:
             if max(config.on_policy_known) >= len(self._blocks(frames)) and config.on_policy_share:
@@ -167,7 +191,8 @@ class DistillTask(ConversionTask[DistillConfig]):
             with self.full_weights(here=True):
                 clips = self._rolled_out(clips, batch)
         noisy = self._noised(clips, draw)
-        flows = self.follow(clips, noisy)
+        context = None if on_policy else self._resampled(clips, batch)
+        flows = self.follow(clips, noisy, context)
 
         square = (flows.student - flows.teacher).square()
         errors = noisy.block_means(square)
@@ -188,12 +213,22 @@ class DistillTask(ConversionTask[DistillConfig]):
             logs["data_term"] = config.data_weight * data.detach()
         return Loss(value, len(clips.latents), logs)
 
-    def follow(self, clips: ClipBatch, noisy: NoisyClips) -> Followed:
-        """Student (with gradient) and teacher (without) on the same clean and noisy halves; flows in float32."""
+    def follow(
+        self,
+        clips: ClipBatch,
+        noisy: NoisyClips,
+        context: Float[Tensor, "batch channels frames height width"] | None = None,
+    ) -> Followed:
+        """Student (with gradient) and teacher (without) on the same clean and noisy halves; flows in float32.
+
+        With a ``context`` the student has it in place of the clean half, and hidden states are those of the noisy half.
+        """
         with torch.no_grad(), hidden_states(self.teacher.model, self.compared) as theirs:
             taught = self._flow(self.teacher.model, clips, noisy)
         with hidden_states(self.student, self.compared) as ours:
-            own = self._flow(self.student, clips, noisy)
+            own = self._flow(self.student, clips, noisy, context)
+        if context is not None:
+            ours, theirs = ({i: x[:, x.shape[1] // 2 :] for i, x in states.items()} for states in (ours, theirs))
         hidden = [_relative(ours[i].float(), theirs[i].float()) for i in self.compared]
         return Followed(own, taught, hidden)
 
@@ -207,8 +242,15 @@ class DistillTask(ConversionTask[DistillConfig]):
         missed = (taught - forgetful).square().mean(1, keepdim=True)
         return missed / taught.square().mean()
 
-    def _flow(self, model: CausalWanTransformer3DModel, clips: ClipBatch, noisy: NoisyClips) -> Tensor:
-        run = TeacherForcing(noisy.clean, first_block_frames=self.teacher.settings.first_block_frames)
+    def _flow(
+        self,
+        model: CausalWanTransformer3DModel,
+        clips: ClipBatch,
+        noisy: NoisyClips,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        clean = noisy.clean if context is None else context
+        run = TeacherForcing(clean, first_block_frames=self.teacher.settings.first_block_frames)
         flow: Tensor = model(noisy.noisy, noisy.timestep, clips.text, run=run)
         return flow.float()
 
@@ -248,6 +290,21 @@ class DistillTask(ConversionTask[DistillConfig]):
         start = clips.latents[:, :, : self._blocks(frames)[known].start] if known else None
         made = roll_out(self.student, clips.text, self._rollout(frames, seed), known=start)
         return ClipBatch(made.to(clips.latents), clips.text, clips.captions)
+
+    def _resampled(self, clips: ClipBatch, batch: Batch) -> Tensor | None:
+        """The student's context: the clips as it samples them; None for the clips themselves."""
+        config = self.config
+        # Whole steps, as rollouts are: all processes wait for one that samples.
+        if not config.resampled_share or torch.rand((), generator=batch.common) >= config.resampled_share:
+            return None
+        choices = config.resample_rounds
+        rounds = choices[int(torch.randint(len(choices), (1,), generator=batch.common))]
+
+        def flow(noisy: Tensor, timestep: Tensor, run: Run) -> Tensor:
+            predicted: Tensor = self.student(noisy, timestep, clips.text, run=run)
+            return predicted.float()
+
+        return self.matching.resampled(flow, clips.latents, batch.generator, rounds=rounds)
 
     def _rollout(self, frames: int, seed: int = 0) -> RolloutSpec:
         _, _, height, width = self.clips.latent_shape

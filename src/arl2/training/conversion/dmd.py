@@ -131,6 +131,21 @@ class DistributionMatching:
         return sample
 
     @torch.no_grad()
+    def resampled(
+        self, flow: Flow, clean: Tensor, draw: torch.Generator, *, rounds: int = 1
+    ) -> Float[Tensor, "clips channels frames height width"]:
+        """Clips as a model samples them: every block but the first, in all its steps, after the blocks before it.
+
+        In the first round these are the clips' own, so what comes out goes where they go, with the faults of one
+        generated block. Each further round takes the blocks of the round before, so n rounds have those of n blocks.
+        """
+        opening, context = clean[:, :, : self.opening_frames], clean
+        for _ in range(rounds):
+            sample = self.sample(flow, self.pass_over(context), clean, draw, steps=len(self.sigmas[1]))
+            context = torch.cat([opening, sample[:, :, self.opening_frames :]], 2)
+        return context
+
+    @torch.no_grad()
     def target(
         self, flows: Flows, sample: Tensor, run: Run, draw: torch.Generator
     ) -> Float[Tensor, "clips channels frames height width"]:

@@ -11,7 +11,7 @@ from arl2.attention.memory import MemoryGeometry
 from arl2.errors import ConfigError
 from arl2.files.records import record_to_mapping
 from arl2.geometry import token_grid
-from arl2.model.cost import memory_bytes, rollout_flops
+from arl2.model.cost import clip_flops, memory_bytes, rollout_flops
 from arl2.model.transformer import CausalWanTransformer3DModel
 from arl2.rollout.settings import GenerationSettings
 from arl2.training.conversion.cluster import (
@@ -153,7 +153,7 @@ class Sketch:
                 stream_bytes=stream_bytes,
             ),
             kept_whole=self.step(checkpointing=False).activation_bytes,
-            batch_flops=step.flops + own_flops,
+            batch_flops=step.flops + own_flops + self._resampled_flops(),
             batch_traffic=weight_traffic(self.table, step, gpus=gpus, sharding=loop.sharding),
             step_traffic=gradient_traffic(self.table, gpus=gpus, batches=batches, sharding=loop.sharding),
             batches=batches,
@@ -182,6 +182,17 @@ class Sketch:
         window = self.student.config.window
         seen = self.frames if window is None else min(window, self.frames)
         return config.on_policy_share * sum(each) / len(each), memory.at(seen)
+
+    def _resampled_flops(self) -> float:
+        """Of the student's context where it is its own sample of the clip: a batch, in the mean."""
+        config = self.config
+        if not isinstance(config, DistillConfig) or not config.resampled_share:
+            return 0.0
+        first = self.teacher.settings.first_block_frames
+        one = clip_flops(self.student.config, self.geometry, frames=self.frames, first_block_frames=first).total
+        rounds = sum(config.resample_rounds) / len(config.resample_rounds)
+        share = (1 - config.on_policy_share) * config.resampled_share
+        return share * rounds * _passes(self.teacher.settings)[0] * one
 
     def _rollout(self, model: CausalWanTransformer3DModel, known_blocks: int = 0) -> int:
         settings = self.teacher.settings

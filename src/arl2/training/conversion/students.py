@@ -63,7 +63,8 @@ class StudentSpec:
         state_rank, ffn_rank, low_rank_alpha, ffn_rank_layers: as in ``convert``.
         window: of its softmax layers; ``"model"`` is the teacher's own.
         aligned: folder of an export of stage 1 to start from.
-        state_form: as in ``convert``.
+        start_from: folder of an export of stage 2 to start from.
+        state_form, state_horizon: as in ``convert``.
         seed: of start values.
     """
 
@@ -74,7 +75,9 @@ class StudentSpec:
     ffn_rank_layers: Literal["hybrid", "all"] = "hybrid"
     window: Window = "model"
     aligned: str | None = None
+    start_from: str | None = None
     state_form: Mapping[str, Any] | None = None
+    state_horizon: int | None = None
     seed: int = 0
 
 
@@ -143,8 +146,9 @@ def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DM
     """A converted model that shares the teacher's frozen weights; its new parameters are its own, and float32.
 
     Raises:
-        ConfigError: a plan or a window that does not fit, or layers that ``aligned`` has not trained.
-        CheckpointError: ``aligned`` is no export, or one of another teacher.
+        ConfigError: a plan or a window that does not fit, layers that ``aligned`` has not trained, or ``start_from`` of
+            another plan, rank or form.
+        CheckpointError: ``aligned`` or ``start_from`` is no export, or one of another teacher.
     """
     layers = len(teacher.model.config.layer_plan)
     plan = student_plan(spec.plan, layers)
@@ -156,12 +160,16 @@ def make_student(teacher: Teacher, spec: StudentSpec) -> CausalWanTransformer3DM
         low_rank_alpha=spec.low_rank_alpha,
         ffn_rank_layers=spec.ffn_rank_layers,
         state_form=spec.state_form,
+        state_horizon=spec.state_horizon,
         seed=spec.seed,
     ).model
     for parameter in trained_parameters(student, 2).values():
         parameter.data = parameter.data.float()
-    if spec.aligned is not None and not student.patch_embedding.weight.is_meta:
-        take_aligned(student, load_aligned(spec.aligned, teacher))
+    if not student.patch_embedding.weight.is_meta:
+        if spec.aligned is not None:
+            take_aligned(student, load_aligned(spec.aligned, teacher))
+        if spec.start_from is not None:
+            take_trained(student, _load_of_teacher(spec.start_from, teacher, "trained"))
     return student.eval()
 
 
@@ -185,15 +193,7 @@ def load_aligned(folder: str | Path, teacher: Teacher) -> CausalWanTransformer3D
     Raises:
         CheckpointError: no export, a damaged one, or one of another teacher.
     """
-    aligned = load_transformer(Path(folder) / TRANSFORMER, dtype=torch.float32)
-    own, theirs = teacher.model.state_dict(), aligned.state_dict()
-    same = all(name in theirs and _same(tensor, theirs[name]) for name, tensor in own.items())
-    if not same:
-        raise CheckpointError(
-            f"The aligned layers in '{folder}' belong to another teacher than '{teacher.folder}': the weights that "
-            "stage 1 leaves alone differ; align this teacher, or give the one that was aligned."
-        )
-    return aligned
+    return _load_of_teacher(folder, teacher, "aligned")
 
 
 @torch.no_grad()
@@ -219,6 +219,44 @@ def take_aligned(student: CausalWanTransformer3DModel, aligned: CausalWanTransfo
     source = aligned.state_dict()
     for name, parameter in trained_parameters(student, 1).items():
         parameter.copy_(source[name])
+
+
+@torch.no_grad()
+def take_trained(student: CausalWanTransformer3DModel, trained: CausalWanTransformer3DModel) -> None:
+    """Fill all of the student that a conversion trains, in place.
+
+    Raises:
+        ConfigError: a model of another plan, other ranks or another form of the state.
+    """
+    source = trained.state_dict()
+    own = trained_parameters(student, 2)
+    settings = ("layer_plan", "state_rank", "ffn_rank", "low_rank_alpha", "ffn_rank_layers", "state_form")
+    differing = [name for name in settings if student.config.get(name) != trained.config.get(name)]
+    shapes = all(name in source and source[name].shape == parameter.shape for name, parameter in own.items())
+    if differing or not shapes:
+        said = "; ".join(
+            f"{name} is {trained.config.get(name)} there, {student.config.get(name)} here" for name in differing
+        )
+        raise ConfigError(
+            f"start_from holds a student of another kind ({said or 'its trained parameters differ'}); give the "
+            "settings that it was made with."
+        )
+    for name, parameter in own.items():
+        parameter.copy_(source[name])
+
+
+def _load_of_teacher(folder: str | Path, teacher: Teacher, what: str) -> CausalWanTransformer3DModel:
+    """An export's model in float32, if what a conversion leaves alone is the teacher's."""
+    model = load_transformer(Path(folder) / TRANSFORMER, dtype=torch.float32)
+    # A feed-forward with a LoRA keeps the teacher's weights one level deeper.
+    theirs = {name.replace(".linear.", "."): tensor for name, tensor in model.state_dict().items()}
+    own = teacher.model.state_dict()
+    if not all(name in theirs and _same(tensor, theirs[name]) for name, tensor in own.items()):
+        raise CheckpointError(
+            f"The {what} layers in '{folder}' belong to another teacher than '{teacher.folder}': the weights that a "
+            f"conversion leaves alone differ; give the teacher of these layers, or {what} layers of this teacher."
+        )
+    return model
 
 
 def _frames(window: Window, own: int | None) -> int | None:

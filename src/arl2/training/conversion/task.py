@@ -192,6 +192,8 @@ class ConversionConfig(TeacherStudentConfig, ABC):
         stage: of the conversion; each stage's settings say which they are for, so it is no setting.
         plan: which layers are hybrid: one letter a layer, or a list of indices; None: all.
         state_form: of windowed hybrid layers, what differs from the default form; null: nothing.
+        state_horizon: latent frames that states reach back, a multiple of two blocks, so that no stream reads an older
+            state than training did; null: no limit, as published.
         own_block_share: share of the training passes, drawn for each layer on its own, in which a windowed hybrid layer
             sees its own block alone, so that its state learns to carry what the window shows otherwise.
         window_lengths: latent frames that a windowed hybrid layer sees in the other training passes, one of these drawn
@@ -203,6 +205,7 @@ class ConversionConfig(TeacherStudentConfig, ABC):
 
     plan: Plan | None = None
     state_form: Mapping[str, Any] | None = None
+    state_horizon: int | None = None
     own_block_share: float = 0.0
     window_lengths: tuple[int, ...] = ()
     level_share: float = 0.5

@@ -20,7 +20,14 @@ _HARMLESS = {
 }
 # Settings that some runs were begun before: what those ran with.
 _YOUNGER = {"sharding": "none", "compute": "float32"}
-_YOUNGER_OF_TASKS = {"own_block_share": 0.0, "window_lengths": []}
+_YOUNGER_OF_TASKS = {
+    "own_block_share": 0.0,
+    "window_lengths": [],
+    "start_from": None,
+    "state_horizon": None,
+    "resampled_share": 0.0,
+    "resample_rounds": [1],
+}
 
 
 def read_config_values(path: Path) -> dict[str, Any]:
