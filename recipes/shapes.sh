@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The embedded hybrid models from the embedded softmax teacher, in one command:
 # clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD and the mean of both (where there is a
-# recipe) -> export.
+# recipe) -> the same again on long clips (where there is a recipe) -> export.
 #
 #   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
@@ -25,6 +25,7 @@
 #   PROCESSES=1            1 or 2; the result is the same but for rounding
 #   THREADS=1              CPU threads of each
 #   CLIPS=2048  HIDING_CLIPS=2048  CLIP_FRAMES=27  KNOWN_BLOCKS=3  SHARD_CLIPS=64  CLIP_SEED=1     the clips
+#   LONG_CLIPS=1536  LONG_CLIP_FRAMES=54   those of the second time, as many with an occlusion as without
 #   SENSITIVITY_PROMPTS=64  SENSITIVITY_FRAMES=6                                                  the ranking
 #   ALIGN=""  DISTILL=""  DMD=""  settings (name=value) of one stage alone; arguments of the script go to stages 1 and 2,
 #                          those of the loop (loop.name=value) to all
@@ -37,6 +38,7 @@ folder=${FOLDER:-runs/recipe} models=${MODELS:-75} teacher=${TEACHER:-shapes-tea
 processes=${PROCESSES:-1} threads=${THREADS:-1}
 clips=${CLIPS:-2048} hiding_clips=${HIDING_CLIPS:-2048} clip_frames=${CLIP_FRAMES:-27}
 known_blocks=${KNOWN_BLOCKS:-3} shard_clips=${SHARD_CLIPS:-64} clip_seed=${CLIP_SEED:-1}
+long_clips=${LONG_CLIPS:-1536} long_clip_frames=${LONG_CLIP_FRAMES:-54}
 sensitivity_prompts=${SENSITIVITY_PROMPTS:-64} sensitivity_frames=${SENSITIVITY_FRAMES:-6}
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 [[ $models == all ]] && models="50 75 100"
@@ -96,16 +98,19 @@ clips_setting() {
 }
 
 make_clips() {
-  local what
+  local what frames=$clip_frames
+  if [[ $1 == long* ]]; then frames=$long_clip_frames; fi
   case $1 in
     shapes) what=(--shapes-prompts "$clips" --real) ;;
     shapes-hiding) what=(--shapes-prompts "$hiding_clips" --real --hiding) ;;
+    long) what=(--shapes-prompts "$long_clips" --real) ;;
+    long-hiding) what=(--shapes-prompts "$long_clips" --real --hiding) ;;
     rollouts) what=(--shapes-prompts "$clips") ;;
     rollouts-hiding) what=(--shapes-prompts "$hiding_clips" --hiding --known-blocks "$known_blocks") ;;
-    *) echo "recipes/shapes.sh: clips '$1' are not known; recipes may name shapes, shapes-hiding (true clips), rollouts" \
-      "and rollouts-hiding (the teacher's)." >&2; exit 2 ;;
+    *) echo "recipes/shapes.sh: clips '$1' are not known; recipes may name shapes, shapes-hiding, long, long-hiding (true" \
+      "clips), rollouts and rollouts-hiding (the teacher's)." >&2; exit 2 ;;
   esac
-  finish "$folder/clips/$1.finished" /dev/null together rollouts -o "$folder/clips/$1" --model "$teacher" "${what[@]}" --latent-frames "$clip_frames" \
+  finish "$folder/clips/$1.finished" /dev/null together rollouts -o "$folder/clips/$1" --model "$teacher" "${what[@]}" --latent-frames "$frames" \
     --seed "$clip_seed" --shard-clips "$shard_clips" --threads "$threads"
 }
 
@@ -131,7 +136,10 @@ stages=$(for model in $models; do align_of "$model"; done | sort -u)
 
 echo "1. Clips"
 for name in $( (for stage in $stages; do clips_of "recipes/shapes-$stage.json"; done; for model in $models; do
-  clips_of "recipes/shapes-distill-$model.json"; done) | sort -u); do
+  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model-long.json"; do
+    if [[ -f $recipe ]]; then clips_of "$recipe"; fi
+  done
+done) | sort -u); do
   make_clips "$name"
 done
 
@@ -153,8 +161,8 @@ fi
 # distill MARK RECIPE WORD...: stage 2 of $model in $run, with the words that the script was given.
 distill() {
   # shellcheck disable=SC2086
-  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "aligned=$folder/$(align_of "$model")/export" \
-    "plan=$plan" "$(clips_setting "$2")" "${@:3}" ${DISTILL:-} --settings "$2" --threads "$threads"
+  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "plan=$plan" \
+    "$(clips_setting "$2")" "${@:3}" ${DISTILL:-} --settings "$2" --threads "$threads"
 }
 
 average_of() {
@@ -169,29 +177,41 @@ export_model() {
   cp -R "$1" "$2"
 }
 
-for model in $models; do
-  recipe=recipes/shapes-distill-$model.json run=$folder/distill-$model plan=$(plan_of "$model")
-  echo "4. Stage 2, $model: plan $plan"
-  distill "$run/finished" "$recipe" "$@"
+# stages_of SUFFIX WORD...: stage 2 of $model and its end, then DMD and the mean of both, as far as it has recipes for
+# them. $run is the result. WORD says what stage 2 begins with.
+stages_of() {
+  local suffix=$1 recipe=recipes/shapes-distill-$model$1.json
+  run=$folder/distill-$model$suffix
+  echo "4. Stage 2, $model$suffix: plan $plan"
+  distill "$run/finished" "$recipe" "${@:2}"
 
-  late=recipes/shapes-distill-$model-late.json
+  local late=recipes/shapes-distill-$model$suffix-late.json
   if [[ -f $late ]]; then
-    echo "   Stage 2, $model, continues with the settings of its end"
-    distill "$run/finished-late" "$late" "$@" --accept-changes
+    echo "   Stage 2, $model$suffix, continues with the settings of its end"
+    distill "$run/finished-late" "$late" "${@:2}" --accept-changes
   fi
 
-  if [[ -f recipes/shapes-dmd-$model.json ]]; then
-    echo "5. DMD, $model: few levels learn to draw what the many-step model draws at many"
-    recipe=recipes/shapes-dmd-$model.json
+  recipe=recipes/shapes-dmd-$model$suffix.json
+  if [[ -f $recipe ]]; then
+    echo "5. DMD, $model$suffix: few levels learn to draw what the many-step model draws at many"
     # shellcheck disable=SC2086
-    finish "$folder/dmd-$model/finished" "$recipe" together train dmd "$folder/dmd-$model" \
+    finish "$folder/dmd-$model$suffix/finished" "$recipe" together train dmd "$folder/dmd-$model$suffix" \
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 
-    echo "6. Halfway between the two, $model: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model/export" "$folder/mean-$model/export"
-    run=$folder/mean-$model
+    echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
+    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
+    run=$folder/mean-$model$suffix
+  fi
+}
+
+for model in $models; do
+  plan=$(plan_of "$model") run=
+  stages_of "" "aligned=$folder/$(align_of "$model")/export" "$@"
+  if [[ -f recipes/shapes-distill-$model-long.json ]]; then
+    echo "   $model again, on long clips, from there"
+    stages_of -long "start_from=$run/export" "$@"
   fi
 
   echo "7. Export, $model"
-  finish "$run/exported" "$recipe" export_model "$run/export" "$folder/shapes-$model" "$plan"
+  finish "$run/exported" "recipes/shapes-distill-$model.json" export_model "$run/export" "$folder/shapes-$model" "$plan"
 done

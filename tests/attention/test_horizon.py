@@ -56,6 +56,27 @@ def test_what_is_read_is_a_state_that_only_knows_the_latest_blocks(kind, horizon
         assert torch.equal(state_of(memory), state_of(other)), blocks
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", "HW")
+def test_a_window_that_is_committed_again_renews_no_state_a_second_time(kind):
+    """As when a prompt is refreshed: states take the window's latents in once more, and keep what is older."""
+    model, plain = model_of(kind, 8), model_of(kind, None)
+    memory, other = (one.allocate_memory(batch=1, height=4, width=6) for one in (model, plain))
+    for number in range(5):
+        model.commit(*a_block(number), memory)  # at frame 8 states were renewed
+    state = state_of(memory).clone()
+    memory.begin_at(6)
+    other.begin_at(6)
+    other.layers[0].write(state)
+    for number in (3, 4):
+        model.commit(*a_block(number), memory)
+        plain.commit(*a_block(number), other)
+        assert torch.equal(state_of(memory), state_of(other))
+    model.commit(*a_block(5), memory)  # at frame 12 they are again
+    plain.commit(*a_block(5), other)
+    assert not torch.equal(state_of(memory), state_of(other))
+
+
 @pytest.mark.parametrize(("plan", "first"), [("W", None), ("H", None), ("WHSV", None), ("KGH", 1)])
 @pytest.mark.parametrize("horizon", [4, 8])
 def test_streaming_equals_the_parallel_pass(plan, first, horizon):

@@ -15,6 +15,7 @@ _THREADS = os.environ.get("ARL2_TEST_THREADS", "1")
 MODELS = "75 100"
 STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-100"}
 _TINY = {"CLIPS": 8, "HIDING_CLIPS": 8, "SHARD_CLIPS": 4, "CLIP_FRAMES": 6, "KNOWN_BLOCKS": 1}
+_LONG = {"LONG_CLIPS": 8, "LONG_CLIP_FRAMES": 6}
 # Muon orthogonalises in bfloat16, where the last bit of a gradient decides more: one process and two part by 1e-4 in 30
 # steps. What is to be equal here is all the rest.
 _DISTILL = "evaluation_rollouts=1 loop.optimizer=adamw"
@@ -30,7 +31,15 @@ _QUIET = {"evaluate_first": "false", "pictures_every": "null"}
 
 def started(folder: Path, python: str, *, processes: int = 1, models: str = MODELS) -> subprocess.Popen[str]:
     """The script, with all its processes in a group of their own."""
-    settings = {"FOLDER": folder, "PROCESSES": processes, "PYTHON": python, "THREADS": _THREADS, **_TINY, **_FEW}
+    settings = {
+        "FOLDER": folder,
+        "PROCESSES": processes,
+        "PYTHON": python,
+        "THREADS": _THREADS,
+        **_TINY,
+        **_LONG,
+        **_FEW,
+    }
     settings["MODELS"] = models
     settings["DMD"] = f"latents={folder.parent}/latents {_DMD}"  # encoded once for all runs
     words = [*_SHORT, *(f"loop.{name}={value}" for name, value in {**_LOOP, **_QUIET}.items())]
