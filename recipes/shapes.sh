@@ -161,19 +161,22 @@ fi
 # distill MARK RECIPE WORD...: stage 2 of $model in $run, with the words that the script was given.
 distill() {
   # shellcheck disable=SC2086
-  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "plan=$plan" \
-    "$(clips_setting "$2")" "${@:3}" ${DISTILL:-} --settings "$2" --threads "$threads"
+  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "$3" "plan=$plan" \
+    "$(clips_setting "$2")" "${@:4}" ${DISTILL:-} --settings "$2" --threads "$threads"
 }
 
 average_of() {
-  rm -rf "$3"
+  rm -rf "$3" "${3%/*}/exported"
   "$python" recipes/average.py "$1" "$2" -o "$3"
 }
 
-# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers.
+# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers, and
+# no horizon.
 export_model() {
   rm -rf "$2" "$2.safetensors"
-  if [[ $3 =~ ^[HS]+$ ]]; then alone export "$1" -o "$2.safetensors"; fi
+  if [[ $3 =~ ^[HS]+$ ]] && ! grep -Eq '"state_horizon": [0-9]' "$1/transformer/config.json"; then
+    alone export "$1" -o "$2.safetensors"
+  fi
   cp -R "$1" "$2"
 }
 

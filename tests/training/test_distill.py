@@ -1,5 +1,6 @@
 """Stage 2: the loss is the plain formula, the context may be the student's own, and what is kept is kept."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,15 @@ def test_a_resampled_context_goes_where_the_clip_goes_and_the_teacher_keeps_the_
         pasts = [clean for clean, _ in sampling[number * steps : (number + 1) * steps]]
         assert all(torch.equal(past, pasts[0]) for past in pasts)
         assert torch.equal(pasts[0], given) is (number == 0)
+
+
+def test_contexts_are_resampled_in_few_steps_alone(folder, tmp_path):
+    many = teacher_folder(tmp_path / "many")
+    settings = json.loads((many / "generation.json").read_text())
+    (many / "generation.json").write_text(json.dumps({**settings, "solver": "unipc"}))
+    with pytest.raises(ConfigError, match="the teacher samples with unipc"):
+        a_task(folder, teacher=str(many), resampled_share=0.5)
+    a_task(folder, teacher=str(many))
 
 
 def test_all_batches_of_a_step_roll_out_or_none(folder):

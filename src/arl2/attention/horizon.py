@@ -20,14 +20,6 @@ def is_renewed(before: int, after: int, horizon: int | None) -> bool:
     return horizon is not None and before // (horizon // 2) != after // (horizon // 2)
 
 
-def known_until(position: int, frame: int, horizon: int | None) -> int:
-    """Until where states are not renewed again when a stream at ``position`` goes back to ``frame``.
-
-    What it commits a second time, such as its window under another prompt, has renewed them already.
-    """
-    return position if horizon is not None and 0 < position - frame < horizon else frame
-
-
 def states_read(
     blocks: Sequence[FrameRange], start: Tensor, horizon: int | None, advance: Callable[[FrameRange, Tensor], Tensor]
 ) -> list[Tensor]:

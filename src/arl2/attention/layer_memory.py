@@ -135,7 +135,10 @@ class LayerMemory(ABC):
         return 0
 
     def take_back_states(self) -> None:  # noqa: B027  # without a lag there is nothing to take back
-        """Let all states be the one that is read, so that the blocks it does not know can be committed again."""
+        """Let all states be the one that is read, so that the blocks it does not know can be committed again.
+
+        One with a horizon that the next block renews a second time takes its own place, and loses nothing.
+        """
 
     @abstractmethod
     def move_origin(self, frames: int) -> None:

@@ -151,6 +151,8 @@ class Memory:
     def move_origin(self, frames: int) -> None:
         """Count positions from ``frames`` frames later: everything kept turns back, and what follows stays the same.
 
+        States with a horizon are renewed at other blocks then, unless ``frames`` is a multiple of half of it.
+
         Angles are exact at any frame, so no stream needs this; two streams can be brought to one position by it. Each
         move rounds keys and states once.
 

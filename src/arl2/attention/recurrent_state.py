@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.horizon import is_renewed, known_until
+from arl2.attention.horizon import is_renewed
 from arl2.attention.layer_memory import ConstantMemory, MemoryGeometry
 from arl2.kernels.rope import turn_state
 
@@ -33,7 +33,7 @@ class RecurrentState(ConstantMemory):
         shape = (geometry.batch, heads, head_dim, head_dim)
         names = ("state",) if horizon is None else ("state", "younger")
         super().__init__(geometry, {name: torch.zeros(shape, dtype=torch.float32, device=device) for name in names})
-        self.horizon, self._known = horizon, 0
+        self.horizon, self.block_frames = horizon, geometry.block_frames
         self._is_written = False
 
     @property
@@ -61,17 +61,13 @@ class RecurrentState(ConstantMemory):
     def advance(self, frames: int) -> None:
         before = self.frames
         super().advance(frames)
-        if self.frames > self._known and is_renewed(before, self.frames, self.horizon):
+        if is_renewed(before, self.frames, self.horizon):
             self.state.copy_(self.tensors["younger"])
             self.tensors["younger"].zero_()
 
-    def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
-        self._known = known_until(self.frames, frame, self.horizon)
-        super().begin_at(frame, keep_sinks=keep_sinks)
-
-    def move_origin(self, frames: int) -> None:
-        super().move_origin(frames)
-        self._known -= frames
+    def take_back_states(self) -> None:
+        if is_renewed(self.frames, self.frames + self.block_frames, self.horizon):
+            self.tensors["younger"].copy_(self.state)
 
     @property
     def is_blank(self) -> bool:
@@ -84,7 +80,6 @@ class RecurrentState(ConstantMemory):
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Any, frames: int) -> None:
         super().restore(tensors, facts, frames)
-        self._known = frames
         self._is_written = may_hold_something(self.state)
 
     def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:

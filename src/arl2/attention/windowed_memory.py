@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from arl2.attention.horizon import is_renewed, known_until
+from arl2.attention.horizon import is_renewed
 from arl2.attention.key_value_cache import KeyValueCache
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry, TensorKind
 from arl2.attention.recurrent_state import may_hold_something
@@ -46,7 +46,8 @@ class WindowedMemory(LayerMemory):
         self.frame_tokens = geometry.frame_tokens
         self.states, self.cache, self.turns = states, cache, turns
         self.horizon, self.younger = horizon, None if horizon is None else torch.zeros_like(states)
-        self.frames = self._known = 0
+        self.block_frames = geometry.block_frames
+        self.frames = 0
         self._written = 0  # of the newest states, those that something was written to; the others are zero
 
     def read(self) -> Float[Tensor, "batch heads key value"]:
@@ -83,7 +84,7 @@ class WindowedMemory(LayerMemory):
     def advance(self, frames: int) -> None:
         before = self.frames
         self.frames += frames
-        if self.younger is not None and self.frames > self._known and is_renewed(before, self.frames, self.horizon):
+        if self.younger is not None and is_renewed(before, self.frames, self.horizon):
             self.states.copy_(self.younger)
             self.younger.zero_()
         if self.cache is not None:
@@ -119,7 +120,7 @@ class WindowedMemory(LayerMemory):
         self.restore_constant(tensors)
         if self.cache is not None:
             self.cache.restore(tensors, self._of_cache(facts), frames)
-        self.frames = self._known = frames
+        self.frames = frames
 
     def restore_constant(self, tensors: Mapping[str, Tensor]) -> None:
         super().restore_constant(tensors)
@@ -137,7 +138,6 @@ class WindowedMemory(LayerMemory):
     def begin_at(self, frame: int, *, keep_sinks: bool) -> None:
         if self.cache is not None:
             self.cache.begin_at(frame, keep_sinks=keep_sinks)
-        self._known = known_until(self.frames, frame, self.horizon)
         self.frames = frame
 
     @property
@@ -148,6 +148,8 @@ class WindowedMemory(LayerMemory):
         if self.is_blank:
             self._written = 0
         self.states[:, 1:] = self.states[:, :1]
+        if self.younger is not None and is_renewed(self.frames, self.frames + self.block_frames, self.horizon):
+            self.younger.copy_(self.states)
 
     def move_origin(self, frames: int) -> None:
         if self.turns:
@@ -156,7 +158,6 @@ class WindowedMemory(LayerMemory):
         if self.cache is not None:
             self.cache.move_origin(frames)
         self.frames -= frames
-        self._known -= frames
 
     def clone(self) -> "WindowedMemory":
         """An independent copy; the window's buffers are shared until one side writes."""

@@ -46,8 +46,9 @@ class DistillConfig(ConversionConfig):
             wait for one that rolls out.
         on_policy_known: numbers of conditioning blocks of such a rollout; each step samples one of these.
         resampled_share: share of the other steps in which the student's context is its own sample of the clip: every
-            block is sampled after true ones, has the faults of a rollout, and goes where the clip goes. The teacher
-            keeps the clip as its context, so the student learns to come back from such faults.
+            block is sampled after true ones (with the windows of that step). It has the faults of a rollout, and goes
+            where the clip goes. The teacher's context stays the clip, so the student learns to come back from such
+            faults.
         resample_rounds: how often all blocks are sampled again, each time after those of the round before; each step
             samples one of these.
         hidden_weight: weight of matching the teacher's hidden states; 0: none.
@@ -147,6 +148,12 @@ class DistillTask(ConversionTask[DistillConfig]):
             raise ConfigError(
                 "memory_weight compares the teacher with itself seeing the student's window, but both see "
                 f"{window}: give a student_window shorter than the teacher_window."
+            )
+        solver = self.teacher.settings.solver
+        if config.resampled_share and solver != "few-step":
+            raise ConfigError(
+                f"resampled_share is {config.resampled_share}, but the teacher samples with {solver}: contexts are "
+                "resampled in few steps with fresh noise; give a few-step teacher, or resampled_share=0."
             )
         self.matching = DistributionMatching(
             self.student_settings(), self.student.config.block_frames, shift=self.teacher.settings.shift

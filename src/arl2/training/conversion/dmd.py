@@ -140,7 +140,7 @@ class DistributionMatching:
         generated block. Each further round takes the blocks of the round before, so n rounds have those of n blocks.
         """
         opening, context = clean[:, :, : self.opening_frames], clean
-        for _ in range(rounds):
+        for _ in range(rounds if clean.shape[2] > self.opening_frames else 0):
             sample = self.sample(flow, self.pass_over(context), clean, draw, steps=len(self.sigmas[1]))
             context = torch.cat([opening, sample[:, :, self.opening_frames :]], 2)
         return context

@@ -37,6 +37,10 @@ Window = int | Literal["model", "all"]
 Plan = str | tuple[int, ...]
 
 
+# Settings of a converted model that its trained parameters go with, beside the form of its state.
+_SHARED = ("layer_plan", "state_rank", "ffn_rank", "low_rank_alpha", "ffn_rank_layers")
+
+
 @dataclass(frozen=True)
 class Teacher:
     """The frozen softmax model.
@@ -230,8 +234,9 @@ def take_trained(student: CausalWanTransformer3DModel, trained: CausalWanTransfo
     """
     source = trained.state_dict()
     own = trained_parameters(student, 2)
-    settings = ("layer_plan", "state_rank", "ffn_rank", "low_rank_alpha", "ffn_rank_layers", "state_form")
-    differing = [name for name in settings if student.config.get(name) != trained.config.get(name)]
+    differing = [name for name in _SHARED if student.config.get(name) != trained.config.get(name)]
+    if StateForm.of_config(student.config) != StateForm.of_config(trained.config):
+        differing.append("state_form")
     shapes = all(name in source and source[name].shape == parameter.shape for name, parameter in own.items())
     if differing or not shapes:
         said = "; ".join(
