@@ -27,7 +27,7 @@ demo: $(RUNTIME)
 	@echo "Generating four videos of 81 video frames: less than a minute on two cores"
 	$(BIN)/arl2 generate "a red circle moves right on navy" "a green square moves up on white" \
 	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
-	  --seed 2 --output demo.mp4 --sheet demo.png --overwrite
+	  --seed 11 --output demo.mp4 --sheet demo.png --overwrite
 
 # The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, export. Settings are
 # environment variables that recipes/shapes.sh names: make recipe MODELS=all PROCESSES=2

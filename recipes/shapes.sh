@@ -11,7 +11,9 @@
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
 # script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. Stage 2 of a model
-# with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others.
+# with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others. One with a
+# shapes-distill-MODEL-long.json goes through stage 2 and DMD once more, from the mean; with a
+# shapes-distill-MODEL-long-memory.json DMD and one more stage 2 both begin after that, and the result is halfway between.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -194,6 +196,15 @@ stages_of() {
     distill "$run/finished-late" "$late" "${@:2}" --accept-changes
   fi
 
+  local remembers=$run memory=recipes/shapes-distill-$model$suffix-memory.json
+  if [[ -f $memory ]]; then
+    echo "   Stage 2, $model$suffix, from there: what the mean has its memory from"
+    local start=$run
+    run=$folder/distill-$model$suffix-memory remembers=$folder/distill-$model$suffix-memory
+    distill "$run/finished" "$memory" "start_from=$start/export" "${@:3}"
+    run=$start
+  fi
+
   recipe=recipes/shapes-dmd-$model$suffix.json
   if [[ -f $recipe ]]; then
     echo "5. DMD, $model$suffix: few levels learn to draw what the many-step model draws at many"
@@ -202,7 +213,7 @@ stages_of() {
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
+    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$remembers/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
     run=$folder/mean-$model$suffix
   fi
 }

@@ -1,5 +1,6 @@
 """The hybrids that ship: converted from the shipped teacher, small, and able to run."""
 
+import numpy as np
 import pytest
 import torch
 from tests.pipeline.red_on_navy import assert_red_on_navy
@@ -35,3 +36,17 @@ def test_a_stream_keeps_the_colour_that_was_asked(name):
     pipe = ARL2Pipeline.from_pretrained(name)
     blocks = list(pipe.stream("a red circle moves right on navy", seed=0, num_frames=81))
     assert_red_on_navy(blocks[-1].video[0, :, -1])
+
+
+def test_a_stream_of_the_default_outlives_its_training():
+    """Clips of training had 216 video frames. States without a horizon let the circle stop, or vanish, before 300."""
+    blocks = ARL2Pipeline.from_pretrained("shapes-100").stream(
+        "a red circle moves right on navy", seed=0, num_frames=705
+    )
+    *_, before, last = (block.pixels() for block in blocks)
+    frames = np.concatenate([before, last]).astype(int)
+    is_red = (frames[..., 0] > 150) & (frames[..., 2] < 100)
+    places = [np.nonzero(one)[1].mean() for one in is_red if one.sum() > 40]
+    assert len(places) > len(frames) // 2  # it may cross the edge
+    steps = np.diff(places)
+    assert np.median(steps) > 0.5  # pixels a frame, to the right

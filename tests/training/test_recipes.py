@@ -76,15 +76,20 @@ def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
         ["train", "distill", "runs/recipe/distill-100"],  # its end
         ["train", "dmd", "runs/recipe/dmd-100"],
         ["train", "distill", "runs/recipe/distill-100-long"],  # again, on long clips, from the mean of both
-        ["train", "distill", "runs/recipe/distill-100-long"],
+        ["train", "distill", "runs/recipe/distill-100-long-memory"],
         ["train", "dmd", "runs/recipe/dmd-100-long"],
     ]
-    assert sum("start_from=runs/recipe/mean-100/export" in run for run in runs) == 2
+    starts = [word for run in runs for word in run if word.startswith("start_from=")]
+    assert starts == [
+        f"start_from=runs/recipe/{start}/export"
+        for start in ("distill-100", "mean-100", "distill-100-long", "distill-100-long")
+    ]
     assert any("aligned=runs/recipe/align-100/export" in run for run in runs)
     folder = "runs/recipe"
     mean = f"MEAN {folder}/distill-100/export {folder}/dmd-100/export -o {folder}/mean-100/export"
     assert mean in said
-    assert mean.replace("-100", "-100-long") in said
+    last = f"{folder}/distill-100-long-memory/export {folder}/dmd-100-long/export -o {folder}/mean-100-long/export"
+    assert f"MEAN {last}" in said
     assert not any(run[0] == "sensitivity" for run in runs)  # this model's recipe names its layers
 
 

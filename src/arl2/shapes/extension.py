@@ -23,7 +23,7 @@ FOLDERS = {
     "shapes-flow": "flow",
     "shapes-teacher": "",
 }
-DEFAULT_MODEL = "shapes-75"
+DEFAULT_MODEL = "shapes-100"
 
 _SETTINGS = GenerationSettings(
     steps=(1000, 654, 333, 152),
@@ -70,7 +70,7 @@ CARDS = (
     replace(
         _SHAPES_75,
         name="shapes-100",
-        summary="A memory in all four layers: remembers what three blocks do not show. For videos up to 108 frames.",
+        summary="A memory in all four layers: draws nearly as shapes does, and remembers what three blocks do not show.",
     ),
     replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid as published."),
     replace(
