@@ -88,6 +88,12 @@ together() {
   "${several[@]}" "$@"
 }
 
+# Which of the two runs a recipe: one batch a step is not shared.
+who() {
+  "$python" -c 'import json, sys
+print("alone" if json.load(open(sys.argv[1]))["loop"]["batches_per_step"] % 2 else "together")' "$1"
+}
+
 # Names of the clips that a recipe trains on: the last part of each of its paths, one a line.
 clips_of() {
   "$python" -c 'import json, pathlib, sys
@@ -163,7 +169,7 @@ fi
 # distill MARK RECIPE WORD...: stage 2 of $model in $run, with the words that the script was given.
 distill() {
   # shellcheck disable=SC2086
-  finish "$1" "$2" together train distill "$run" "teacher=$teacher" "$3" "plan=$plan" \
+  finish "$1" "$2" "$(who "$2")" train distill "$run" "teacher=$teacher" "$3" "plan=$plan" \
     "$(clips_setting "$2")" "${@:4}" ${DISTILL:-} --settings "$2" --threads "$threads"
 }
 
@@ -209,7 +215,7 @@ stages_of() {
   if [[ -f $recipe ]]; then
     echo "5. DMD, $model$suffix: few levels learn to draw what the many-step model draws at many"
     # shellcheck disable=SC2086
-    finish "$folder/dmd-$model$suffix/finished" "$recipe" together train dmd "$folder/dmd-$model$suffix" \
+    finish "$folder/dmd-$model$suffix/finished" "$recipe" "$(who "$recipe")" train dmd "$folder/dmd-$model$suffix" \
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"

@@ -104,7 +104,7 @@ def test_a_command_makes_the_same_latents_as_the_library(made: Path, tmp_path: P
 
 def test_a_snapshot_of_a_command_is_resumed_by_the_library(made: Path) -> None:
     """The hash of the model covers its config: it is the same with both base classes."""
-    pipe = arl2.ARL2Pipeline.from_pretrained("shapes-75")
+    pipe = arl2.ARL2Pipeline.from_pretrained("shapes-100")
     with pipe.resume(made / "stream.arl2") as stream:
         assert stream.index == 1
         assert next(stream).index == 1

@@ -107,13 +107,14 @@ def test_without_queues_and_in_mixed_precision(dtype):
 
 
 @pytest.mark.parametrize("run", [DiffusionForcing(), TeacherForcing(randn(2, 3, 4, 4, 6, seed=3))])
-def test_a_whole_clip_has_the_same_bits(run):
+def test_a_whole_clip_is_the_same_but_for_rounding(run):
+    """Slots lie elsewhere than the weights did, and alignment decides by which kernel a larger product is computed."""
     model = tiny_model("HSH")
     arguments = randn(2, 3, 4, 4, 6), torch.full((2, 4), 500.0), randn(2, 5, 10)
     with torch.no_grad():
         expected = model(*arguments, run=run)
         model.layers.offload("cpu", Recorded(late=True))
-        assert torch.equal(model(*arguments, run=run), expected)
+        torch.testing.assert_close(model(*arguments, run=run), expected, atol=1e-5, rtol=1e-5)
 
 
 # The schedule.

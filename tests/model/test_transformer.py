@@ -224,6 +224,7 @@ def test_every_setting_of_the_config_has_an_effect():
     assert trace(window=3, sink=1) != trace(window=3)
     assert trace(window=3, sink=1, sink_positions="relative") != trace(window=3, sink=1)
     assert trace(plan="WS", window=3, state_form={"mixing": "interpolated"}) != trace(plan="WS", window=3)
-    assert {*changes, "sink", "sink_positions", "state_form", "layer_plan"} - {"plan"} == {
+    assert trace(state_horizon=4) != base
+    assert {*changes, "sink", "sink_positions", "state_form", "state_horizon", "layer_plan"} - {"plan"} == {
         k for k in tiny_model().config if not k.startswith("_")
     }

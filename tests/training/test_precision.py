@@ -36,9 +36,9 @@ def test_loss_and_gradients_are_nearly_those_of_float32(stage, folder):
         torch.stack([one.value for one in found]).sum().backward()
         gradients.append({name: p.grad for name, p in task.trained.items()})
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
-    assert losses[1] != losses[0]
     exact, rounded = (torch.cat([g.flatten() for g in found.values()]) for found in gradients)
     assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
     assert torch.cosine_similarity(exact, rounded, dim=0) > 0.99
 
 

@@ -171,7 +171,7 @@ def test_contexts_come_by_turns_the_same_on_all_processes(exports, monkeypatch):
     seen = []
     task = SceneDmdTask(config(exports, own_context_share=0.5, redrawn_share=0.5))
     monkeypatch.setattr(task, "roll_out", lambda *_, **__: seen.append("rollout"))
-    monkeypatch.setattr(task, "_redrawn", lambda *_: seen.append("redrawn"))
+    monkeypatch.setattr(task.matching, "resampled", lambda *_: seen.append("redrawn"))
     monkeypatch.setattr(task.matching, "losses", lambda *_: seen.append("taught"))
     for step in range(16):
         with pytest.raises(TypeError):  # there are no losses
@@ -199,7 +199,7 @@ def test_a_redrawn_context_goes_where_the_clip_goes(exports):
     clips = task.clips.sample(2, 9, torch.Generator().manual_seed(0))
     text = task.text.encode_captions(clips.captions)
     flows = task.flows(text, clips.captions)
-    redrawn = task._redrawn(flows, clips.clean, torch.Generator().manual_seed(1))
+    redrawn = task.matching.resampled(flows.student, clips.clean, torch.Generator().manual_seed(1))
     assert not redrawn.requires_grad
     assert torch.equal(redrawn[:, :, :3], clips.clean[:, :, :3])
     draw = torch.Generator().manual_seed(1)

@@ -59,7 +59,7 @@ def test_kills_in_mid_stream_lose_and_repeat_nothing(tmp_path: Path):
 
 def unkilled(blocks: int, change: int) -> list[str]:
     """Digests of the same stream, made by the library."""
-    pipe, found = ARL2Pipeline.from_pretrained("shapes-75"), []
+    pipe, found = ARL2Pipeline.from_pretrained("shapes-100"), []
     with pipe.stream(RED, seed=5) as stream:
         for number in range(blocks):
             if number == change:
@@ -100,7 +100,7 @@ def test_snapshots_are_those_of_the_library(server):
     stream = begun(server)
     Viewer(server, stream).watch(1)
     data = server.http.get(f"/v1/streams/{stream}/snapshot").content
-    with ARL2Pipeline.from_pretrained("shapes-75").resume_bytes(data) as resumed:
+    with ARL2Pipeline.from_pretrained("shapes-100").resume_bytes(data) as resumed:
         assert resumed.index >= 2
     made = server.http.post("/v1/streams/snapshot", content=data)
     assert made.status_code == 201, made.text
