@@ -206,9 +206,9 @@ stages_of() {
   if [[ -f $memory ]]; then
     echo "   Stage 2, $model$suffix, from there: what the mean has its memory from"
     local start=$run
-    run=$folder/distill-$model$suffix-memory remembers=$folder/distill-$model$suffix-memory
+    run=$folder/distill-$model$suffix-memory
     distill "$run/finished" "$memory" "start_from=$start/export" "${@:3}"
-    run=$start
+    remembers=$run run=$start
   fi
 
   recipe=recipes/shapes-dmd-$model$suffix.json

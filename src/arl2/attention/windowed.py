@@ -358,7 +358,8 @@ class WindowedAttention(ReadsState):
         queries = self.state.queries(x, raw, self.shared, self._of_state(rotation))
         readable = max(0, len(layout.blocks) - 1 - left_out)
         batch, _, heads, head_dim = queries.shape
-        states = [queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)]
+        start = queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)
+        states = [start]
         if readable:
             end = layout.span(layout.blocks[readable - 1])[1]
             turned = self._of_state(rotation.first(end))
@@ -368,7 +369,7 @@ class WindowedAttention(ReadsState):
                 part = slice(*layout.span(block))
                 return self.state.advance(tuple(one[:, part] for one in written), state, frame_tokens=frame_tokens)
 
-            states = states_read(layout.blocks[: readable + 1], states[0], spec.horizon, advance)
+            states = states_read(layout.blocks[: readable + 1], start, spec.horizon, advance)
         reads = [
             read_state(queries[:, slice(*layout.span(block, offset))], states[max(0, i - left_out)])
             for offset in layout.copies()
