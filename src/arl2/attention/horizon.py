@@ -21,7 +21,10 @@ def is_renewed(before: int, after: int, horizon: int | None) -> bool:
 
 
 def states_read(
-    blocks: Sequence[FrameRange], start: Tensor, horizon: int | None, advance: Callable[[FrameRange, Tensor], Tensor]
+    blocks: Sequence[FrameRange],
+    start: Tensor,
+    horizon: int | None,
+    advance: Callable[[FrameRange, Sequence[Tensor]], Sequence[Tensor]],
 ) -> list[Tensor]:
     """The state that each block of a clip reads, as in streaming; the last block is written for nobody.
 
@@ -29,13 +32,15 @@ def states_read(
         blocks: of the clip.
         start: zero.
         horizon: in latent frames; None: a state reaches back to the first frame.
-        advance: a state after a block was written to it.
+        advance: states after a block was written to each of them.
     """
     states, younger = [start], start
     for block in blocks[:-1]:
-        state = advance(block, states[-1])
-        # The same until the first time that one takes the other's place.
-        younger = state if younger is states[-1] else advance(block, younger)
+        if younger is states[-1]:  # until the first time that one takes the other's place
+            (state,) = advance(block, [younger])
+            younger = state
+        else:
+            state, younger = advance(block, [states[-1], younger])
         if is_renewed(block.start, block.stop, horizon):
             state, younger = younger, torch.zeros_like(start)
         states.append(state)

@@ -6,7 +6,7 @@
 state is read as it was before the block, and written once, by the cache-update pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +27,6 @@ from arl2.errors import CheckpointError
 from arl2.geometry import FrameRange, SinkPositions
 from arl2.kernels.attention import range_attention
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
-from arl2.kernels.delta_rule import gated_delta_state
 from arl2.kernels.delta_rule.chunked import CHUNK
 from arl2.kernels.fused import with_read
 from arl2.kernels.rope import Rotation
@@ -213,8 +212,8 @@ class HybridAttention(ReadsState):
 
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: RecurrentState) -> None:
         written = self.state.writes(x, raw_k, raw_v, self.shared, rotation)
-        k, v, g, beta = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
-        memory.update(lambda state: gated_delta_state(k=k, v=v, g=g, beta=beta, initial_state=state))
+        written = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
+        memory.update(lambda states: self.state.advance_all(written, states, frame_tokens=memory.frame_tokens))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all earlier blocks, as in streaming.
@@ -223,16 +222,12 @@ class HybridAttention(ReadsState):
         block is not written, since no block reads it.
         """
         queries = self.state.queries(x, raw, self.shared, rotation)
-        written = layout.blocks[-1].start * layout.frame_tokens
-        keys, values, g, beta = self.state.writes(
-            x[:, :written], raw.k[:, :written], raw.v[:, :written], self.shared, rotation.first(written)
-        )
+        frame_tokens, end = layout.frame_tokens, layout.blocks[-1].start * layout.frame_tokens
+        written = self.state.writes(x[:, :end], raw.k[:, :end], raw.v[:, :end], self.shared, rotation.first(end))
 
-        def advance(block: FrameRange, state: Tensor) -> Tensor:
+        def advance(block: FrameRange, states: Sequence[Tensor]) -> Sequence[Tensor]:
             part = slice(*layout.span(block))
-            return gated_delta_state(
-                k=keys[:, part], v=values[:, part], g=g[:, part], beta=beta[:, part], initial_state=state
-            )
+            return self.state.advance_all([one[:, part] for one in written], states, frame_tokens=frame_tokens)
 
         batch, _, heads, head_dim = queries.shape
         start = queries.new_zeros(batch, heads, head_dim, head_dim, dtype=torch.float32)

@@ -1,6 +1,6 @@
 """Memory of a hybrid layer: one matrix per head that takes the same bytes for ever."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,12 +51,14 @@ class RecurrentState(ConstantMemory):
             self._is_written = True
         self.state.copy_(state.detach())
 
-    def update(self, advance: Callable[[Tensor], Tensor]) -> None:
-        """Write a block; ``advance`` gives a state after it."""
-        self.write(advance(self.read()))
-        if self.horizon is not None:
-            younger = self.tensors["younger"]
-            younger.copy_(advance(younger).detach())
+    def update(self, advance: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
+        """Write a block; ``advance`` gives states after it."""
+        if self.horizon is None:
+            (state,) = advance([self.read()])
+        else:
+            state, younger = advance([self.read(), self.tensors["younger"]])
+            self.tensors["younger"].copy_(younger.detach())
+        self.write(state)
 
     def advance(self, frames: int) -> None:
         before = self.frames

@@ -87,6 +87,15 @@ class MemoryBranch(nn.Module, ABC):
     def advance(self, written: tuple[Tensor, ...], state: Tensor, *, frame_tokens: int) -> Tensor:
         """The state ``[B, H, D, D]`` after a block, given what :meth:`writes` made of it."""
 
+    def advance_all(
+        self, written: Sequence[Tensor], states: Sequence[Tensor], *, frame_tokens: int
+    ) -> Sequence[Tensor]:
+        """Each of several states after the same block, as by :meth:`advance`, in one operation for all of them."""
+        if len(states) == 1:
+            return [self.advance(tuple(written), states[0], frame_tokens=frame_tokens)]
+        copies = tuple(one.repeat(len(states), *[1] * (one.dim() - 1)) for one in written)
+        return self.advance(copies, torch.cat(tuple(states)), frame_tokens=frame_tokens).chunk(len(states))
+
     @abstractmethod
     def reset_gates(self, generator: torch.Generator | None) -> None:
         """Initialize what a subclass adds."""

@@ -10,7 +10,7 @@ Kinds of this family differ in the branch alone: :class:`WindowedSpec` is their 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -345,7 +345,7 @@ class WindowedAttention(ReadsState):
     def _write(self, x: Tensor, raw_k: Tensor, raw_v: Tensor, rotation: Rotation, memory: WindowedMemory) -> None:
         written = self.state.writes(x, raw_k, raw_v, self.shared, self._of_state(rotation))
         written = self.parallel.to_heads(*written, frame_tokens=memory.frame_tokens)
-        memory.update(lambda state: self.state.advance(written, state, frame_tokens=memory.frame_tokens))
+        memory.update(lambda states: self.state.advance_all(written, states, frame_tokens=memory.frame_tokens))
 
     def _read_all_blocks(self, x: Tensor, raw: Projected, rotation: Rotation, layout: ClipLayout) -> Tensor:
         """What each block of every copy reads: the state after all blocks that it knows of, as in streaming.
@@ -365,9 +365,9 @@ class WindowedAttention(ReadsState):
             turned = self._of_state(rotation.first(end))
             written = self.state.writes(x[:, :end], raw.k[:, :end], raw.v[:, :end], self.shared, turned)
 
-            def advance(block: FrameRange, state: Tensor) -> Tensor:
+            def advance(block: FrameRange, states: Sequence[Tensor]) -> Sequence[Tensor]:
                 part = slice(*layout.span(block))
-                return self.state.advance(tuple(one[:, part] for one in written), state, frame_tokens=frame_tokens)
+                return self.state.advance_all([one[:, part] for one in written], states, frame_tokens=frame_tokens)
 
             states = states_read(layout.blocks[: readable + 1], start, spec.horizon, advance)
         reads = [

@@ -1,7 +1,7 @@
 """Memory of a windowed hybrid layer: a key-value cache of the window beside recurrent states."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,11 +66,14 @@ class WindowedMemory(LayerMemory):
             self.states[:, :-1] = self.states[:, 1:].clone()
         self.states[:, -1] = state.detach()
 
-    def update(self, advance: Callable[[Tensor], Tensor]) -> None:
-        """Write a block; ``advance`` gives a state after it."""
-        self.write(advance(self.newest()))
-        if self.younger is not None:
-            self.younger[:, -1] = advance(self.younger[:, -1]).detach()
+    def update(self, advance: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
+        """Write a block; ``advance`` gives states after it."""
+        if self.younger is None:
+            (state,) = advance([self.newest()])
+        else:
+            state, younger = advance([self.newest(), self.younger[:, -1]])
+            self.younger[:, -1] = younger.detach()
+        self.write(state)
 
     @property
     def is_blank(self) -> bool:
