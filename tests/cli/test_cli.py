@@ -383,7 +383,11 @@ def test_inspect_shows_what_a_file_is(capsys):
 
 def test_inspect_of_a_named_model(capsys):
     assert main(["inspect", "shapes-75", "--height", "64", "--width", "64"]) == 0
-    assert "HSHH  3 of 4 hybrid (75 %)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "HSHH  3 of 4 hybrid (75 %)" in said
+    assert "reach back" not in said
+    assert main(["inspect", "shapes-100"]) == 0
+    assert "reach back 24 latent frames" in capsys.readouterr().out
     assert main(["inspect", "nothing"]) == 2
     assert "There is no model 'nothing'" in capsys.readouterr().err
     assert main(["inspect", "--weights", "nofile.pt"]) == 2

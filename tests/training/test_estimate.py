@@ -12,6 +12,7 @@ from arl2.training.conversion.trainable import parameter_table, unfreeze
 from arl2.training.conversion.watching import watched_attention
 
 FRAMES = 9
+MANY_FRAMES = 24
 
 
 def a_model(plan: str, heads: int, head_dim: int, ffn: int, **changes) -> CausalWanTransformer3DModel:
@@ -19,12 +20,12 @@ def a_model(plan: str, heads: int, head_dim: int, ffn: int, **changes) -> Causal
     return CausalWanTransformer3DModel(plan, heads, head_dim, ffn, **sizes, **changes)
 
 
-def forward(model: CausalWanTransformer3DModel) -> None:
-    latents = torch.randn(1, 16, FRAMES, 8, 8)
-    model(latents, torch.full((1, FRAMES), 500.0), torch.randn(1, 8, 16), run=TeacherForcing(latents))
+def forward(model: CausalWanTransformer3DModel, frames: int) -> None:
+    latents = torch.randn(1, 16, frames, 8, 8)
+    model(latents, torch.full((1, frames), 500.0), torch.randn(1, 8, 16), run=TeacherForcing(latents))
 
 
-def kept(model: CausalWanTransformer3DModel, *, layers_alone: bool) -> int:
+def kept(model: CausalWanTransformer3DModel, *, layers_alone: bool, frames: int = FRAMES) -> int:
     """Bytes that autograd saves, weights left out."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held: dict[int, int] = {}
@@ -40,23 +41,23 @@ def kept(model: CausalWanTransformer3DModel, *, layers_alone: bool) -> int:
     calls = {}
     if layers_alone:
         with torch.no_grad(), watched_attention(model, range(len(model.layers)), calls.__setitem__):
-            forward(model)
+            forward(model, frames)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         if not layers_alone:
-            forward(model)
+            forward(model, frames)
         for i, call in calls.items():
             model.layers[i].self_attention(call.input, call.rotation, call.layout)
     return sum(held.values())
 
 
-def estimated_bytes(model: CausalWanTransformer3DModel, *, layers_alone: bool) -> int:
+def estimated_bytes(model: CausalWanTransformer3DModel, *, layers_alone: bool, frames: int = FRAMES) -> int:
     """Activations that a step is estimated to keep, without checkpointing."""
     step = estimate_step(
         model.config,
         model.config,
         parameter_table(model, 2),
         MemoryGeometry(1, 4, 4, 3),
-        frames=FRAMES,
+        frames=frames,
         first_block_frames=None,
         checkpointing=False,
         layers_alone=layers_alone,
@@ -78,6 +79,23 @@ def test_what_is_kept_is_about_what_autograd_keeps(plan, heads, head_dim, ffn, l
     measured = kept(model, layers_alone=layers_alone)
     # What passes through, and the outputs of layers on their own, come on top.
     assert 0.8 * measured < counted < 1.6 * measured
+
+
+@pytest.mark.parametrize("layers_alone", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "heads", "head_dim"), [("HWHW", 4, 32), ("WWHH", 2, 64), ("KGKG", 4, 32), ("VVV", 4, 32)]
+)
+def test_what_the_write_to_a_second_state_keeps_is_counted(plan, heads, head_dim, layers_alone):
+    """A horizon of two blocks: all but the first one are written twice."""
+    counted, measured = [], []
+    for horizon in (None, 6):
+        model = a_model(plan, heads, head_dim, 256, state_horizon=horizon)
+        unfreeze(model, 1 if layers_alone else 2)
+        counted.append(estimated_bytes(model, layers_alone=layers_alone, frames=MANY_FRAMES))
+        measured.append(kept(model, layers_alone=layers_alone, frames=MANY_FRAMES))
+    # The estimate counts all blocks, of which a clip writes the first and the last less often.
+    assert 1.0 < (counted[1] - counted[0]) / (measured[1] - measured[0]) < 1.7
+    assert 0.8 * measured[1] < counted[1] < 1.6 * measured[1]
 
 
 @pytest.mark.parametrize("layers_alone", [False, True])

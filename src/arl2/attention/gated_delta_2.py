@@ -33,6 +33,7 @@ class GatedDelta2Spec(WindowedSpec):
         *FEATURE_PARTS,
     )
     saves: ClassVar = {4: ((191.0, 8.0, 0.0), (114.0, 0.0, 0.0)), 2: ((174.0, 4.0, 0.0), (115.0, 0.0, 0.0))}
+    saves_again: ClassVar = {4: (105.8, 0.0, -2.2), 2: (103.8, 0.0, -2.2)}
 
     def branch(self, size: HeadSize) -> "GatedDelta2Branch":
         return GatedDelta2Branch(size, self.rank, self.alpha, tied=self.ties_pairs)

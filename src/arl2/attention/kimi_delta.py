@@ -32,6 +32,7 @@ class KimiDeltaSpec(WindowedSpec):
     parts: ClassVar = (*DECAY_PARTS, Part("b_proj", 1, ("state.beta_proj.weight",)), *FEATURE_PARTS)
     # Decays between all pairs of tokens of a chunk, channel by channel, are the most of it.
     saves: ClassVar = {4: ((185.0, 8.0, 0.0), (108.0, 0.0, 0.0)), 2: ((167.0, 4.0, 0.0), (107.0, 0.0, 0.0))}
+    saves_again: ClassVar = {4: (105.8, 0.0, -2.2), 2: (103.8, 0.0, -2.2)}
 
     def branch(self, size: HeadSize) -> "KimiDeltaBranch":
         return KimiDeltaBranch(size, self.rank, self.alpha, tied=self.ties_pairs)

@@ -28,6 +28,7 @@ class VideoDeltaSpec(WindowedSpec):
     parts: ClassVar = (*DECAY_PARTS, Part("b_proj", 1, ("state.beta_proj.weight",)), *FEATURE_PARTS)
     # States and factors are kept once a frame: small heads keep less of them for each token.
     saves: ClassVar = {4: ((145.0, 8.0, -7.0), (65.8, 0.0, -6.8)), 2: ((127.0, 4.0, -7.0), (64.9, 0.0, -6.8))}
+    saves_again: ClassVar = {4: (37.0, 0.0, -5.0), 2: (32.5, 0.0, -4.8)}
 
     def branch(self, size: HeadSize) -> "VideoDeltaBranch":
         return VideoDeltaBranch(size, self.rank, self.alpha, tied=self.ties_pairs)

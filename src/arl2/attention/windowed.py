@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from arl2.attention.cost import HeadSize, MemoryBytes, PassFlops, saved_bytes
 from arl2.attention.horizon import states_read
+from arl2.attention.hybrid import SECOND_WRITE
 from arl2.attention.key_value_cache import KeyValueCache
 from arl2.attention.kind import Access, AttentionSpec, Part
 from arl2.attention.layer_memory import LayerMemory, MemoryGeometry
@@ -61,11 +62,13 @@ class WindowedSpec(AttentionSpec):
         horizon: latent frames that the state reaches back; None: to the first one.
         saves: multiples for ``saved_bytes`` by bytes of a number: of a whole layer, and of the self-attention alone.
             The scores that ``"log-sum-exp"`` keeps come on top.
+        saves_again: the same of a block's write to a second state.
     """
 
     lora_in_ffn: ClassVar[bool] = True
     float32: ClassVar = ("A_log", "dt_bias", "openness")
     saves: ClassVar[Mapping[int, tuple[tuple[float, float, float], tuple[float, float, float]]]]
+    saves_again: ClassVar[Mapping[int, tuple[float, float, float]]]
 
     window: int | None = None
     sink: int = 0
@@ -173,7 +176,7 @@ class WindowedSpec(AttentionSpec):
         return (9 * element_size + 7 * max(4, element_size)) * size.width
 
     def kept_bytes(self, size: HeadSize, ffn_dim: int, element_size: int) -> float:
-        return saved_bytes(self.saves[element_size][0], size, ffn_dim)
+        return saved_bytes(self.saves[element_size][0], size, ffn_dim) + self._kept_again(size, element_size)
 
     def kept_scores(self, size: HeadSize, element_size: int) -> float:
         if self.form.mixing != "log-sum-exp":
@@ -181,7 +184,11 @@ class WindowedSpec(AttentionSpec):
         return max(4, element_size) / (2 * _WITH_MASS * size.head_dim)
 
     def kept_bytes_alone(self, size: HeadSize, element_size: int) -> float:
-        return saved_bytes(self.saves[element_size][1], size, 0)
+        return saved_bytes(self.saves[element_size][1], size, 0) + self._kept_again(size, element_size)
+
+    def _kept_again(self, size: HeadSize, element_size: int) -> float:
+        """Of the write to a second state, which a horizon brings once the first half of it has passed."""
+        return 0.0 if self.horizon is None else saved_bytes(self.saves_again[element_size], size, 0)
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,7 @@ class WindowedHybridSpec(WindowedSpec):
         *FEATURE_PARTS,
     )
     saves: ClassVar = {4: ((110.1, 8.0, 5.2), (37.0, 0.0, 5.0)), 2: ((91.4, 4.0, 5.1), (36.1, 0.0, 5.0))}
+    saves_again: ClassVar = SECOND_WRITE
 
     def branch(self, size: HeadSize) -> StateBranch:
         return StateBranch(size.width, size.heads, self.rank, self.alpha)

@@ -92,6 +92,8 @@ def _table(found: "Description") -> Table:
     table.add_row("latent", f"{config['in_channels']} channels, patch {config['patch_size']}")
     table.add_row("text", f"{config['text_len']} rows of {config['text_dim']}")
     table.add_row("blocks", f"of {config['block_frames']} frames; {_window(config)}")
+    if config["state_horizon"] is not None:
+        table.add_row("states", f"reach back {config['state_horizon']} latent frames")
     table.add_row(
         "LoRA rank",
         f"state {config['state_rank']}, feed-forward {config['ffn_rank']} ({config['ffn_rank_layers']} layers)",
