@@ -45,8 +45,8 @@ BUDGET = (
     *("loop", "teacher", "clips", "any_clips", "batch_frames"),
     *("held_out", "teacher_window", "plan", "aligned"),
 )
-# A row is admitted whose share of right prompts is at most this far below the teacher's with the same window.
-MARGIN = 0.03
+# Of layers that remember, older ones first: among rows that are equal otherwise the older kind is chosen.
+KINDS = "HWKGV"
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
     errors: dict[str, list[float]] = {}
     hits: dict[str, list[Share]] = {}
     right: dict[str, list[bool | None]] = {}
-    minutes, done, memory = [], [], 0
+    minutes, done, memory, parameters = [], [], 0, 0
     for seed in seeds:
         folder = out / row.name / f"seed-{seed}"
         if row.plan and not _is_finished(folder, lab, row, seed):
@@ -243,7 +243,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
         if any(result is None for _, result in cells):
             continue
         done.append(seed)
-        memory = _memory_bytes(pipe, row, lab.measures)
+        memory, parameters = _memory_bytes(pipe, row, lab.measures), pipe.transformer.num_parameters()
         for facts, result in cells:
             assert result is not None
             if facts["cell"] == "prompts":
@@ -284,6 +284,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
         },
         "right": right,
         "memory_bytes": memory,
+        "parameters": parameters,
         "minutes": sum(minutes) / len(minutes) if minutes else 0.0,
     }
 
@@ -314,37 +315,53 @@ def _memory_bytes(pipe: ARL2Pipeline, row: Row, measures: Measures) -> int:
 
 
 def against(
-    row: Mapping[str, Sequence[bool | None]], teacher: Mapping[str, Sequence[bool | None]]
+    row: Mapping[str, Sequence[bool | None]], other: Mapping[str, Sequence[bool | None]]
 ) -> dict[str, Any] | None:
-    """Difference of a row's share of right prompts from the teacher's, prompt by prompt; None without a common prompt.
+    """Difference of a row's share of right prompts from another's, prompt by prompt; None without a common prompt.
 
     Args:
-        row, teacher: by seed, whether each prompt's video is right; a prompt that either cannot be judged on is left
+        row, other: by seed, whether each prompt's video is right; a prompt that either cannot be judged on is left
             out. Prompts of different seeds are different prompts.
     """
-    pairs = [pair for seed, own in row.items() if seed in teacher for pair in zip(own, teacher[seed], strict=True)]
-    differences = [float(own) - float(other) for own, other in pairs if own is not None and other is not None]
+    pairs = [pair for seed, own in row.items() if seed in other for pair in zip(own, other[seed], strict=True)]
+    differences = [float(one) - float(two) for one, two in pairs if one is not None and two is not None]
     if not differences:
         return None
     found = estimate(differences)
-    is_below = found.high is not None and found.high < 0
-    return {
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "prompts": found.prompts,
-        "admitted": found.mean >= -MARGIN and not is_below,
-    }
+    return {"mean": found.mean, "low": found.low, "high": found.high, "prompts": found.prompts}
 
 
 def with_differences(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results with ``against_teacher`` of every trained row whose window a measured teacher has."""
+    """The results with what trained rows differ by, in ``all``.
+
+    ``against_teacher``: from the teacher with the same window, if that was measured. ``against_best``: from the trained
+    row with the best share. ``admitted``: whether that is not significant.
+    """
     teachers = {one["window"]: one["right"] for one in results if one["plan"] == "teacher"}
+    trained = [one for one in results if one["plan"] != "teacher" and "all" in one["shares"]]
+    best = max(trained, key=lambda one: one["shares"]["all"]["share"] or 0.0, default=None)
     found = [dict(one) for one in results]
     for one in found:
-        if one["plan"] != "teacher" and one["window"] in teachers:
-            one["against_teacher"] = against(one["right"], teachers[one["window"]])
+        if one["plan"] != "teacher" and best is not None:
+            one["against_teacher"] = against(one["right"], teachers.get(one["window"], {}))
+            one["against_best"] = from_best = against(one["right"], best["right"])
+            one["admitted"] = from_best is not None and (from_best["high"] or 0.0) >= 0
     return found
+
+
+def chosen_by_rule(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The admitted rows that count as equal to the one that remembers most, the chosen one first (docs/lab.md)."""
+    lengths = {name for one in results for name in one["shares"] if name.endswith(" hidden")}
+    admitted = [one for one in results if one.get("admitted")]
+    if not lengths or not admitted:
+        return []
+    longest = max(lengths, key=lambda name: int(name.split()[0]))
+    shares = [one["shares"][longest] for one in admitted]
+    best = max(shares, key=lambda share: share["share"])
+    equal = [one for one, share in zip(admitted, shares, strict=True) if share["high"] >= best["low"]]
+    oldest = {one["row"]: max(KINDS.find(letter) for letter in one["plan"]) for one in equal}
+    equal.sort(key=lambda one: (one["memory_bytes"], one["parameters"], oldest[one["row"]]))
+    return [one["row"] for one in equal]
 
 
 def table_of(results: Sequence[Mapping[str, Any]]) -> str:
@@ -352,7 +369,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> str:
     errors = [name for name in ("flow error", "hidden", "rollout") if any(name in one["errors"] for one in results)]
     shares = list(dict.fromkeys(name for one in results for name in one["shares"]))
     is_paired = any(one.get("against_teacher") for one in results)
-    paired = ["all, against teacher", "admitted"] if is_paired else []
+    paired = ["all, against teacher", "all, against best", "admitted"] if is_paired else []
     header = ["row", "plan", "seeds", *errors, *shares, *paired, "memory, kB", "minutes"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for one in results:
@@ -365,16 +382,17 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> str:
             is_none = x is None or x["share"] is None
             cells.append("-" if is_none else f"{x['share']:.0%} ({x['low']:.0%} to {x['high']:.0%})")
         if is_paired:
-            cells += _paired_cells(one.get("against_teacher"))
+            cells += [_paired_cell(one.get(name)) for name in ("against_teacher", "against_best")]
+            cells.append({None: "-", True: "yes", False: "no"}[one.get("admitted")])
         lines.append("| " + " | ".join([*cells, f"{one['memory_bytes'] / 1e3:.0f}", f"{one['minutes']:.1f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _paired_cells(x: Mapping[str, Any] | None) -> list[str]:
+def _paired_cell(x: Mapping[str, Any] | None) -> str:
     if x is None:
-        return ["-", "-"]
+        return "-"
     interval = "" if x["low"] is None else f" ({100 * x['low']:+.1f} to {100 * x['high']:+.1f})"
-    return [f"{100 * x['mean']:+.1f}{interval}", "yes" if x["admitted"] else "no"]
+    return f"{100 * x['mean']:+.1f}{interval}"
 
 
 def write_table(lab: Lab, rows: Sequence[Row], seeds: Sequence[int], out: Path, kept: Measurements) -> str:
@@ -384,10 +402,15 @@ def write_table(lab: Lab, rows: Sequence[Row], seeds: Sequence[int], out: Path, 
     """
     found = [result_of(lab, row, seeds, out, kept) for row in rows]
     results = with_differences([one for one in found if one is not None])
+    chosen, *equal = chosen_by_rule(results) or [None]
     text = table_of(results)
+    if chosen is not None:
+        text += f"\nBy the rule: `{chosen}`" + (f" (equal to it: {', '.join(equal)})" if equal else "") + ".\n"
     plain = {
         "lab": record_to_mapping(lab),
         "rows": results,
+        "chosen": chosen,
+        "equal": equal,
         "missing": [r.name for r, x in zip(rows, found, strict=True) if x is None],
     }
     write_atomically(out / "table.json", (json.dumps(plain, indent=1) + "\n").encode())
