@@ -163,7 +163,6 @@ def test_a_wrong_command_line_is_two_lines(capsys, words: str, said: str) -> Non
         ("train codec r --gpus 8 --dry-run", "--gpus goes with align and distill"),
         ("train align r --gpus 8", "--gpus goes with --dry-run"),
         ("train align r --gpu-memory 80 --dry-run", "--gpu-memory goes with --gpus N"),
-        ("convert m -o x", "Give --layers, --fraction or --plan."),
         ("convert m -o x --plan HS --fraction 0.5", "--fraction and --plan exclude each other"),
         ("rollouts m -o x --videos v --frames 3 --latent-frames 1", "--frames and --latent-frames exclude each other"),
         ("inspect", "Give a model"),

@@ -58,6 +58,8 @@ def test_a_conversion_keeps_every_weight_and_says_what_is_new(models, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "plan"),
     [
+        ((), "WWHH"),
+        (("--keep", "1,3"), "WSHS"),
         (("--fraction", "0.75"), "HHHS"),
         (("--fraction", "0.5", "--keep", "0"), "SHHS"),
         (("--fraction", "0.5", "--ranking", "ranking.json"), "SHSH"),
@@ -89,6 +91,7 @@ def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
         (("softmax", "--layers", "0,x"), "numbers and ranges"),
         (("softmax", "--layers", "0", "--keep", "7"), "no layer 7"),
         (("softmax", "--layers", "0", "--keep", "0"), "No layer is left to convert"),
+        (("softmax", "--keep", "0-3"), "No layer is left to convert"),
         (("softmax", "--plan", "SSSS"), "No layer is left to convert"),
         (("softmax", "--plan", "HSSS", "--keep", "0"), "converts layer 0 and --keep leaves it"),
         (("softmax", "--fraction", "0.1"), "Got a share of 0.1"),

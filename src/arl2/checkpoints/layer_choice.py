@@ -1,4 +1,4 @@
-"""Which layers to make hybrid: ranges, a share of all, or the least sensitive of a ranking."""
+"""Which layers to make hybrid: the default plan, ranges, a share of all, or the least sensitive of a ranking."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,18 @@ from pathlib import Path
 
 from arl2.errors import ConfigError
 from arl2.files.plain import read_json_value
+
+
+def default_plan(num_layers: int) -> str:
+    """Windowed hybrids in the first half of the layers, hybrids in the others: what the laboratory chose.
+
+    ``docs/lab.md`` has the rule and the rows that it was held against.
+
+    >>> default_plan(4)
+    'WWHH'
+    """
+    windowed = (num_layers + 1) // 2
+    return "W" * windowed + "H" * (num_layers - windowed)
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:

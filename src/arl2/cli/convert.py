@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 class Convert(Command):
     """Write a hybrid model: every pretrained weight kept, the new parameters at their start values.
 
-    Nothing is trained; that is ``arl2 train align`` and ``arl2 train distill``.
+    Nothing is trained; that is ``arl2 train align`` and ``arl2 train distill``. Without --layers, --fraction or --plan
+    the first half of the layers becomes windowed hybrids and the others hybrids, as in shapes-100.
 
     Attributes:
         output: New folder of the model.
         overwrite: Replace a folder that exists.
         layers: Layers that become hybrid, such as 0-21,25, both ends included.
         fraction: Share of all layers that become hybrid: the first ones, or those that --ranking puts first.
-        plan: Letter of every layer, such as HHSH: H hybrid, S softmax.
+        plan: Letter of every layer, such as HHSH: H hybrid, S softmax, W windowed hybrid.
         ranking: Ranking of ``arl2 sensitivity``, with --fraction.
-        keep: Layers that stay softmax, such as 0,29.
+        keep: Layers that stay softmax, such as 0,29, whichever way the others are chosen.
         state_rank: LoRA rank of the state branches (default: 16).
         ffn_rank: LoRA rank of the feed-forwards (default: 16).
         alpha: LoRA alpha of both (default: twice the rank).
@@ -45,6 +46,7 @@ class Convert(Command):
 
     positional: ClassVar = ("model",)
     examples: ClassVar = (
+        "arl2 convert shapes-teacher -o untrained",
         "arl2 convert shapes-teacher --fraction 0.75 -o untrained",
         "arl2 convert causal-forcing --fraction 0.75 --ranking runs/sensitivity.json --keep 0,29 -o runs/hybrid",
     )
@@ -66,7 +68,7 @@ class Convert(Command):
     as_json: bool = False
 
     def __post_init__(self) -> None:
-        exclusive({"--layers": self.layers, "--fraction": self.fraction, "--plan": self.plan}, required=True)
+        exclusive({"--layers": self.layers, "--fraction": self.fraction, "--plan": self.plan})
 
     def run(self) -> int:
         """Convert, write, report."""
@@ -104,21 +106,25 @@ class Convert(Command):
             ConfigError: What was asked does not fit the model, or nothing is left to convert.
         """
         from arl2.attention.plan import converted_layers, parse_plan, with_converted
-        from arl2.checkpoints.layer_choice import parse_layers, read_ranking, share_of_layers
+        from arl2.checkpoints.layer_choice import default_plan, parse_layers, read_ranking, share_of_layers
 
         count = len(before)
         keep = [] if self.keep is None else parse_layers(self.keep, count)
+        done = converted_layers(before)
         if self.plan is not None:
             wanted = parse_plan(self.plan, count)
             both = sorted(set(converted_layers(wanted)) & set(keep))
             if both:
                 raise ConfigError(f"The plan {self.plan} converts layer {both[0]} and --keep leaves it; drop one.")
-            after = "".join(old if i in converted_layers(before) else wanted[i] for i, old in enumerate(before))
+            after = "".join(old if i in done else wanted[i] for i, old in enumerate(before))
         elif self.fraction is not None:
             ranking = None if self.ranking is None else read_ranking(self.ranking)
             after = with_converted(before, share_of_layers(self.fraction, count, keep=keep, ranking=ranking))
+        elif self.layers is None:
+            wanted = default_plan(count)
+            after = "".join(old if i in (*done, *keep) else wanted[i] for i, old in enumerate(before))
         else:
-            asked = [layer for layer in parse_layers(str(self.layers), count) if layer not in keep]
+            asked = [layer for layer in parse_layers(self.layers, count) if layer not in keep]
             after = with_converted(before, asked)
         if after == before:
             raise ConfigError(f"No layer is left to convert: the plan is {before} already.")
