@@ -58,8 +58,8 @@ def test_a_conversion_keeps_every_weight_and_says_what_is_new(models, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "plan"),
     [
-        ((), "WWHH"),
-        (("--keep", "1,3"), "WSHS"),
+        ((), "WWWW"),
+        (("--keep", "1,3"), "WSWS"),
         (("--fraction", "0.75"), "HHHS"),
         (("--fraction", "0.5", "--keep", "0"), "SHHS"),
         (("--fraction", "0.5", "--ranking", "ranking.json"), "SHSH"),

@@ -9,15 +9,14 @@ from arl2.files.plain import read_json_value
 
 
 def default_plan(num_layers: int) -> str:
-    """Windowed hybrids in the first half of the layers, hybrids in the others: what the laboratory chose.
+    """Windowed hybrids in all layers: what the laboratory chose.
 
     ``docs/lab.md`` has the rule and the rows that it was held against.
 
     >>> default_plan(4)
-    'WWHH'
+    'WWWW'
     """
-    windowed = (num_layers + 1) // 2
-    return "W" * windowed + "H" * (num_layers - windowed)
+    return "W" * num_layers
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:

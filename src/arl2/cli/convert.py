@@ -24,7 +24,7 @@ class Convert(Command):
     """Write a hybrid model: every pretrained weight kept, the new parameters at their start values.
 
     Nothing is trained; that is ``arl2 train align`` and ``arl2 train distill``. Without --layers, --fraction or --plan
-    the first half of the layers becomes windowed hybrids and the others hybrids, as in shapes-100.
+    all layers become windowed hybrids, whose output is at first that of the softmax layers that they were.
 
     Attributes:
         output: New folder of the model.
