@@ -47,6 +47,7 @@ BUDGET = (
 )
 # Of layers that remember, older ones first: among rows that are equal otherwise the older kind is chosen.
 KINDS = "HWKGV"
+FRAMES_PER_LATENT = 4  # video frames
 
 
 @dataclass(frozen=True)
@@ -351,16 +352,21 @@ def with_differences(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 def chosen_by_rule(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """The admitted rows that count as equal to the one that remembers most, the chosen one first (docs/lab.md)."""
-    lengths = {name for one in results for name in one["shares"] if name.endswith(" hidden")}
-    admitted = [one for one in results if one.get("admitted")]
-    if not lengths or not admitted:
+    lengths = {int(name.split()[0]) for one in results for name in one["shares"] if name.endswith(" hidden")}
+    if not lengths:
         return []
-    longest = max(lengths, key=lambda name: int(name.split()[0]))
+    longest = f"{max(lengths)} hidden"
+    # A window that shows what the longest occlusion hides needs no memory.
+    is_memory = {one["row"]: FRAMES_PER_LATENT * one["window"] < max(lengths) for one in results}
+    admitted = [one for one in results if one.get("admitted") and is_memory[one["row"]]]
+    if not admitted:
+        return []
     shares = [one["shares"][longest] for one in admitted]
     best = max(shares, key=lambda share: share["share"])
     equal = [one for one, share in zip(admitted, shares, strict=True) if share["high"] >= best["low"]]
     oldest = {one["row"]: max(KINDS.find(letter) for letter in one["plan"]) for one in equal}
-    equal.sort(key=lambda one: (one["memory_bytes"], one["parameters"], oldest[one["row"]]))
+    share = {one["row"]: one["shares"][longest]["share"] for one in equal}
+    equal.sort(key=lambda one: (one["memory_bytes"], one["parameters"], oldest[one["row"]], -share[one["row"]]))
     return [one["row"] for one in equal]
 
 

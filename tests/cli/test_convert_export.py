@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from arl2.attention.state_form import StateForm
 from arl2.cli.main import main
 from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.pipeline import ARL2Pipeline
@@ -76,6 +77,23 @@ def test_ways_to_choose_layers(models, tmp_path, monkeypatch, words, plan) -> No
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("words", "mixing"),
+    [((), "log-sum-exp"), (("--mixing", "interpolated"), "interpolated"), (("--plan", "WWHH"), "additive")],
+)
+def test_how_windowed_hybrids_mix(models, tmp_path, words, mixing) -> None:
+    assert main(["convert", str(models / "softmax"), *words, "-o", str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    assert StateForm.of_config(config).mixing == mixing
+
+
+def test_layers_that_were_converted_before_keep_their_form(models, tmp_path) -> None:
+    """The default plan with what it cannot change."""
+    assert main(["convert", str(models / "hybrid"), "-o", str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    assert (config["layer_plan"], config["state_form"]) == ("HW", None)
+
+
 def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
     assert main(["convert", str(models / "hybrid"), "--layers", "1", "-o", str(tmp_path / "out")]) == 0
     config = json.loads((tmp_path / "out/transformer/config.json").read_text())
@@ -92,6 +110,7 @@ def test_a_hybrid_gains_layers_with_its_own_ranks(models, tmp_path) -> None:
         (("softmax", "--layers", "0", "--keep", "7"), "no layer 7"),
         (("softmax", "--layers", "0", "--keep", "0"), "No layer is left to convert"),
         (("softmax", "--keep", "0-3"), "No layer is left to convert"),
+        (("softmax", "--plan", "HHSS", "--mixing", "additive"), "--mixing is of windowed hybrids, but the plan HHSS"),
         (("softmax", "--plan", "SSSS"), "No layer is left to convert"),
         (("softmax", "--plan", "HSSS", "--keep", "0"), "converts layer 0 and --keep leaves it"),
         (("softmax", "--fraction", "0.1"), "Got a share of 0.1"),

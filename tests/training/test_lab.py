@@ -210,6 +210,7 @@ def test_the_rule_chooses_what_remembers_and_draws(driver):
         result("both", "WW", 9, good, 0.6, memory_bytes=2000),
         result("both-smaller", "GW", 9, good, 0.45),
         result("both-smaller-older", "WH", 9, good, 0.45),
+        result("sees-it", "WW", 12, good, 0.9),
         result("both-smallest-but-more-trained", "WH", 9, good, 0.5, parameters=11),
     ]
     equal = ["both-smaller-older", "both-smaller", "both-smallest-but-more-trained", "both"]

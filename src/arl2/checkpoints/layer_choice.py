@@ -7,9 +7,12 @@ from pathlib import Path
 from arl2.errors import ConfigError
 from arl2.files.plain import read_json_value
 
+DEFAULT_MIXING = "log-sum-exp"
+"""How windowed hybrids of the default plan mix in what they read, see :mod:`arl2.attention.state_form`."""
+
 
 def default_plan(num_layers: int) -> str:
-    """Windowed hybrids in all layers: what the laboratory chose.
+    """Windowed hybrids in all layers: what the laboratory chose, with :data:`DEFAULT_MIXING`.
 
     ``docs/lab.md`` has the rule and the rows that it was held against.
 

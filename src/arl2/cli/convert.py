@@ -24,7 +24,7 @@ class Convert(Command):
     """Write a hybrid model: every pretrained weight kept, the new parameters at their start values.
 
     Nothing is trained; that is ``arl2 train align`` and ``arl2 train distill``. Without --layers, --fraction or --plan
-    all layers become windowed hybrids, whose output is at first that of the softmax layers that they were.
+    all layers become windowed hybrids with log-sum-exp mixing, whose output is at first that of the softmax layers.
 
     Attributes:
         output: New folder of the model.
@@ -38,6 +38,7 @@ class Convert(Command):
         ffn_rank: LoRA rank of the feed-forwards (default: 16).
         alpha: LoRA alpha of both (default: twice the rank).
         ffn_layers: Layers whose feed-forward gets a LoRA adapter (default: hybrid).
+        mixing: How windowed hybrids mix in what they read from the state (default: additive where layers are chosen).
         state_horizon: Latent frames that states reach back, a multiple of two blocks (default: no limit).
         seed: Random seed of the start values.
         heads: Number of attention heads, if the file does not say.
@@ -62,6 +63,7 @@ class Convert(Command):
     ffn_rank: int | None = None
     alpha: float | None = None
     ffn_layers: Literal["hybrid", "all"] | None = None
+    mixing: Literal["additive", "interpolated", "log-sum-exp"] | None = None
     state_horizon: int | None = None
     seed: int = 0
     heads: int | None = None
@@ -81,13 +83,16 @@ class Convert(Command):
 
         source = stored_model(self.source, "convert", heads=self.heads)
         model = source.weights.exact_transformer()
+        before = str(model.config.layer_plan)
+        plan, form = self._plan(before), self._form(before)
         made = convert(
             model,
-            self._plan(str(model.config.layer_plan)),
+            plan,
             state_rank=self.state_rank,
             ffn_rank=self.ffn_rank,
             low_rank_alpha=self.alpha,
             ffn_rank_layers=self.ffn_layers,
+            state_form=form,
             state_horizon=self.state_horizon,
             seed=self.seed,
         )
@@ -105,7 +110,8 @@ class Convert(Command):
         Raises:
             ConfigError: What was asked does not fit the model, or nothing is left to convert.
         """
-        from arl2.attention.plan import converted_layers, parse_plan, with_converted
+        from arl2.attention.plan import converted_layers, kind_of, parse_plan, with_converted
+        from arl2.attention.windowed import WindowedSpec
         from arl2.checkpoints.layer_choice import default_plan, parse_layers, read_ranking, share_of_layers
 
         count = len(before)
@@ -128,7 +134,18 @@ class Convert(Command):
             after = with_converted(before, asked)
         if after == before:
             raise ConfigError(f"No layer is left to convert: the plan is {before} already.")
+        if self.mixing is not None and not any(issubclass(kind_of(letter), WindowedSpec) for letter in set(after)):
+            raise ConfigError(f"--mixing is of windowed hybrids, but the plan {after} has none; leave it out.")
         return after
+
+    def _form(self, before: str) -> dict[str, str] | None:
+        """How windowed hybrids read their state; None: as those that the model has, or the default form."""
+        from arl2.attention.plan import converted_layers
+        from arl2.checkpoints.layer_choice import DEFAULT_MIXING
+
+        is_chosen = (self.layers, self.fraction, self.plan) != (None, None, None)
+        mixing = self.mixing or (None if is_chosen or converted_layers(before) else DEFAULT_MIXING)
+        return None if mixing is None else {"mixing": mixing}
 
 
 def _shown(report: "ConversionReport", folder: Path) -> Group:
