@@ -31,6 +31,10 @@ BASELINE = "S"
 """What pretrained models come with; layers of all other kinds are converted from it."""
 DEFAULT_KIND = "H"
 """What layers given by number are converted to."""
+DEFAULT_PLAN_KIND = "W"
+"""What all layers are converted to where none are chosen, by the laboratory (``docs/lab.md``)."""
+DEFAULT_PLAN_MIXING = "log-sum-exp"
+"""How these mix in what they read, see :mod:`arl2.attention.state_form`."""
 
 _registered: dict[str, KindClass] = {}
 
@@ -110,6 +114,11 @@ def plan_of(layers: Sequence[int], num_layers: int, *, kind: str = DEFAULT_KIND)
         named = f"{kind_of(kind).name.capitalize()} layers"
         raise ConfigError(f"{named} {list(layers)} must be different indices from 0 to {num_layers - 1}.")
     return "".join(kind if i in set(layers) else BASELINE for i in range(num_layers))
+
+
+def default_plan(num_layers: int) -> str:
+    """All layers of :data:`DEFAULT_PLAN_KIND`."""
+    return plan_of(range(num_layers), num_layers, kind=DEFAULT_PLAN_KIND)
 
 
 def converted_layers(plan: str) -> list[int]:

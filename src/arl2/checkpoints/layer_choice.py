@@ -1,4 +1,4 @@
-"""Which layers to make hybrid: the default plan, ranges, a share of all, or the least sensitive of a ranking."""
+"""Which layers to make hybrid: ranges, a share of all, or the least sensitive of a ranking."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,6 @@ from pathlib import Path
 
 from arl2.errors import ConfigError
 from arl2.files.plain import read_json_value
-
-DEFAULT_MIXING = "log-sum-exp"
-"""How windowed hybrids of the default plan mix in what they read, see :mod:`arl2.attention.state_form`."""
-
-
-def default_plan(num_layers: int) -> str:
-    """Windowed hybrids in all layers: what the laboratory chose, with :data:`DEFAULT_MIXING`.
-
-    ``docs/lab.md`` has the rule and the rows that it was held against.
-
-    >>> default_plan(4)
-    'WWWW'
-    """
-    return "W" * num_layers
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:

@@ -110,9 +110,9 @@ class Convert(Command):
         Raises:
             ConfigError: What was asked does not fit the model, or nothing is left to convert.
         """
-        from arl2.attention.plan import converted_layers, kind_of, parse_plan, with_converted
+        from arl2.attention.plan import converted_layers, default_plan, kind_of, parse_plan, with_converted
         from arl2.attention.windowed import WindowedSpec
-        from arl2.checkpoints.layer_choice import default_plan, parse_layers, read_ranking, share_of_layers
+        from arl2.checkpoints.layer_choice import parse_layers, read_ranking, share_of_layers
 
         count = len(before)
         keep = [] if self.keep is None else parse_layers(self.keep, count)
@@ -140,11 +140,10 @@ class Convert(Command):
 
     def _form(self, before: str) -> dict[str, str] | None:
         """How windowed hybrids read their state; None: as those that the model has, or the default form."""
-        from arl2.attention.plan import converted_layers
-        from arl2.checkpoints.layer_choice import DEFAULT_MIXING
+        from arl2.attention.plan import DEFAULT_PLAN_MIXING, converted_layers
 
         is_chosen = (self.layers, self.fraction, self.plan) != (None, None, None)
-        mixing = self.mixing or (None if is_chosen or converted_layers(before) else DEFAULT_MIXING)
+        mixing = self.mixing or (None if is_chosen or converted_layers(before) else DEFAULT_PLAN_MIXING)
         return None if mixing is None else {"mixing": mixing}
 
 
