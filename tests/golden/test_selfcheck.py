@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import arl2.attention.hybrid
+import arl2.attention.state_branch
 from arl2.attention.hybrid import HybridAttention
 from arl2.attention.memory import RecurrentState
 from arl2.attention.state_branch import StateBranch
@@ -76,7 +77,7 @@ def not_carried(monkeypatch):
     def forgetful(*, initial_state, **writes):
         return update(**writes, initial_state=torch.zeros_like(initial_state))
 
-    monkeypatch.setattr(arl2.attention.hybrid, "gated_delta_state", forgetful)
+    monkeypatch.setattr(arl2.attention.state_branch, "gated_delta_state", forgetful)
 
 
 def noisy_queries_unrotated(monkeypatch):
@@ -110,7 +111,7 @@ def decay_after_the_write(monkeypatch):
             state = state * g[:, t].exp()[..., None, None]
         return state
 
-    monkeypatch.setattr(arl2.attention.hybrid, "gated_delta_state", late_decay)
+    monkeypatch.setattr(arl2.attention.state_branch, "gated_delta_state", late_decay)
 
 
 def low_rank_after_the_norm(monkeypatch):
