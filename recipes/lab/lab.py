@@ -24,6 +24,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from arl2 import ARL2Pipeline
+from arl2.attention.plan import letters
 from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.errors import Arl2Error, ConfigError, suggestion
 from arl2.evaluation.suites.bootstrap import estimate
@@ -45,8 +46,6 @@ BUDGET = (
     *("loop", "teacher", "clips", "any_clips", "batch_frames"),
     *("held_out", "teacher_window", "plan", "aligned"),
 )
-# Of layers that remember, older ones first: among rows that are equal otherwise the older kind is chosen.
-KINDS = "HWKGV"
 FRAMES_PER_LATENT = 4  # video frames
 
 
@@ -361,13 +360,14 @@ def chosen_by_rule(results: Sequence[Mapping[str, Any]]) -> list[str]:
     admitted = [one for one in results if one.get("admitted") and is_memory[one["row"]]]
     if not admitted:
         return []
-    shares = [one["shares"][longest] for one in admitted]
-    best = max(shares, key=lambda share: share["share"])
-    equal = [one for one, share in zip(admitted, shares, strict=True) if share["high"] >= best["low"]]
-    oldest = {one["row"]: max(KINDS.find(letter) for letter in one["plan"]) for one in equal}
-    share = {one["row"]: one["shares"][longest]["share"] for one in equal}
-    equal.sort(key=lambda one: (one["memory_bytes"], one["parameters"], oldest[one["row"]], -share[one["row"]]))
-    return [one["row"] for one in equal]
+    best = max((one["shares"][longest] for one in admitted), key=lambda share: share["share"])
+    equal = [one for one in admitted if one["shares"][longest]["high"] >= best["low"]]
+
+    def order(one: Mapping[str, Any]) -> tuple[float, ...]:
+        youngest = max(letters().index(letter) for letter in one["plan"])  # known kinds, the oldest first
+        return one["memory_bytes"], one["parameters"], youngest, -one["shares"][longest]["share"]
+
+    return [one["row"] for one in sorted(equal, key=order)]
 
 
 def table_of(results: Sequence[Mapping[str, Any]]) -> str:

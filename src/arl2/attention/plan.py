@@ -116,11 +116,6 @@ def plan_of(layers: Sequence[int], num_layers: int, *, kind: str = DEFAULT_KIND)
     return "".join(kind if i in set(layers) else BASELINE for i in range(num_layers))
 
 
-def default_plan(num_layers: int) -> str:
-    """All layers of :data:`DEFAULT_PLAN_KIND`."""
-    return plan_of(range(num_layers), num_layers, kind=DEFAULT_PLAN_KIND)
-
-
 def converted_layers(plan: str) -> list[int]:
     """Indices of the layers that are no longer what pretrained models come with."""
     return [i for i, letter in enumerate(plan) if letter != BASELINE]

@@ -110,28 +110,26 @@ class Convert(Command):
         Raises:
             ConfigError: What was asked does not fit the model, or nothing is left to convert.
         """
-        from arl2.attention.plan import converted_layers, default_plan, kind_of, parse_plan, with_converted
+        from arl2.attention.plan import DEFAULT_PLAN_KIND, converted_layers, kind_of, parse_plan, with_converted
         from arl2.attention.windowed import WindowedSpec
         from arl2.checkpoints.layer_choice import parse_layers, read_ranking, share_of_layers
 
         count = len(before)
         keep = [] if self.keep is None else parse_layers(self.keep, count)
-        done = converted_layers(before)
         if self.plan is not None:
             wanted = parse_plan(self.plan, count)
             both = sorted(set(converted_layers(wanted)) & set(keep))
             if both:
                 raise ConfigError(f"The plan {self.plan} converts layer {both[0]} and --keep leaves it; drop one.")
-            after = "".join(old if i in done else wanted[i] for i, old in enumerate(before))
+            after = "".join(old if i in converted_layers(before) else wanted[i] for i, old in enumerate(before))
         elif self.fraction is not None:
             ranking = None if self.ranking is None else read_ranking(self.ranking)
             after = with_converted(before, share_of_layers(self.fraction, count, keep=keep, ranking=ranking))
-        elif self.layers is None:
-            wanted = default_plan(count)
-            after = "".join(old if i in (*done, *keep) else wanted[i] for i, old in enumerate(before))
-        else:
+        elif self.layers is not None:
             asked = [layer for layer in parse_layers(self.layers, count) if layer not in keep]
             after = with_converted(before, asked)
+        else:
+            after = with_converted(before, set(range(count)) - set(keep), kind=DEFAULT_PLAN_KIND)
         if after == before:
             raise ConfigError(f"No layer is left to convert: the plan is {before} already.")
         if self.mixing is not None and not any(issubclass(kind_of(letter), WindowedSpec) for letter in set(after)):
