@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from verdict import chosen_by_rule, spread_between_seeds, table_of, with_differences, with_spread
+
 from arl2 import ARL2Pipeline
-from arl2.attention.plan import letters
 from arl2.checkpoints.describe import LATENT_STRIDE
 from arl2.errors import Arl2Error, ConfigError, suggestion
-from arl2.evaluation.suites.bootstrap import estimate
 from arl2.files.atomic import write_atomically
 from arl2.files.records import record_from_mapping, record_to_mapping
 from arl2.shapes.evaluator.scoring import Share
@@ -35,7 +36,7 @@ from arl2.streams.model_hash import parts_hash
 from arl2.training.conversion.align import AlignConfig, AlignTask
 from arl2.training.conversion.batches import TrainingClips
 from arl2.training.conversion.distill import DistillConfig, DistillTask
-from arl2.training.engine.config import read_config_values
+from arl2.training.engine.config import accepted_changes, read_config_values
 from arl2.training.engine.loop import RunResult, train
 from arl2.training.engine.progress import read_metrics
 from conversion_measures import measure_memory, measure_prompts
@@ -46,7 +47,6 @@ BUDGET = (
     *("loop", "teacher", "clips", "any_clips", "batch_frames"),
     *("held_out", "teacher_window", "plan", "aligned"),
 )
-FRAMES_PER_LATENT = 4  # video frames
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,9 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
                 kept_colour = Share.from_mapping(result["model"]["colour"])
                 hits.setdefault(f"{facts['hidden']} hidden", []).append(kept_colour)
         if row.plan:
-            scores = _last_scores(folder / "distill")
+            # The clips held out are as long as those trained on: errors of other lengths cannot be compared.
+            is_usual = max(configs_of(lab, row, seed, folder)[1].frames) == max(lab.distill["frames"])
+            scores = _last_scores(folder / "distill") if is_usual else {}
             names = {
                 "flow error": "held_out_error",
                 "hidden": "own_block_held_out_error",
@@ -278,7 +280,7 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
         "shares": {
             name: {
                 **Share(sum(one.hits for one in x), sum(one.of for one in x)).to_mapping(),
-                "each": [one.value for one in x],
+                "counts": [[one.hits, one.of] for one in x],
             }
             for name, x in hits.items()
         },
@@ -290,10 +292,13 @@ def result_of(lab: Lab, row: Row, seeds: Sequence[int], out: Path, kept: Measure
 
 
 def _is_finished(folder: Path, lab: Lab, row: Row, seed: int) -> bool:
+    """Whether both stages ran to their end; refuses runs of other settings than the row has now."""
     for run, config in zip(_runs_of(row, folder), configs_of(lab, row, seed, folder), strict=True):
         records = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
         if not records or records[-1]["step"] < (config.loop.steps or 0):
             return False
+        before = read_config_values(run / "config.json")
+        accepted_changes(before, record_to_mapping(config), run, accept_all=False)
     return (folder / "distill" / "export" / "generation.json").exists()
 
 
@@ -314,110 +319,26 @@ def _memory_bytes(pipe: ARL2Pipeline, row: Row, measures: Measures) -> int:
     return sum(tensor.nbytes for tensor in memory.views().values())
 
 
-def against(
-    row: Mapping[str, Sequence[bool | None]], other: Mapping[str, Sequence[bool | None]]
-) -> dict[str, Any] | None:
-    """Difference of a row's share of right prompts from another's, prompt by prompt; None without a common prompt.
-
-    Args:
-        row, other: by seed, whether each prompt's video is right; a prompt that either cannot be judged on is left
-            out. Prompts of different seeds are different prompts.
-    """
-    pairs = [pair for seed, own in row.items() if seed in other for pair in zip(own, other[seed], strict=True)]
-    differences = [float(one) - float(two) for one, two in pairs if one is not None and two is not None]
-    if not differences:
-        return None
-    found = estimate(differences)
-    return {"mean": found.mean, "low": found.low, "high": found.high, "prompts": found.prompts}
-
-
-def with_differences(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results with what trained rows differ by, in ``all``.
-
-    ``against_teacher``: from the teacher with the same window, if that was measured. ``against_best``: from the trained
-    row with the best share. ``admitted``: whether that is not significant.
-    """
-    teachers = {one["window"]: one["right"] for one in results if one["plan"] == "teacher"}
-    trained = [one for one in results if one["plan"] != "teacher" and "all" in one["shares"]]
-    best = max(trained, key=lambda one: one["shares"]["all"]["share"] or 0.0, default=None)
-    found = [dict(one) for one in results]
-    for one in found:
-        if one["plan"] != "teacher" and best is not None:
-            one["against_teacher"] = against(one["right"], teachers.get(one["window"], {}))
-            one["against_best"] = from_best = against(one["right"], best["right"])
-            one["admitted"] = from_best is not None and (from_best["high"] or 0.0) >= 0
-    return found
-
-
-def chosen_by_rule(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The admitted rows that count as equal to the one that remembers most, the chosen one first (docs/lab.md)."""
-    lengths = {int(name.split()[0]) for one in results for name in one["shares"] if name.endswith(" hidden")}
-    if not lengths:
-        return []
-    longest = f"{max(lengths)} hidden"
-    # A window that shows what the longest occlusion hides needs no memory.
-    is_memory = {one["row"]: FRAMES_PER_LATENT * one["window"] < max(lengths) for one in results}
-    admitted = [one for one in results if one.get("admitted") and is_memory[one["row"]]]
-    if not admitted:
-        return []
-    best = max((one["shares"][longest] for one in admitted), key=lambda share: share["share"])
-    equal = [one for one in admitted if one["shares"][longest]["high"] >= best["low"]]
-
-    def order(one: Mapping[str, Any]) -> tuple[float, ...]:
-        youngest = max(letters().index(letter) for letter in one["plan"])  # known kinds, the oldest first
-        return one["memory_bytes"], one["parameters"], youngest, -one["shares"][longest]["share"]
-
-    return [one["row"] for one in sorted(equal, key=order)]
-
-
-def table_of(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: one line a row, intervals in brackets."""
-    errors = [name for name in ("flow error", "hidden", "rollout") if any(name in one["errors"] for one in results)]
-    shares = list(dict.fromkeys(name for one in results for name in one["shares"]))
-    is_paired = any(one.get("against_teacher") for one in results)
-    paired = ["all, against teacher", "all, against best", "admitted"] if is_paired else []
-    header = ["row", "plan", "seeds", *errors, *shares, *paired, "memory, kB", "minutes"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for one in results:
-        cells = [one["row"], one["plan"], str(len(one["seeds"]))]
-        for name in errors:
-            x = one["errors"].get(name)
-            cells.append("-" if x is None else f"{x['mean']:.4f} ({x['lowest']:.4f} to {x['highest']:.4f})")
-        for name in shares:
-            x = one["shares"].get(name)
-            is_none = x is None or x["share"] is None
-            cells.append("-" if is_none else f"{x['share']:.0%} ({x['low']:.0%} to {x['high']:.0%})")
-        if is_paired:
-            cells += [_paired_cell(one.get(name)) for name in ("against_teacher", "against_best")]
-            cells.append({None: "-", True: "yes", False: "no"}[one.get("admitted")])
-        lines.append("| " + " | ".join([*cells, f"{one['memory_bytes'] / 1e3:.0f}", f"{one['minutes']:.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _paired_cell(x: Mapping[str, Any] | None) -> str:
-    if x is None:
-        return "-"
-    interval = "" if x["low"] is None else f" ({100 * x['low']:+.1f} to {100 * x['high']:+.1f})"
-    return f"{100 * x['mean']:+.1f}{interval}"
-
-
-def write_table(lab: Lab, rows: Sequence[Row], seeds: Sequence[int], out: Path, kept: Measurements) -> str:
-    """``table.json`` and ``table.md`` of what is known; the latter is given back.
-
-    Differences from a teacher need its row among ``rows``.
-    """
-    found = [result_of(lab, row, seeds, out, kept) for row in rows]
-    results = with_differences([one for one in found if one is not None])
+def write_table(lab: Lab, out: Path, kept: Measurements) -> str:
+    """``table.json`` and ``table.md`` of what is known of all rows and seeds; the latter is given back."""
+    found = [result_of(lab, row, lab.seeds, out, kept) for row in lab.row]
+    results = [one for one in found if one is not None]
+    spread = spread_between_seeds(results)
+    results = with_differences(with_spread(results))
     chosen, *equal = chosen_by_rule(results) or [None]
     text = table_of(results)
+    if any(factor > 1 for factor in spread.values()):
+        times = ", ".join(f"{name} {factor:.1f}" for name, factor in spread.items())
+        text += f"\nVariance between seeds, as a multiple of what chance makes; intervals allow for it: {times}.\n"
     if chosen is not None:
         text += f"\nBy the rule: `{chosen}`" + (f" (equal to it: {', '.join(equal)})" if equal else "") + ".\n"
     plain = {
         "lab": record_to_mapping(lab),
         "rows": results,
+        "spread": spread,
         "chosen": chosen,
         "equal": equal,
-        "missing": [r.name for r, x in zip(rows, found, strict=True) if x is None],
+        "missing": [r.name for r, x in zip(lab.row, found, strict=True) if x is None],
     }
     write_atomically(out / "table.json", (json.dumps(plain, indent=1) + "\n").encode())
     write_atomically(out / "table.md", text.encode())
@@ -429,9 +350,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows_file", type=Path, metavar="ROWS.toml")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/lab"), help="folder (default: runs/lab)")
-    parser.add_argument("--rows", default="", help="names with commas between (default: all)")
-    parser.add_argument("--seeds", default="", help="numbers with commas between (default: those of the file)")
-    parser.add_argument("--table", action="store_true", help="print what is known and train nothing")
+    parser.add_argument("--rows", default="", help="to train, names with commas between (default: all)")
+    parser.add_argument(
+        "--seeds", default="", help="to train, of those of the file, with commas between (default: all)"
+    )
+    parser.add_argument("--table", action="store_true", help="print what is known of all rows and train nothing")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     return parser.parse_args(words)
 
@@ -453,6 +376,8 @@ def main(words: Sequence[str] | None = None) -> int:
             seeds = [int(seed) for seed in names_in(given.seeds)] or list(lab.seeds)
         except ValueError:
             raise ConfigError(f"--seeds takes whole numbers with commas between; got '{given.seeds}'.") from None
+        if set(seeds) - set(lab.seeds):
+            raise ConfigError(f"--seeds {given.seeds}: the file's seeds are {', '.join(map(str, lab.seeds))}.")
         kept = Measurements(given.output / "measured")
         for seed in seeds if not given.table else ():
             for row in rows:
@@ -461,8 +386,8 @@ def main(words: Sequence[str] | None = None) -> int:
                     print("Stopped; the same command goes on.", file=sys.stderr)
                     return 130
                 measure_row(lab, row, seed, folder, kept)
-                write_table(lab, rows, seeds, given.output, kept)
-        print(write_table(lab, rows, seeds, given.output, kept), end="")
+                write_table(lab, given.output, kept)
+        print(write_table(lab, given.output, kept), end="")
     except Arl2Error as error:
         print(f"lab.py: {error}", file=sys.stderr)
         return 1

@@ -16,6 +16,7 @@ from tests.training.conversion import FRAMES, RandomClips, teacher_folder
 from arl2.cli.app import parse
 from arl2.errors import ConfigError
 from arl2.shapes.evaluation.score import score_truth
+from arl2.shapes.evaluator.scoring import Share
 from arl2.training.conversion.batches import TrainingClips
 from arl2.training.conversion.students import load_teacher
 from measured import Measurements
@@ -70,7 +71,7 @@ def test_a_tiny_row_is_trained_once_per_seed_resumed_and_shown(driver, tmp_path)
         driver.measure_row(lab, row, seed, out / row.name / f"seed-{seed}", kept)
         steps.append(second.step)
     assert steps == [2, 2, 2]
-    text = driver.write_table(lab, lab.row, lab.seeds, out, kept)
+    text = driver.write_table(lab, out, kept)
     saved = json.loads((out / "table.json").read_text())
     assert saved["missing"] == []
     (found,) = saved["rows"]
@@ -86,6 +87,22 @@ def test_a_tiny_row_is_trained_once_per_seed_resumed_and_shown(driver, tmp_path)
     assert found["parameters"] > 0
     assert line.startswith("| tiny | WS | 2 | ")
     assert (out / "table.md").read_text() == text
+
+
+def test_the_table_refuses_runs_of_other_settings_and_says_nothing_of_other_clips(driver, tmp_path):
+    lab = a_lab(driver, tmp_path)
+    (row,), out = lab.row, tmp_path / "lab"
+    kept = Measurements(out / "measured")
+    driver.train_row(lab, row, 1, out / row.name / "seed-1", clips=clips_for(lab))
+    driver.measure_row(lab, row, 1, out / row.name / "seed-1", kept)
+    found = driver.result_of(lab, row, lab.seeds, out, kept)
+    assert (found["seeds"], "flow error" in found["errors"]) == ([1], True)
+    other = driver.replace(lab, distill={**lab.distill, "memory_weight": 5.0})
+    with pytest.raises(ConfigError, match=r"made with other settings \(memory_weight: 0.0 -> 5.0"):
+        driver.result_of(other, row, lab.seeds, out, kept)
+    longer = driver.replace(lab, distill={**lab.distill, "frames": [2 * FRAMES]})
+    shorter = driver.replace(row, distill={"frames": [FRAMES]})
+    assert driver.result_of(longer, shorter, lab.seeds, out, kept)["errors"] == {}
 
 
 def test_rows_that_share_a_stage_1_train_it_once(driver, tmp_path):
@@ -105,7 +122,7 @@ def test_rows_that_share_a_stage_1_train_it_once(driver, tmp_path):
     kept = Measurements(tmp_path / "lab" / "measured")
     for row in lab.row:
         driver.measure_row(lab, row, 1, folders[row.name], kept)
-    driver.write_table(lab, lab.row, [1], tmp_path / "lab", kept)
+    driver.write_table(lab, tmp_path / "lab", kept)
     found = json.loads((tmp_path / "lab" / "table.json").read_text())["rows"]
     assert [(one["row"], one["plan"]) for one in found] == [("whole", "HH"), ("half", "HS")]
     assert found[0]["minutes"] > 0 < found[1]["minutes"]
@@ -118,14 +135,14 @@ def test_shares_are_pooled_over_seeds_with_intervals(driver):
             "plan": "W",
             "seeds": [1, 2],
             "errors": {},
-            "shares": {"all": {"share": 0.5, "low": 0.4, "high": 0.6}},
+            "shares": {"all": {"share": 0.5, "low": 0.4, "high": 0.6, "counts": [[3, 10], [7, 10]]}},
             "memory_bytes": 2500,
             "minutes": 1.25,
         },
         {"row": "b", "plan": "teacher", "seeds": [1], "errors": {}, "shares": {}, "memory_bytes": 1, "minutes": 0.0},
     ]
     assert driver.table_of(results).splitlines()[2:] == [
-        "| a | W | 2 | 50% (40% to 60%) | 2 | 1.2 |",
+        "| a | W | 2 | 50% (40% to 60%; 30, 70) | 2 | 1.2 |",
         "| b | teacher | 1 | - | 0 | 0.0 |",
     ]
 
@@ -199,6 +216,30 @@ def test_rows_are_compared_prompt_by_prompt_with_their_teacher_and_with_the_best
     both = "+0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) | yes"
     assert f"| same | W | 1 | 50% (40% to 60%) | {remembered} | {both} | 1 | 1.0 |" in lines
     assert f"| alone | W | 1 | 50% (40% to 60%) | {remembered} | - | +0.0 (+0.0 to +0.0) | yes | 1 | 1.0 |" in lines
+
+
+def counted(row: str, counts: list[list[int]], plan: str = "W") -> dict[str, Any]:
+    share = Share(sum(hits for hits, _ in counts), sum(of for _, of in counts))
+    return {"row": row, "plan": plan, "shares": {"all": {**share.to_mapping(), "counts": counts}}}
+
+
+def test_intervals_are_as_wide_as_the_seeds_differ(driver):
+    as_chance_has_it = [counted(f"row-{n}", [[50 - n, 100], [50 + n, 100]]) for n in (0, 3, 5)]
+    assert driver.spread_between_seeds(as_chance_has_it) == {"all": 1.0}
+    assert [one["shares"] for one in driver.with_spread(as_chance_has_it)] == [
+        one["shares"] for one in as_chance_has_it
+    ]
+    # Two of a row, 20 points from their mean: (20 / 5) ** 2 each, one degree of freedom.
+    far = [counted("far", [[30, 100], [70, 100]]), counted("teacher", [[10, 100], [90, 100]], "teacher")]
+    assert driver.spread_between_seeds(far)["all"] == pytest.approx(32)
+    trained, teacher = driver.with_spread(far)
+    assert teacher == far[1]  # nothing was trained
+    few = Share(2, 4).interval
+    assert trained["shares"]["all"]["low"] < few[0] + 0.1  # as of 200 / 32 clips
+    assert trained["shares"]["all"]["high"] > few[1] - 0.1
+    assert far[0]["shares"]["all"]["low"] > 0.4
+    one_seed = [counted("alone", [[30, 100]]), counted("none", [[0, 10], [0, 10]])]
+    assert driver.spread_between_seeds(one_seed) == {"all": 1.0}
 
 
 def test_the_rule_chooses_what_remembers_and_draws(driver):

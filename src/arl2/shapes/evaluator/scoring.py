@@ -22,6 +22,16 @@ MOST_SEEN = 0.7
 NORMAL_95 = 1.959964
 
 
+def wilson(hits: float, of: float) -> tuple[float, float]:
+    """Lower and upper end of the Wilson 95 % interval of a share; (0, 1) of nothing. Numbers need not be whole."""
+    if not of:
+        return 0.0, 1.0
+    value, spread = hits / of, NORMAL_95**2 / of
+    middle = (value + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * value * (1 - value) + spread**2 / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 @dataclass(frozen=True)
 class Share:
     """A share of clips, with its Wilson 95 % interval."""
@@ -37,12 +47,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end of the Wilson 95 % interval; (0, 1) of nothing."""
-        if not self.of:
-            return 0.0, 1.0
-        spread = NORMAL_95**2 / self.of
-        middle = (self.value + spread / 2) / (1 + spread)
-        half = math.sqrt(spread * self.value * (1 - self.value) + spread**2 / 4) / (1 + spread)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(self.hits, self.of)
 
     def to_mapping(self) -> dict[str, Any]:
         """For JSON: ``share`` (None of nothing), ``low`` and ``high`` of its interval, ``hits``, ``of``."""
