@@ -1,6 +1,7 @@
 """``arl2 convert`` and ``arl2 export``: what they write loads back and gives the same video."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from arl2.attention.state_form import StateForm
 from arl2.cli.main import main
 from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.pipeline import ARL2Pipeline
+from arl2.training.conversion.students import with_window
 from pipeline.stand_in import stand_in_pipeline
 from support import relative
 
@@ -85,6 +87,26 @@ def test_how_windowed_hybrids_mix(models, tmp_path, words, mixing) -> None:
     assert main(["convert", str(models / "softmax"), *words, "-o", str(tmp_path / "out")]) == 0
     config = json.loads((tmp_path / "out/transformer/config.json").read_text())
     assert StateForm.of_config(config).mixing == mixing
+
+
+def test_windowed_hybrids_by_default_have_a_window(models, tmp_path, capsys) -> None:
+    """A model that attends to its whole past would keep all of it; with a window its memory ends growing."""
+    pipe = stand_in_pipeline("SSSS")
+    pipe.settings = replace(pipe.settings, window=None)
+    pipe.transformer = with_window(pipe.transformer, None)
+    pipe.save_pretrained(tmp_path / "whole")
+    out = str(tmp_path / "out")
+    assert main(["convert", str(tmp_path / "whole"), "-o", out]) == 2
+    assert "memory would grow with the video" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "whole"), "--window", "2", "-o", out]) == 2
+    assert "--window 2 holds no block of 3 latent frames; give 3 or more." in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "whole"), "--window", "6", "--state-horizon", "12", "-o", out]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "arl2 train align plan=WWWW state_form.mixing=log-sum-exp state_horizon=12" in said
+    config = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    assert config["window"] == json.loads((tmp_path / "out/generation.json").read_text())["window"] == 6
+    assert main(["convert", str(tmp_path / "whole"), "--layers", "0", "-o", str(tmp_path / "chosen")]) == 0
+    assert json.loads((tmp_path / "chosen/generation.json").read_text())["window"] is None
 
 
 def test_layers_that_were_converted_before_keep_their_form(models, tmp_path) -> None:

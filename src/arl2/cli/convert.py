@@ -1,9 +1,10 @@
 """``arl2 convert MODEL -o FOLDER``: a softmax model made hybrid, and what that changes in numbers."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -24,7 +25,8 @@ class Convert(Command):
     """Write a hybrid model: every pretrained weight kept, the new parameters at their start values.
 
     Nothing is trained; that is ``arl2 train align`` and ``arl2 train distill``. Without --layers, --fraction or --plan
-    all layers become windowed hybrids with log-sum-exp mixing, whose output is at first that of the softmax layers.
+    all layers become windowed hybrids with log-sum-exp mixing, whose output is at first that of the softmax layers with
+    their window. A model that attends to its whole past needs --window for that.
 
     Attributes:
         output: New folder of the model.
@@ -39,6 +41,7 @@ class Convert(Command):
         alpha: LoRA alpha of both (default: twice the rank).
         ffn_layers: Layers whose feed-forward gets a LoRA adapter (default: hybrid).
         mixing: How windowed hybrids mix in what they read from the state (default: additive where layers are chosen).
+        window: Latent frames that softmax windows show, the current block included (default: the model's own).
         state_horizon: Latent frames that states reach back, a multiple of two blocks (default: no limit).
         seed: Random seed of the start values.
         heads: Number of attention heads, if the file does not say.
@@ -64,6 +67,7 @@ class Convert(Command):
     alpha: float | None = None
     ffn_layers: Literal["hybrid", "all"] | None = None
     mixing: Literal["additive", "interpolated", "log-sum-exp"] | None = None
+    window: int | None = None
     state_horizon: int | None = None
     seed: int = 0
     heads: int | None = None
@@ -80,11 +84,17 @@ class Convert(Command):
 
         from arl2.checkpoints.conversion import convert
         from arl2.training.conversion.report import report_conversion
+        from arl2.training.conversion.students import with_window
 
         source = stored_model(self.source, "convert", heads=self.heads)
         model = source.weights.exact_transformer()
         before = str(model.config.layer_plan)
         plan, form = self._plan(before), self._form(before)
+        window = source.settings.window if self.window is None else self.window
+        self._check_window(window, model.config.block_frames)
+        if self.window is not None:
+            source = replace(source, settings=replace(source.settings, window=window))
+            model = with_window(model, window)
         made = convert(
             model,
             plan,
@@ -101,8 +111,23 @@ class Convert(Command):
         if self.as_json:
             print(json.dumps({"output": str(self.output), **asdict(report)}))
         else:
-            Console(highlight=False).print(_shown(report, self.output))
+            Console(highlight=False).print(_shown(report, self.output, _settings_of(made.model.config)))
         return 0
+
+    @property
+    def _is_chosen(self) -> bool:
+        """Whether layers were chosen, rather than left to the default."""
+        return (self.layers, self.fraction, self.plan) != (None, None, None)
+
+    def _check_window(self, window: int | None, block: int) -> None:
+        """Refuse a window that holds no block, and the default plan where its memory would grow without end."""
+        if window is None and not self._is_chosen:
+            raise ConfigError(
+                "The model attends to its whole past, and so would windowed hybrids, the default: memory would grow "
+                f"with the video. Give them a window, such as --window {3 * block}, or choose layers (--fraction 0.75)."
+            )
+        if self.window is not None and self.window < block:
+            raise ConfigError(f"--window {self.window} holds no block of {block} latent frames; give {block} or more.")
 
     def _plan(self, before: str) -> str:
         """The layer plan to convert to, in which converted layers of the model stay as they are.
@@ -140,12 +165,18 @@ class Convert(Command):
         """How windowed hybrids read their state; None: as those that the model has, or the default form."""
         from arl2.attention.plan import DEFAULT_PLAN_MIXING, converted_layers
 
-        is_chosen = (self.layers, self.fraction, self.plan) != (None, None, None)
-        mixing = self.mixing or (None if is_chosen or converted_layers(before) else DEFAULT_PLAN_MIXING)
+        mixing = self.mixing or (None if self._is_chosen or converted_layers(before) else DEFAULT_PLAN_MIXING)
         return None if mixing is None else {"mixing": mixing}
 
 
-def _shown(report: "ConversionReport", folder: Path) -> Group:
+def _settings_of(config: Mapping[str, Any]) -> str:
+    """The settings with which training makes this same student."""
+    form = {f"state_form.{name}": value for name, value in (config["state_form"] or {}).items()}
+    given = {"plan": config["layer_plan"], **form, "state_horizon": config["state_horizon"]}
+    return " ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _shown(report: "ConversionReport", folder: Path, settings: str) -> Group:
     from arl2.attention.plan import plan_summary
 
     head = Table(title=escape(f"{folder}"), show_header=False, title_justify="left", box=None)
@@ -156,7 +187,8 @@ def _shown(report: "ConversionReport", folder: Path) -> Group:
     head.add_row("new", f"{report.new:,} ({100 * report.share(report.new):.2f} % of the pretrained), untrained")
     for stage, trained, what in ((1, report.stage_1, "align"), (2, report.stage_2, "distill")):
         share = 100 * report.share(trained)
-        head.add_row(f"stage {stage}", f"{trained:,} train ({share:.2f} % of the pretrained): arl2 train {what}")
+        words = escape(f"arl2 train {what} {settings}")
+        head.add_row(f"stage {stage}", f"{trained:,} train ({share:.2f} % of the pretrained): {words}")
 
     kinds = Table(box=None, pad_edge=False)
     for name in ("layers", "", "parameters each", "new", "train in stage 1", "in stage 2"):
