@@ -53,6 +53,7 @@ class MemorySuite(Suite):
     has_prompts = False
     has_lengths = True
     metrics = (
+        Metric("comes_back", "an object is back, of any one colour", "high", _ACROSS, is_share=True),
         Metric("colour", "the colour is back, by area", "high", _ACROSS, is_share=True),
         Metric("shape", "the best-fitting shape is the right one, clearly", "high", _ACROSS, is_share=True),
         Metric("position", f"the object is within {NEAR:g} world pixels of its place", "high", _ACROSS, is_share=True),
@@ -134,11 +135,13 @@ def _judged(video: Video, scene: Scenes, item: Item) -> Measured:
     if frames - back < 2 * ENOUGH_FRAMES:
         return replace(shown, excluded={"": "the true object is back too late to be read"})
     at = f"@{item.length}"
-    colour = shown_colour(video[:, back:]) == tuple(COLOURS)[int(scene.colour)]
+    shown_again = shown_colour(video[:, back:])
+    colour = shown_again == tuple(COLOURS)[int(scene.colour)]
     shape, error = _shape_and_error(video[:, back:], trajectory(scene, frames)[0, back:], visible[back:])
     right = shape == SHAPES[int(scene.shape)]
     near = error is not None and error <= NEAR
     values = {
+        f"comes_back{at}": float(shown_again is not None),
         f"colour{at}": float(colour),
         f"shape{at}": float(right),
         f"position{at}": float(near),
