@@ -99,7 +99,7 @@ def test_windowed_hybrids_by_default_have_a_window(models, tmp_path, capsys) -> 
     assert main(["convert", str(tmp_path / "whole"), "-o", out]) == 2
     assert "memory would grow with the video" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "whole"), "--window", "2", "-o", out]) == 2
-    assert "--window 2 holds no block of 3 latent frames; give 3 or more." in capsys.readouterr().err
+    assert "A window of 2 holds no block of 3 latent frames; give 3 or more." in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "whole"), "--window", "6", "--state-horizon", "12", "-o", out]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "arl2 train align plan=WWWW state_form.mixing=log-sum-exp state_horizon=12" in said

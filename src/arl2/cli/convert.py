@@ -15,6 +15,7 @@ from arl2.cli.options import WEIGHTS_AND_PARTS, Command
 from arl2.cli.stored import check_model_place, stored_model, write_folder
 from arl2.errors import ConfigError
 from arl2.pipeline.options import ModelSource
+from arl2.streams.options import Window
 
 if TYPE_CHECKING:
     from arl2.training.conversion.report import ConversionReport
@@ -41,7 +42,6 @@ class Convert(Command):
         alpha: LoRA alpha of both (default: twice the rank).
         ffn_layers: Layers whose feed-forward gets a LoRA adapter (default: hybrid).
         mixing: How windowed hybrids mix in what they read from the state (default: additive where layers are chosen).
-        window: Latent frames that softmax windows show, the current block included (default: the model's own).
         state_horizon: Latent frames that states reach back, a multiple of two blocks (default: no limit).
         seed: Random seed of the start values.
         heads: Number of attention heads, if the file does not say.
@@ -67,7 +67,7 @@ class Convert(Command):
     alpha: float | None = None
     ffn_layers: Literal["hybrid", "all"] | None = None
     mixing: Literal["additive", "interpolated", "log-sum-exp"] | None = None
-    window: int | None = None
+    window: Window = "settings"
     state_horizon: int | None = None
     seed: int = 0
     heads: int | None = None
@@ -90,9 +90,9 @@ class Convert(Command):
         model = source.weights.exact_transformer()
         before = str(model.config.layer_plan)
         plan, form = self._plan(before), self._form(before)
-        window = source.settings.window if self.window is None else self.window
+        window = source.settings.window if self.window == "settings" else self.window
         self._check_window(window, model.config.block_frames)
-        if self.window is not None:
+        if self.window != "settings":
             source = replace(source, settings=replace(source.settings, window=window))
             model = with_window(model, window)
         made = convert(
@@ -126,8 +126,8 @@ class Convert(Command):
                 "The model attends to its whole past, and so would windowed hybrids, the default: memory would grow "
                 f"with the video. Give them a window, such as --window {3 * block}, or choose layers (--fraction 0.75)."
             )
-        if self.window is not None and self.window < block:
-            raise ConfigError(f"--window {self.window} holds no block of {block} latent frames; give {block} or more.")
+        if window is not None and window < block:
+            raise ConfigError(f"A window of {window} holds no block of {block} latent frames; give {block} or more.")
 
     def _plan(self, before: str) -> str:
         """The layer plan to convert to, in which converted layers of the model stay as they are.
