@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arl2.attention.plan import letters
-from arl2.evaluation.suites.bootstrap import estimate
-from arl2.shapes.evaluator.scoring import wilson
+from arl2.evaluation.suites.bootstrap import estimate, wilson
 
 FRAMES_PER_LATENT = 4  # video frames
 

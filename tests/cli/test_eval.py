@@ -96,6 +96,31 @@ def test_eval_of_a_model_and_the_truth(tmp_path: Path, capsys) -> None:
     assert "holds another evaluation" in capsys.readouterr().err
 
 
+def test_eval_says_what_is_left_out_and_why(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "[b]"
+    for number in range(2):
+        with open_video(folder / f"a cat-{number}.gif") as writer:
+            writer.write(np.full((3, 16, 16, 3), 90, np.uint8))
+    (folder / "a [red]dog-0.mp4").write_bytes(b"no video at all")
+    assert main(["eval", str(folder), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    first, second, *_ = said[said.index("Left out of the means:") :].splitlines()[1:]
+    assert first.startswith("  [b]: the whole video, 1 video, such as 'a [red]dog': the file cannot be read: ")
+    assert second.startswith("  [b]: ")
+    assert "2 videos, such as 'a cat': " in second
+    assert "nothing moves" in said
+
+
+def test_eval_says_why_nothing_could_be_evaluated(tmp_path: Path, capsys, monkeypatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a cat-0.mp4").write_bytes(b"no video at all")
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "mine", "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing of 'mine' could be evaluated: the file cannot be read: 'a cat-0.mp4'" in said
+    assert str(tmp_path) not in said  # results are the same wherever the videos lie
+
+
 def test_eval_refuses_before_the_work(tmp_path: Path, videos: list[Path], capsys) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").mkdir()
@@ -103,10 +128,13 @@ def test_eval_refuses_before_the_work(tmp_path: Path, videos: list[Path], capsys
     plain, folder = str(tmp_path / "prompts.txt"), str(videos[0].parent)
     Path(plain).write_text("a red circle moves up\nxyzzy\n")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat", "frames": 3}\n')
+    (tmp_path / "x.avi").write_bytes(b"")
     for words, sentence in (
         ([], "Give models or folders of videos"),
         (["shapes", "--suite", "shape"], "Did you mean 'shapes'?"),
         (["shape-75"], "There is no model 'shape-75'"),
+        ([str(tmp_path / "x.avi")], "is one video; give its folder"),
+        ([plain], "give a folder of videos, a name that 'arl2 models' lists, or a model's folder"),
         (["shapes:windw=9"], "there is no setting 'windw'"),
         (["shapes:window=x"], "'shapes:window=x', window: got 'x'"),
         (["shapes", "shapes"], "given twice"),

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from arl2.errors import ConfigError
 from arl2.evaluation.report.page import html_page
-from arl2.evaluation.suites.bootstrap import FEWEST, estimate
+from arl2.evaluation.suites.bootstrap import FEWEST, estimate, estimate_difference
 from arl2.evaluation.suites.evaluate import evaluate
 from arl2.evaluation.suites.folder import folder_subject
 from arl2.evaluation.suites.plan import Plan, make_plan
@@ -77,7 +79,7 @@ def test_videos_that_a_manifest_does_not_list_are_noted(tmp_path: Path) -> None:
     write_video(tmp_path / "one" / "b.gif")
     found = folder_subject(tmp_path / "one", "one")
     assert names(found) == ["a.gif"]
-    assert found.notes == ("1 of the files and folders in 'one' are not in its manifest.jsonl and not evaluated, "
+    assert found.notes == ("1 of the files and folders in 'one' is not in its manifest.jsonl and not evaluated, "
                            "first 'b.gif'.",)  # fmt: skip
 
 
@@ -115,6 +117,51 @@ def test_models_get_the_seeds_of_the_folders(tmp_path: Path) -> None:
     folder = listed(tmp_path / "one", ("a.gif", "a red circle", 41), ("b.gif", "a blue square", 6))
     plan = plan_of(folder, Subject("shapes", "model", "shapes"))
     assert [item.seed for unit in plan.units if unit.subject == 1 for item in unit.items] == [41, 6]
+
+
+def seeds_of_models(plan: Plan) -> list[int]:
+    return [item.seed for unit in plan.units if plan.subjects[unit.subject].kind == "model" for item in unit.items]
+
+
+SHAPES = Subject("shapes", "model", "shapes")
+
+
+def test_models_get_the_seeds_of_the_folders_for_prompts_of_a_file_too(tmp_path: Path) -> None:
+    videos = ("a.gif", "a red circle", 41), ("b.gif", "a blue square", 6), ("c.gif", "a red circle", 50)
+    folder = listed(tmp_path / "one", *videos, ("d.gif", "a cyan ball", None))  # whose prompt is not evaluated
+    prompts = (("a blue square", None), ("a red circle", None), ("a white square", None))
+    plan = plan_of(folder, SHAPES, prompts=prompts)
+    assert seeds_of_models(plan) == [6, 41, 2]
+    assert plan.has_seeds
+    assert plan.notes == ("2 videos of 'one' are of other prompts or seeds and not evaluated, first 'c.gif'.",)
+    plan = plan_of(folder, SHAPES, prompts=prompts[1:2], seeds=2)
+    assert seeds_of_models(plan) == [41, 50]
+    assert not plan.missing
+
+
+def test_a_seed_of_the_prompts_file_is_paired_with_the_video_that_has_it(tmp_path: Path) -> None:
+    folder = listed(tmp_path / "one", ("a.gif", "a red circle", 3), ("b.gif", "a red circle", 7), ("c.gif", "a cat", 1))
+    plan = plan_of(folder, SHAPES, prompts=(("a red circle", 7), ("a cat", 2)))
+    assert seeds_of_models(plan) == [7, 2]
+    assert [unit.videos[0].path.name for unit in plan.units if unit.videos] == ["b.gif"]
+    assert [(number, item.prompt) for number, item, _ in plan.missing] == [(0, "a cat")]
+    with pytest.raises(ConfigError, match="of 'a cat' seed 2 is wanted, and it has such as seed 1"):
+        plan_of(folder, SHAPES, prompts=(("a cat", 2),))
+
+
+@pytest.mark.parametrize("given", [(), (("a red circle", None),), (("a red circle", 5),)])
+def test_where_a_folder_says_no_seeds_that_is_said_and_none_is_shown(given, tmp_path: Path) -> None:
+    for name in ("a red circle-0.gif", "a blue square-0.gif"):
+        write_video(tmp_path / "named" / name)
+    plan = plan_of(folder_subject(tmp_path / "named", "named"), SHAPES, prompts=given)
+    assert not plan.has_seeds
+    (note,) = (note for note in plan.notes if "Not all videos of the folders have a seed of their own" in note)
+    assert ("the seeds of the prompts file, else" in note) == (given == (("a red circle", 5),))
+    records = [[Measured({"motion": 1.0}) for _ in unit.items] for unit in plan.units]
+    results = results_of(plan, records, [None, "0" * 64])
+    assert {video["seed"] for video in results.to_mapping()["videos"]} == {None}
+    assert "<small>seed" not in html_page(results)
+    assert "<small>sample 0" in html_page(results)
 
 
 def test_a_name_that_is_no_text_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -179,9 +226,72 @@ def test_chance_is_called_better_as_seldom_as_it_says() -> None:
     assert estimate([1.0 + 0.001 * number for number in range(FEWEST)]).is_clear
 
 
-def test_shares_of_few_prompts_have_wilsons_interval() -> None:
-    found = estimate([1.0] * 3 + [0.0] * 7, is_share=True)
-    assert (found.low, found.high) == pytest.approx((0.1078, 0.6032), abs=1e-3)  # Wilson, 3 of 10
+def test_an_evaluation_by_other_definitions_is_not_continued(tmp_path: Path) -> None:
+    plan = plan_of(listed(tmp_path / "mine", ("a.gif", "a cat", 7)))
+    evaluate(replace(plan, revision=0), tmp_path / "out")
+    with pytest.raises(ConfigError, match="or by an arl2 with other metrics"):
+        evaluate(plan, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("hits", "of"), [(3, 10), (0, 60), (1, 60), (30, 60), (60, 60), (7, 200)])
+def test_shares_have_wilsons_interval(hits: int, of: int) -> None:
+    """By its definition: shares from which what was found is 1.96 standard errors, of these shares, away."""
+    found = estimate([1.0] * hits + [0.0] * (of - hits), is_share=True)
+    for end in (found.low, found.high):
+        if end not in (0, 1):
+            assert abs(hits / of - end) == pytest.approx(1.959964 * (end * (1 - end) / of) ** 0.5, abs=1e-9)
+    assert (found.low == 0) == (hits == 0)
+    assert (found.high == 1) == (hits == of)
+    if (hits, of) == (3, 10):
+        assert (found.low, found.high) == pytest.approx((0.1078, 0.6032), abs=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [8, 29, 30, 60, 200])
+@pytest.mark.parametrize("is_difference", [False, True])
+def test_an_interval_grows_with_the_hits(prompts: int, is_difference: bool) -> None:
+    how = estimate_difference if is_difference else estimate
+    found = [how([1.0] * hits + [0.0] * (prompts - hits), is_share=True) for hits in range(prompts + 1)]
+    assert all(one.low <= one.mean <= one.high for one in found)
+    assert all(a.low <= b.low and a.high <= b.high for a, b in pairwise(found))
+    assert not any(one.is_clear for one in found[:3]) or not is_difference
+
+
+def test_shares_of_several_seeds_continue_those_of_one() -> None:
+    """A third more is a little more; seeds that say the same are worth one, seeds that do not are worth more."""
+    found = [estimate([1.0] * (n // 3) + [n % 3 / 3] + [0.0] * (59 - n // 3), is_share=True) for n in range(9)]
+    assert all(a.low <= b.low and a.high <= b.high + 0.005 for a, b in pairwise(found))
+    same, apart = estimate([1.0, 0.0] * 30, is_share=True), estimate([1 / 3, 2 / 3] * 30, is_share=True)
+    assert apart.high - apart.low < 0.6 * (same.high - same.low)
+
+
+def test_intervals_of_shares_hold_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(7)
+    for prompts, seeds, share in ((60, 1, 0.02), (60, 3, 0.02), (40, 3, 0.5), (12, 3, 0.9)):
+        trials = random.binomial(seeds, random.beta(2 * share, 2 - 2 * share, (1000, prompts))) / seeds
+        found = [estimate(one.tolist(), is_share=True) for one in trials]
+        assert sum(one.low <= share <= one.high for one in found) / 1000 > 0.92, (prompts, seeds, share)
+
+
+def test_differences_of_shares_that_agree_are_no_certainty() -> None:
+    none = estimate_difference([0.0] * 60, is_share=True)
+    # Bonett and Price's (2012): two discordant pairs more in 62.
+    assert (none.low, none.high) == pytest.approx((-0.044707, 0.044707), abs=1e-6)
+    every = estimate_difference([1.0] * 60, is_share=True)
+    assert 0.9 < every.low < 0.91
+    assert every.high == 1
+    # McNemar's exact test says 0.0625 of 5 to 0 and 0.031 of 6 to 0.
+    assert not estimate_difference([1.0] * 5 + [0.0] * 55, is_share=True).is_clear
+    assert estimate_difference([1.0] * 6 + [0.0] * 54, is_share=True).is_clear
+    thirds = estimate_difference([1 / 3] * 60, is_share=True)
+    assert thirds.low < thirds.mean < thirds.high
+    numbers = [0.1 * number for number in range(40)]
+    assert estimate_difference(numbers) == estimate(numbers)
+    assert estimate_difference([0.0] * 60).high == 0  # of numbers nothing else is known
+    random = np.random.default_rng(8)
+    for prompts, bound in ((FEWEST, 0.05), (20, 0.06), (60, 0.07)):
+        trials = random.binomial(1, 0.5, (1000, prompts)) - random.binomial(1, 0.5, (1000, prompts))
+        clear = sum(estimate_difference(one.tolist(), is_share=True).is_clear for one in trials)
+        assert clear / 1000 < bound, prompts
 
 
 def test_installed_prompts_are_distinct_and_any_number_is_given() -> None:

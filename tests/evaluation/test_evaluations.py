@@ -16,6 +16,7 @@ from arl2.errors import Arl2Error, ConfigError
 from arl2.evaluation.report.writing import write_results
 from arl2.evaluation.suites.bootstrap import estimate
 from arl2.evaluation.suites.evaluate import evaluate
+from arl2.evaluation.suites.exclusions import Exclusion, grouped
 from arl2.evaluation.suites.folder import folder_subject
 from arl2.evaluation.suites.plan import Plan, make_plan
 from arl2.evaluation.suites.registry import open_suite
@@ -173,8 +174,43 @@ def test_what_cannot_be_measured_is_named(folders: list[Path], tmp_path: Path) -
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
     assert results.differences["listed"]["motion"].prompts == 3
     assert any("differ in length, size or rate" in note for note in results.notes)
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "no video of this prompt and seed" in page
+    groups = results.left_out
+    assert [(one.subject, one.metrics, one.count, one.first) for one in groups[:2]] == [
+        ("named", (), 1, "a frog"),
+        ("listed", (), 1, "a frog"),
+    ]
+    # What the same videos lack for the same reason is said once.
+    assert ("named", "1 video frame; it takes 2", 1) in {(one.subject, one.why, one.count) for one in groups}
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert text.index("cannot be read") < text.index("nothing moves")
+        assert "no video of this prompt and seed" in text
+    assert sum(one.count * max(len(one.metrics), 1) for one in groups) == len(results.excluded)
+
+
+def test_reasons_that_differ_in_names_only_are_one() -> None:
+    excluded = [
+        Exclusion("mine", f"prompt {number}", 0, metric, why.format(number))
+        for number in range(3)
+        for metric, why in (("loops", "too short"), ("motion", "too short"), ("", "'{}.mp4' holds no video frames."))
+    ]
+    whole, short = grouped(excluded, ["mine"])
+    assert (whole.metrics, whole.count, whole.why) == ((), 3, "'0.mp4' holds no video frames.")
+    assert whole.line == "mine: the whole video, 3 videos, such as 'prompt 0': '0.mp4' holds no video frames."
+    assert (short.metrics, short.count, short.why) == (("loops", "motion"), 3, "too short")
+    (one,) = grouped([Exclusion("mine", "a\x1b[2J\n", 1, f"m@{n}", "none") for n in range(9)], ["mine"])
+    assert one.line == "mine: m@0, m@1, m@2, m@3, m@4, m@5 and 3 more, 1 video, such as 'a [2J ': none"
+
+
+def test_a_subject_without_any_value_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a frog-0.mp4").write_bytes(b"no video at all")
+    results = run(plan_of(folder_subject(tmp_path / "mine", "mine")), tmp_path / "out")
+    note = results.notes[0]
+    assert note.startswith("Nothing of 'mine' could be evaluated: the file cannot be read: ")
+    assert note.endswith(" (1 video).")
+    for name in ("report.html", "report.md", "results.json"):
+        assert "could be evaluated: the file cannot be read" in (tmp_path / "out" / name).read_text()
 
 
 def test_pixels_that_are_no_numbers_are_named(models: list[Path], tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """The report of an evaluation: one file, small, that a real browser opens without a complaint."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from arl2.evaluation.report.cases import STRIP_BYTES
 from arl2.evaluation.report.page import html_page
 from arl2.evaluation.report.table import markdown
+from arl2.evaluation.suites.exclusions import Exclusion
 from arl2.evaluation.suites.plan import Plan, make_plan
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.strips import filmstrip
@@ -74,8 +76,29 @@ def test_the_table_names_what_is_better_than_chance() -> None:
     assert "60 items, 1 seed each" in text
     row = next(line for line in text.splitlines() if line.startswith("| midframe_smoothness | +") or "| **+" in line)
     assert row.count("**") == 4
-    assert "Left out: 180 values" in text
+    assert "Left out: 180 values and videos; results.json lists each" in text
+    assert any(line.startswith("| model-1 | loops | 60 | &lt;script>throw") for line in text.splitlines())
+    assert "&lt;b>short&lt;/b> |" in text
     assert markdown(replace(found, excluded=())).count("Left out") == 0
+
+
+def test_what_cannot_be_read_is_listed_before_any_number_of_routine_reasons() -> None:
+    found = results(1, 600)
+    unread = Exclusion("model-0", "prompt number 599", 0, "", "the file cannot be read")
+    page = html_page(replace(found, excluded=(*found.excluded, unread)))
+    groups, listed = page.split("One by one: 601 in no mean")
+    assert groups.index("the file cannot be read") < groups.index("&lt;b&gt;short&lt;/b&gt;")
+    assert listed.index("the file cannot be read") < listed.index("&lt;b&gt;short&lt;/b&gt;")
+    assert "<p>101 more are in results.json.</p>" in listed
+
+
+def test_one_is_not_written_as_several() -> None:
+    found = results(1, 1)
+    page, table = html_page(found), markdown(found)
+    assert "1 item, 1 seed each." in table
+    assert "Left out: 1 value or video;" in table
+    for text in (page, table):
+        assert not re.search(r"\b1 (items|seeds|values|videos|cases|prompts|noise seeds|video frames)\b", text)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Metrics on videos whose answer is known: still, moving by whole pixels, frozen, repeated, drifting."""
 
+from itertools import pairwise
+
+import av
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from arl2.evaluation.metrics.flow import block_flow
 from arl2.evaluation.metrics.planes import planes_of
 from arl2.evaluation.metrics.video import measure_video
 from arl2.evaluation.suites.bootstrap import estimate
+from arl2.video.reading import read_video
 
 SIDE = 64
 GREY, RED, NAVY = (90, 90, 90), (220, 30, 30), (15, 20, 70)
@@ -82,6 +86,44 @@ def test_even_motion_is_smoother_than_stutter_and_flicker():
     values, _ = measure_video(blinking, fps=16)
     assert values["undone_flicker"] == pytest.approx(40 / 255, abs=1e-6)
     assert values["temporal_flickering"] == pytest.approx(1 - 40 / 255, abs=1e-6)
+
+
+def test_flickering_is_vbenchs_formula_at_the_size_of_the_file():
+    """Mean absolute difference of successive uint8 frames; scaled down first it was 0.96 here."""
+    frames = np.random.default_rng(4).integers(0, 256, (5, 256, 300, 3), np.uint8)
+    scores = [np.abs(a.astype(np.float32) - b.astype(np.float32)).mean() for a, b in pairwise(frames)]
+    values, _ = measure_video(frames, fps=16)
+    assert values["temporal_flickering"] == pytest.approx((255 - np.mean(scores)) / 255, abs=1e-6)
+    assert values["temporal_flickering"] < 0.7
+
+
+@pytest.mark.parametrize(("side", "at"), [(512, 203), (300, 291)])  # of 300 the last pixels fill no block
+def test_a_small_object_that_moves_in_a_large_video_is_no_freeze(side, at):
+    places = [(40 + min(i, 12), at) for i in range(20)]
+    small = square(places, side=side, size=8, colour=(110, 110, 110), ground=GREY)
+    values, _ = measure_video(small, fps=16)
+    assert values["frozen_share"] == pytest.approx(7 / 19)
+    assert values["longest_freeze"] == 8
+
+
+def test_what_an_encoder_leaves_of_a_still_picture_is_a_freeze(tmp_path):
+    """A grainy picture, 512 pixels a side, by x264: single pixels change by a few levels."""
+    random = np.random.default_rng(5)
+    ground = np.kron(random.integers(40, 216, (32, 32, 3)), np.ones((16, 16, 1)))
+    still = np.clip(ground + random.normal(0, 6, (24, 512, 512, 3)), 0, 255).astype(np.uint8)
+    still[4:] = still[4]
+    path = tmp_path / "still.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width = stream.height = 512
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "23"}
+        for frame in still:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    frames = read_video(path)[8:]
+    assert np.abs(np.diff(frames.astype(int), axis=0)).max() >= 2
+    values, _ = measure_video(frames, fps=16)
+    assert values["frozen_share"] == 1
 
 
 def test_a_freeze_is_found_with_its_length():

@@ -14,8 +14,10 @@ from arl2.cli.standard_streams import say_error
 from arl2.cli.threads import use_threads
 from arl2.cli.usage import LiveProgress
 from arl2.errors import ConfigError, suggestion
+from arl2.evaluation.suites.endings import READ
 from arl2.evaluation.suites.registry import SUITES, open_suite
 from arl2.files.places import check_place
+from arl2.files.plain import WEIGHT_SUFFIXES
 from arl2.pipeline.options import ModelSource, SamplingOptions
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from arl2.evaluation.suites.summary import Results
 
 _TRUTH = "true-renders"
+_GROUPS = 30  # of what is left out; the report has all
 # What may follow a model's name, and how it is read.
 _OWN = {
     "window": ("window", window),
@@ -181,8 +184,13 @@ class Eval(Command):
         path = Path(word)
         if path.is_dir() and not any(any(path.glob(name)) for name in _OF_MODELS):
             return "videos"
-        if path.is_file() and path.suffix.lower() in (".mp4", ".gif", ".webp", ".mkv", ".mov", ".webm", ".y4m"):
+        if path.is_file() and path.suffix.lower() in READ:
             raise ConfigError(f"'{word}' is one video; give its folder, or use arl2 compare for two videos.")
+        if path.is_file() and path.suffix.lower() not in WEIGHT_SUFFIXES:
+            raise ConfigError(
+                f"'{word}' is neither a model nor a folder of videos; give a folder of videos, a name that 'arl2 "
+                "models' lists, or a model's folder."
+            )
         name, _ = _named(word)
         check_source(ModelSource(model=name))
         return "model"
@@ -247,6 +255,8 @@ def _lengths(words: str | None) -> tuple[int, ...]:
 def _print(results: "Results") -> None:
     from arl2.evaluation.report.table import with_interval
 
+    # Names and prompts are no markup.
+    console = Console(highlight=False, markup=False, emoji=False, width=max(100, 34 + 30 * len(results.labels)))
     table = Table(box=None, pad_edge=False)
     table.add_column("metric")
     for label in results.labels:
@@ -257,9 +267,14 @@ def _print(results: "Results") -> None:
             found = results.means[label].get(metric.name)
             cells.append("-" if found is None else with_interval(found, metric))
         table.add_row(metric.name, *cells)
-    console = Console(highlight=False, width=max(100, 34 + 30 * len(results.labels)))
-    console.print(table)
+    if results.metrics:
+        console.print(table)
     for note in results.notes:
         console.print(note, soft_wrap=True)
-    if results.excluded:
-        console.print(f"{len(results.excluded)} values are left out, each with its reason in the report.")
+    groups = results.left_out
+    if groups:
+        console.print("Left out of the means:")
+    for group in groups[:_GROUPS]:
+        console.print(f"  {group.line}", soft_wrap=True)
+    if len(groups) > _GROUPS:
+        console.print(f"  {len(groups) - _GROUPS} more groups are in report.md.")

@@ -1,9 +1,9 @@
-"""Change from video frame to video frame: flicker, smoothness, motion, freezes, loops."""
+"""Change from video frame to video frame: undone flicker, smoothness, motion, freezes, loops."""
 
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,11 +18,6 @@ _VBENCH_RATE = 8.0  # video frames a second that it looks at
 # A loop: after so many video frames at least, everything is back, by this share of what usually differs.
 _SHORTEST_LOOP, _BACK, _AWAY = 8, 0.1, 5.0
 _THUMBNAIL = 16
-
-
-def temporal_flickering(planes: Planes) -> float:
-    """1 less the mean absolute change between neighbouring frames over 255; a still video has 1. 2 frames at least."""
-    return 1 - (planes.diff(dim=0).abs().mean() / 255).item()
 
 
 def undone_flicker(planes: Planes) -> float:
@@ -56,9 +51,14 @@ def moves(planes: Planes, fps: float) -> bool:
     return moved >= max(1, round(_MOVES_OF_16 * len(taken) / 16))
 
 
-def freezes(planes: Planes) -> tuple[float, int]:
-    """Share of the changes of frame that change nothing, and how many frames the longest still picture lasts."""
+def freezes(planes: Planes, strong: Bool[Tensor, " pairs"]) -> tuple[float, int]:
+    """Share of the changes of frame that change nothing, and how many frames the longest still picture lasts.
+
+    Nothing changes where no block of the planes differs by half a grey level and no change of the file's own frames is
+    ``strong``.
+    """
     still = torch.stack([block_means((b - a).abs().mean(0)[None]).amax() < _STILL for a, b in pairwise(planes)])
+    still &= ~strong
     longest = run = 0
     for one in still.tolist():
         run = run + 1 if one else 0

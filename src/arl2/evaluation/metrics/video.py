@@ -3,6 +3,7 @@
 import torch
 
 from arl2.evaluation.metrics.appearance import STATISTICS, consistency, drift, image_statistics, subject_mask
+from arl2.evaluation.metrics.own_frames import strong_changes, temporal_flickering
 from arl2.evaluation.metrics.planes import planes_of
 from arl2.evaluation.metrics.steadiness import (
     freezes,
@@ -10,9 +11,9 @@ from arl2.evaluation.metrics.steadiness import (
     midframe_smoothness,
     motion,
     moves,
-    temporal_flickering,
     undone_flicker,
 )
+from arl2.evaluation.wording import counted
 from arl2.video.pixels import Frames
 
 _OF_TWO = ("temporal_flickering", "motion", "moves", "frozen_share", "longest_freeze", "background_histograms")
@@ -32,17 +33,17 @@ def measure_video(frames: Frames, *, fps: float) -> tuple[dict[str, float], dict
     """
     planes, scale = planes_of(frames)
     count = len(planes)
-    counted = "1 video frame" if count == 1 else f"{count} video frames"
+    length = counted(count, "video frame")
     values = dict(zip(STATISTICS, image_statistics(planes).mean(0).tolist(), strict=True))
     excluded: dict[str, str] = {}
     if count < 2:
         excluded |= dict.fromkeys((*_OF_TWO, "subject_histograms"), "1 video frame; it takes 2")
     else:
         mask = subject_mask(planes)
-        values["temporal_flickering"] = temporal_flickering(planes)
+        values["temporal_flickering"] = temporal_flickering(frames)
         values["motion"] = motion(planes, scale)
         values["moves"] = float(moves(planes, fps))
-        share, longest = freezes(planes)
+        share, longest = freezes(planes, strong_changes(frames))
         values["frozen_share"], values["longest_freeze"] = share, float(longest)
         for name, where in (("subject_histograms", mask), ("background_histograms", ~mask)):
             similarity = consistency(planes, where)
@@ -51,12 +52,12 @@ def measure_video(frames: Frames, *, fps: float) -> tuple[dict[str, float], dict
             else:
                 values[name] = similarity
     if count < 3:
-        excluded |= dict.fromkeys(_OF_THREE, f"{counted}; it takes 3")
+        excluded |= dict.fromkeys(_OF_THREE, f"{length}; it takes 3")
     else:
         values["undone_flicker"] = undone_flicker(planes)
         values["midframe_smoothness"] = midframe_smoothness(planes)
     if count < _LOOP_FRAMES:
-        excluded["loops"] = f"{counted}; it takes {_LOOP_FRAMES}"
+        excluded["loops"] = f"{length}; it takes {_LOOP_FRAMES}"
     else:
         period = loop_period(planes)
         values["loops"] = float(period is not None)
@@ -65,7 +66,7 @@ def measure_video(frames: Frames, *, fps: float) -> tuple[dict[str, float], dict
     if count < _DRIFT_SECONDS * fps:
         excluded |= dict.fromkeys(_DRIFTS, f"shorter than {_DRIFT_SECONDS:g} s")
     elif count < 3:
-        excluded |= dict.fromkeys(_DRIFTS, f"{counted}; it takes 3")
+        excluded |= dict.fromkeys(_DRIFTS, f"{length}; it takes 3")
     else:
         values |= drift(planes, fps)
     return values, excluded

@@ -12,6 +12,7 @@ from arl2.evaluation.suites.bootstrap import FEWEST
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.suite import Metric
 from arl2.evaluation.suites.summary import Results
+from arl2.evaluation.wording import counted
 from arl2.version import __version__
 
 _MOST_LISTED = 500  # exclusions
@@ -65,10 +66,10 @@ def _has(results: Results, name: str) -> bool:
 def _head(results: Results, about: str, sections: Sequence[str]) -> str:
     settings = results.settings
     facts = [
-        f"{settings['items']} items",
-        f"{settings['seeds']} noise seed{'s' if settings['seeds'] > 1 else ''} each",
+        counted(settings["items"], "item"),
+        f"{counted(settings['seeds'], 'noise seed')} each",
         *([f"seed {settings['seed']}"] if results.plan.has_seeds and not results.plan.options.own_seeds else []),
-        *([f"{settings['num_frames']} video frames"] if settings["num_frames"] else []),
+        *([counted(settings["num_frames"], "video frame")] if settings["num_frames"] else []),
         *([f"teacher {settings['teacher']}"] if settings["teacher"] else []),
         f"arl2 {__version__}",
     ]
@@ -106,7 +107,7 @@ def _summary(results: Results) -> str:
                 cells.append("<td>-</td>")
                 continue
             seeds = results.by_seed[label][metric.name]
-            told = f"by seed: {', '.join(shown(one, metric) for one in seeds)}; {found.prompts} prompts"
+            told = f"by seed: {', '.join(shown(one, metric) for one in seeds)}; {counted(found.prompts, 'prompt')}"
             verdict = results.better(label, metric)
             mark = "" if verdict is None else ' class="good"' if verdict else ' class="bad"'
             cells.append(f'<td{mark} title="{escape(told, quote=True)}">{with_interval(found, metric)}</td>')
@@ -181,18 +182,31 @@ def _curve(results: Results, metric: Metric) -> str:
 def _excluded(results: Results) -> str:
     if not results.excluded:
         return "<p>Nothing.</p>"
+    groups = "".join(
+        f"<tr><td>{escape(one.subject)}</td><td>{escape(one.what)}</td><td>{one.count}</td>"
+        f"<td>{escape(one.first)}</td><td>{escape(one.why)}</td></tr>"
+        for one in results.left_out
+    )
+    # Whole videos first: what routine leaves out of single metrics must not push them off the list.
+    listed = sorted(results.excluded, key=lambda one: bool(one.metric))[:_MOST_LISTED]
     rows = "".join(
         f"<tr><td>{escape(one.subject)}</td><td>{escape(one.item)}</td><td>{one.replicate}</td>"
         f"<td>{escape(one.metric or 'the whole video')}</td><td>{escape(one.why)}</td></tr>"
-        for one in results.excluded[:_MOST_LISTED]
+        for one in listed
     )
-    rest = len(results.excluded) - _MOST_LISTED
-    more = f"<p>{rest} more are in results.json.</p>" if rest > 0 else ""
+    rest = len(results.excluded) - len(listed)
+    more = f"<p>{rest} more {'is' if rest == 1 else 'are'} in results.json.</p>" if rest else ""
     return (
-        f"<details><summary>{len(results.excluded)} values are in no mean, each with its reason</summary>"
-        '<div class="wide"><table><thead><tr><th>of</th><th>item</th><th>seed</th><th>metric</th><th>reason</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table></div>{more}</details>"
+        f"{_wide(('of', 'left out', 'videos', 'such as', 'reason'), groups)}"
+        f"<details><summary>One by one: {len(results.excluded)} in no mean</summary>"
+        f"{_wide(('of', 'item', 'replicate', 'left out', 'reason'), rows)}{more}</details>"
     )
+
+
+def _wide(heads: Sequence[str], rows: str) -> str:
+    """A table that may be wider than the window."""
+    head = "".join(f"<th>{one}</th>" for one in heads)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _cases(results: Results, cases: Sequence[Case], left_out: int, metrics: Sequence[Metric], primary: Metric) -> str:
@@ -202,13 +216,14 @@ def _cases(results: Results, cases: Sequence[Case], left_out: int, metrics: Sequ
         for one in metrics
     )
     of = "".join(f'<option value="{number}">{escape(label)}</option>' for number, label in enumerate(results.labels))
-    left = f"<p>{left_out} better cases are left out, so that this page stays small.</p>" if left_out else ""
+    better = f"{counted(left_out, 'better case')} {'is' if left_out == 1 else 'are'} left out"
+    left = f"<p>{better}, so that this page stays small.</p>" if left_out else ""
     articles = "".join(_case(results, case, metrics) for case in cases)
     return (
         f'<p class="tools"><label>Worst first by <select id="metric">{options}</select></label> '
         f'<label>of <select id="subject"><option value="all">all</option>{of}</select></label> '
         '<label>prompt contains <input id="search" type="search"></label> '
-        f'<output id="count">{len(cases)} cases</output></p>{left}<div id="list">{articles}</div>'
+        f'<output id="count">{counted(len(cases), "case")}</output></p>{left}<div id="list">{articles}</div>'
     )
 
 

@@ -3,6 +3,7 @@
 from arl2.evaluation.suites.bootstrap import FEWEST, Estimate
 from arl2.evaluation.suites.suite import Metric
 from arl2.evaluation.suites.summary import Results
+from arl2.evaluation.wording import counted
 
 
 def shown(value: float, metric: Metric) -> str:
@@ -64,7 +65,15 @@ def markdown(results: Results) -> str:
     if results.excluded:
         lines += [
             "",
-            f"Left out: {len(results.excluded)} values; results.json and report.html name each with its reason.",
+            f"Left out: {counted(len(results.excluded), 'value or video', 'values and videos')}; results.json lists "
+            "each with its reason.",
+            "",
+            "| of | left out | videos | such as | reason |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_cell(one.subject)} | {one.what} | {one.count} | {_cell(one.first)} | {_cell(one.why)} |"
+            for one in results.left_out
         ]
     lines += ["", *results.notes] if results.notes else []
     return "\n".join(lines) + "\n"
@@ -73,8 +82,9 @@ def markdown(results: Results) -> str:
 def _counted(results: Results) -> str:
     settings = results.settings
     seeds = settings["seeds"]
-    return f"{settings['items']} items, {seeds} {'seed' if seeds == 1 else 'seeds'} each."
+    return f"{counted(settings['items'], 'item')}, {counted(seeds, 'seed')} each."
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Of a table; prompts and names are no HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

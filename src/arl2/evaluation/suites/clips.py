@@ -54,9 +54,9 @@ class ClipSuite(Suite):
             frames = read_video(path)
             return self.measure_video(frames, item, fps=video_info(path).fps or float(DEFAULT_FPS))
         except VideoFileError as error:
-            return Measured(excluded={"": f"the file cannot be read: {_without(error, path)}"})
+            return Measured(excluded={"": f"the file cannot be read: {without_folder(error, path)}"})
         except Arl2Error as error:
-            return Measured(excluded={"": _without(error, path)})
+            return Measured(excluded={"": without_folder(error, path)})
 
     def measure_video(self, frames: Frames, item: Item, *, fps: float) -> Measured:
         values, excluded = self.measure_clip(frames, item, fps=fps)
@@ -83,9 +83,12 @@ class ClipSuite(Suite):
             return Measured(excluded={"": str(error)})
 
 
-def _without(error: Arl2Error, path: Path) -> str:
+def without_folder(error: Arl2Error, path: Path) -> str:
     """What an error says, without the folder: results are the same wherever the videos lie."""
-    return str(error).replace(str(path), path.name)
+    text = str(error)
+    for one in (path.resolve(), path.absolute(), path):  # FFmpeg's part of it has the whole path
+        text = text.replace(str(one), path.name)
+    return text
 
 
 def generate(

@@ -64,8 +64,8 @@ def _begin(plan: Plan, folder: Path, *, overwrite: bool) -> None:
             return
         if not overwrite:
             raise ConfigError(
-                f"'{folder}' holds another evaluation, or one of other models, videos, options or version of arl2; "
-                "choose another folder, or add --overwrite."
+                f"'{folder}' holds another evaluation, or one of other models, videos or options, or by an arl2 "
+                "with other metrics; choose another folder, or add --overwrite."
             )
     # Of another plan: its results first, its name last, so that a kill leaves it unfinished and not a mixture.
     for name in OUTPUTS:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arl2.errors import Arl2Error, ConfigError
+from arl2.evaluation.suites.endings import NOT_READ, READ
 from arl2.evaluation.suites.suite import Subject, VideoFile
 from arl2.files.plain import read_json_lines
 from arl2.files.regular import require_regular
@@ -17,9 +18,7 @@ from arl2.video.reading import video_info
 
 MANIFEST = "manifest.jsonl"
 _LARGEST = 64_000_000  # bytes of a manifest
-_SUFFIXES = (".mp4", ".gif", ".webp", ".mkv", ".mov", ".avi", ".webm", ".y4m")
-# Videos that are not read; whoever has some is told.
-_OTHERS = (".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv")
+_VIDEOS = (*READ, *NOT_READ)
 # VBench's names: the prompt, and the number of the sample.
 _NUMBERED = re.compile(r"(?P<prompt>.+)-(?P<number>\d{1,4})")
 
@@ -49,7 +48,7 @@ def folder_subject(folder: Path, label: str) -> Subject:
     found = _listed(folder / MANIFEST) if listed else _named(folder)
     if not found:
         raise ConfigError(
-            f"'{folder}' holds no videos; accepted are {', '.join(_SUFFIXES)} and folders of PNGs, with the prompts in "
+            f"'{folder}' holds no videos; accepted are {', '.join(READ)} and folders of PNGs, with the prompts in "
             f"{MANIFEST} or as names."
         )
     for one in found:
@@ -70,7 +69,8 @@ def folder_subject(folder: Path, label: str) -> Subject:
     left = sorted(_escaped(path.name) for path in _left(folder, {one.path for one in found}, listed=listed))
     notes: tuple[str, ...] = ()
     if left:
-        why = f"are not in its {MANIFEST}" if listed else "are no videos of an accepted kind"
+        are, what = ("is", "no video") if len(left) == 1 else ("are", "no videos")
+        why = f"{are} not in its {MANIFEST}" if listed else f"{are} {what} of an accepted kind"
         notes = (f"{len(left)} of the files and folders in '{label}' {why} and not evaluated, first '{left[0]}'.",)
     return Subject(label, "videos", str(folder), videos=videos, notes=notes)
 
@@ -84,13 +84,13 @@ def _left(folder: Path, found: Iterable[Path], *, listed: bool) -> list[Path]:
     """What a folder holds that is or has a video, and is not evaluated; without a manifest PNGs, too."""
     if folder in found:  # PNGs, and nothing else is a video
         found = {*found, *folder.glob("*.png")}
-    wanted = (*_SUFFIXES, *_OTHERS) if listed else (*_SUFFIXES, *_OTHERS, ".png")
+    wanted = _VIDEOS if listed else (*_VIDEOS, ".png")
     left = [path for path in folder.iterdir() if path not in found and not path.name.startswith(".")]
     return [path for path in left if path.suffix.lower() in wanted or (path.is_dir() and _holds_videos(path))]
 
 
 def _holds_videos(folder: Path) -> bool:
-    return any(path.suffix.lower() in (*_SUFFIXES, *_OTHERS, ".png") for path in folder.rglob("*"))
+    return any(path.suffix.lower() in (*_VIDEOS, ".png") for path in folder.rglob("*"))
 
 
 def _escaped(text: str) -> str:
@@ -112,7 +112,7 @@ def _listed(manifest: Path) -> list[_Found]:
 
 
 def _named(folder: Path) -> list[_Found]:
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES or _is_png_folder(path)]
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in READ or _is_png_folder(path)]
     # A picture among videos, such as the filmstrip of ``arl2 compare``, does not make them one.
     return [_of_file(path) for path in paths or ([folder] if _is_png_folder(folder) else [])]
 

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from arl2.errors import ConfigError
+from arl2.evaluation.suites.pairing import paired, seed_notes, with_folder_prompts, with_folder_seeds
 from arl2.evaluation.suites.registry import PROMPT_SETS
 from arl2.evaluation.suites.suite import Item, Subject, Suite, SuiteOptions, VideoFile
+from arl2.evaluation.wording import counted
 from arl2.extensions import named
 from arl2.files.records import record_from_mapping
 from arl2.pipeline.options import ModelSource
@@ -47,6 +49,7 @@ class Plan:
         missing: of folders: (subject, item, why) of items that it has no video for.
         notes: sentences for the report.
         prompt_text: ``"module:Class"`` of the text part that the prompts need; None for given prompts.
+        revision: of the suite.
     """
 
     suite: str
@@ -59,12 +62,15 @@ class Plan:
     prompt_text: str | None
     device: str
     dtype: str | None
+    revision: int = 0
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything that decides the results, as plain values: what files hold, and not where they lie."""
         return {
             "arl2": __version__,
             "suite": self.suite,
+            # Left out of the first one, so that what was begun before there were revisions can be continued.
+            **({"revision": self.revision} if self.revision else {}),
             "options": _plain(self.options),
             "subjects": [_plain(subject) for subject in self.subjects],
             "units": [[unit.name, unit.subject, [asdict(item) for item in unit.items]] for unit in self.units],
@@ -74,8 +80,8 @@ class Plan:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether the seeds of the items are those of videos: models sample with them, or folders say theirs."""
-        return bool(self.options.own_seeds) or any(subject.kind != "videos" for subject in self.subjects)
+        """Whether the seeds of the items are those of all videos: of folders, too, or there are none."""
+        return bool(self.options.own_seeds) or all(subject.kind != "videos" for subject in self.subjects)
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +111,7 @@ def make_plan(
     if wrong := next((label for label in labels if not is_text(label)), None):
         raise ConfigError(f"The name '{wrong.encode(errors='backslashreplace').decode()}' is not UTF-8; rename it.")
     suite.check(options, subjects)
-    subjects, how = _paired(subjects)
+    subjects, how = paired(subjects, options.prompts)
     options, prompt_text = _with_prompts(suite, subjects, options)
     items = suite.items(options)
     # Hashed before anything of an earlier run is reused: other weights under the same name are another model.
@@ -123,11 +129,7 @@ def make_plan(
             lacking = [item for item in items if (item.prompt, item.replicate) not in there]
             missing += [(number, item, "no video of this prompt and seed") for item in lacking]
             if not own:
-                raise ConfigError(
-                    f"'{subject.label}' has no video of the prompts that are evaluated, such as "
-                    f"'{items[0].prompt[:60]}'; its own are such as '{subject.videos[0].prompt[:60]}'. Correct its "
-                    "manifest.jsonl, or leave it out."
-                )
+                raise ConfigError(_nothing_of(subject, items))
             for first in range(0, len(own), batch):
                 part = tuple(own[first : first + batch])
                 videos = tuple(there[item.prompt, item.replicate] for item in part)
@@ -138,7 +140,12 @@ def make_plan(
             for first in range(0, len(group), batch):
                 part = tuple(group[first : first + batch])
                 units.append(Unit(f"{number:02d}-{len(units):05d}", number, part))
-    notes = (*how, *(note for subject in subjects for note in subject.notes), *_unused(subjects, items))
+    notes = (
+        *how,
+        *seed_notes(subjects, options),
+        *(note for subject in subjects for note in subject.notes),
+        *_unused(subjects, items),
+    )
     return Plan(
         suite.name,
         tuple(subjects),
@@ -150,61 +157,30 @@ def make_plan(
         prompt_text,
         device,
         dtype,
+        suite.revision,
     )
 
 
 def _with_prompts(suite: Suite, subjects: Sequence[Subject], options: SuiteOptions) -> tuple[SuiteOptions, str | None]:
-    """Given prompts, else those of the folders, else an installed set's; and the text part that the last needs."""
+    """Given prompts, else those of the folders, else an installed set's; and the text part that the last needs.
+
+    Seeds are those of the folders' videos, where these have any.
+    """
     if not suite.has_prompts:
         return options, None
+    has_folders = any(subject.kind == "videos" for subject in subjects)
     if options.prompts:
         prompts = [prompt for prompt, _ in options.prompts]
         if repeated := next((one for one in prompts if prompts.count(one) > 1), None):
             raise ConfigError(f"The prompt '{repeated[:60]}' is given twice; use --seeds for several videos of one.")
-        return options, None
-    folders = [subject for subject in subjects if subject.kind == "videos"]
-    if folders:
-        pairs = tuple(dict.fromkeys((video.prompt, video.replicate) for one in folders for video in one.videos))
-        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
-        seeds = 1 + max(replicate for _, replicate in pairs)
-        known = {(video.prompt, video.replicate): video.seed for one in folders for video in one.videos}
-        # The seeds of all folders' videos, where those are what pairs them: models are to sample with the same.
-        own = tuple(seed for seed in map(known.get, pairs) if seed is not None) if _all(folders, "seed") else ()
-        given = tuple((one, None) for one in prompts)
-        return replace(options, prompts=given, pairs=pairs, own_seeds=own, seeds=seeds), None
+        return with_folder_seeds(subjects, options) if has_folders else options, None
+    if has_folders:
+        return with_folder_prompts(subjects, options), None
     if not PROMPT_SETS:
         raise ConfigError("Give prompts: --prompts-file FILE.")
     chosen = next(iter(PROMPT_SETS.values()))
     prompts = named(chosen.place)(options.count, seed=options.seed)
     return replace(options, prompts=tuple((one, None) for one in prompts)), chosen.text
-
-
-def _all(folders: Sequence[Subject], what: str) -> bool:
-    """Whether each video has a seed (or a number of its sample), and no two of a prompt in one folder the same."""
-    for folder in folders:
-        own = [(video.prompt, getattr(video, what)) for video in folder.videos]
-        if len(set(own)) < len(own) or any(number is None for _, number in own):
-            return False
-    return True
-
-
-def _paired(subjects: Sequence[Subject]) -> tuple[list[Subject], tuple[str, ...]]:
-    """Subjects whose videos of one prompt and seed have one replicate; and a note where seeds are not what pairs."""
-    folders = [subject for subject in subjects if subject.kind == "videos"]
-    what = next((one for one in ("seed", "sample") if _all(folders, one)), None)
-    if what is None:
-        several = len(folders) > 1 and any(video.replicate for one in folders for video in one.videos)
-        note = "Videos of one prompt are paired in their order: not all have a seed, or a number, of their own."
-        return list(subjects), (note,) if several else ()
-    numbers: dict[str, set[int]] = {}
-    for video in (video for one in folders for video in one.videos):
-        numbers.setdefault(video.prompt, set()).add(getattr(video, what))
-    places = {(prompt, number): place for prompt, own in numbers.items() for place, number in enumerate(sorted(own))}
-    paired = [
-        replace(one, videos=tuple(replace(v, replicate=places[v.prompt, getattr(v, what)]) for v in one.videos))
-        for one in subjects
-    ]
-    return paired, ()
 
 
 def _hashed(subject: Subject, device: str, dtype: str | None) -> Subject:
@@ -231,11 +207,27 @@ def _unused(subjects: Sequence[Subject], items: Sequence[Item]) -> tuple[str, ..
     for subject in subjects:
         extra = [video for video in subject.videos if (video.prompt, video.replicate) not in wanted]
         if extra:
-            notes.append(
-                f"{len(extra)} videos of '{subject.label}' are of other prompts or seeds and not evaluated, first "
-                f"'{extra[0].path.name}'."
-            )
+            what = f"{counted(len(extra), 'video')} of '{subject.label}' {'is' if len(extra) == 1 else 'are'}"
+            notes.append(f"{what} of other prompts or seeds and not evaluated, first '{extra[0].path.name}'.")
     return tuple(notes)
+
+
+def _nothing_of(subject: Subject, items: Sequence[Item]) -> str:
+    """What to say of a folder that has no video of any item: its prompts are others, or its seeds are."""
+    seeds = {item.prompt: item.seed for item in reversed(items)}
+    same = next((video for video in subject.videos if video.prompt in seeds), None)
+    if same is not None:
+        wanted = f"seed {seeds[same.prompt]}" if same.seed is not None else "a lower number"
+        has = f"seed {same.seed}" if same.seed is not None else f"number {same.sample}"
+        return (
+            f"'{subject.label}' has no video of the prompts and seeds that are evaluated: of '{same.prompt[:60]}' "
+            f"{wanted} is wanted, and it has such as {has}. Correct the seeds of the prompts, take more of them with "
+            "--seeds, or leave it out."
+        )
+    return (
+        f"'{subject.label}' has no video of the prompts that are evaluated, such as '{items[0].prompt[:60]}'; its own "
+        f"are such as '{subject.videos[0].prompt[:60]}'. Correct its manifest.jsonl, or leave it out."
+    )
 
 
 def _plain(record: SuiteOptions | Subject) -> Any:

@@ -164,7 +164,8 @@ class Suite(ABC):
 
     ``takes_videos`` and ``knows_truth`` say which subjects it accepts beside models, ``has_prompts`` whether prompts
     and video frames can be chosen, ``has_lengths`` whether lengths of occlusions can; ``primary`` is the metric that
-    worst cases are sorted by.
+    worst cases are sorted by. ``revision`` goes up when a metric's values do not mean what they meant: an evaluation
+    begun before is not continued then.
     """
 
     name: ClassVar[str]
@@ -176,6 +177,7 @@ class Suite(ABC):
     has_prompts: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
     has_lengths: ClassVar[bool] = False
+    revision: ClassVar[int] = 0
 
     def check(self, options: SuiteOptions, subjects: Sequence[Subject]) -> None:
         """Refuse subjects, prompts and options that the suite cannot have, before any work.

@@ -6,25 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arl2.evaluation.suites.bootstrap import FEWEST, Estimate, estimate
+from arl2.evaluation.suites.bootstrap import FEWEST, Estimate, estimate, estimate_difference
+from arl2.evaluation.suites.exclusions import Exclusion, ExclusionGroup, grouped, nothing_notes
 from arl2.evaluation.suites.plan import Plan
 from arl2.evaluation.suites.registry import open_suite
 from arl2.evaluation.suites.run import read_records
 from arl2.evaluation.suites.suite import Item, Measured, Metric
+from arl2.evaluation.wording import counted
 from arl2.version import __version__
 
 _DIGITS = 6  # significant digits of results: more than any machine repeats of another
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """A value that is not in the means, and why. ``metric`` is empty where the whole video is left out."""
-
-    subject: str
-    item: str
-    replicate: int
-    metric: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +47,11 @@ class Results:
     def labels(self) -> tuple[str, ...]:
         """Of the subjects, in order."""
         return tuple(subject.label for subject in self.plan.subjects)
+
+    @property
+    def left_out(self) -> tuple[ExclusionGroup, ...]:
+        """``excluded`` in groups of one reason, whole videos first."""
+        return grouped(self.excluded, self.labels)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -170,8 +166,10 @@ def results_of(plan: Plan, records: Sequence[Sequence[Measured]], hashes: Sequen
             other = _values(measured[label], metric.name)
             both = {key: other[key] - first[key] for key in first if key in other}
             if both:
-                differences[label][metric.name] = estimate(_by_prompt(both))
+                differences[label][metric.name] = estimate_difference(_by_prompt(both), is_share=metric.is_share)
     models = {label: own for label, own in zip(labels, hashes, strict=True) if own is not None}
+    excluded = tuple(_exclusions(plan, measured))
+    empty = [label for label in labels if not means[label]]
     return Results(
         plan,
         metrics,
@@ -179,9 +177,9 @@ def results_of(plan: Plan, records: Sequence[Sequence[Measured]], hashes: Sequen
         means,
         by_seed,
         differences,
-        tuple(_exclusions(plan, measured)),
+        excluded,
         models,
-        (*plan.notes, *_few(differences), *_size_notes(measured)),
+        (*nothing_notes(grouped(excluded, labels), empty), *plan.notes, *_few(differences), *_size_notes(measured)),
     )
 
 
@@ -234,7 +232,8 @@ def _few(differences: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
     counts = [one.prompts for found in differences.values() for one in found.values()]
     if not counts or max(counts) >= FEWEST:
         return []
-    return [f"Got {max(counts)} prompts to compare on; {FEWEST} are needed before anything is called better or worse."]
+    got = counted(max(counts), "prompt")
+    return [f"Got {got} to compare on; {FEWEST} are needed before anything is called better or worse."]
 
 
 def _size_notes(measured: Mapping[str, Mapping[Any, Measured]]) -> list[str]:

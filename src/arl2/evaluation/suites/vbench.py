@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from arl2.errors import Arl2Error, ConfigError
-from arl2.evaluation.suites.clips import NOT_FINITE, generate
+from arl2.evaluation.suites.clips import NOT_FINITE, generate, without_folder
 from arl2.evaluation.suites.strips import filmstrip
 from arl2.evaluation.suites.suite import (
     Item,
@@ -86,7 +86,7 @@ class VBenchSuite(Suite):
                 frames, fps = read_video(file.path), video_info(file.path).fps or float(DEFAULT_FPS)
                 videos.append(_Clip(frames, fps, file.path if file.path.suffix.lower() in _READ else None))
             except VideoFileError as error:
-                videos.append(f"the file cannot be read: {str(error).replace(str(file.path), file.path.name)}")
+                videos.append(f"the file cannot be read: {without_folder(error, file.path)}")
         return _judged(videos)
 
 

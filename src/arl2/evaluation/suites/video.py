@@ -16,11 +16,12 @@ class VideoSuite(ClipSuite):
     name = "video"
     about = "steadiness, motion, consistency, statistics of the image, drift, loops and freezes, of any video"
     primary = "midframe_smoothness"
+    revision = 1  # flickering and freezes of the file's own frames, not of small ones
     metrics = (
         Metric(
             "temporal_flickering",
-            "1 less mean change between neighbouring frames over 255 (VBench's formula, which it applies to still "
-            "scenes)",
+            "1 less mean change between neighbouring frames at their own size over 255 (VBench's formula, which it "
+            "applies to still scenes)",
             "high",
         ),
         Metric("undone_flicker", "mean change that the next frame undoes, over 255", "low"),
@@ -54,7 +55,7 @@ class VideoSuite(ClipSuite):
         Metric("drift_brightness", "last seconds less first seconds"),
         Metric("drift_contrast", "last seconds less first seconds"),
         Metric("drift_sharpness", "last seconds over first seconds, in octaves"),
-        Metric("frozen_share", "share of the changes of frame that change nothing", "low"),
+        Metric("frozen_share", "share of the changes of frame that change nothing, small objects included", "low"),
         Metric("longest_freeze", "video frames of the longest still picture", "low"),
         Metric("loops", "share of videos that repeat themselves", is_share=True),
         Metric("loop_period", "video frames, of videos that do"),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arl2.errors import Arl2Error
+from arl2.evaluation.suites.bootstrap import wilson
 from arl2.shapes.evaluator.occlusion import Occlusion
 from arl2.shapes.evaluator.oracle import Reading, read_all
 from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
@@ -18,18 +19,6 @@ from arl2.shapes.prompts.request import ATTRIBUTES, SceneRequest
 PATIENCE_WITHOUT_WALL, PATIENCE_WITH_WALL = 41, 81
 # An object whose best visible share is less may have been occluded throughout.
 MOST_SEEN = 0.7
-# Two sided 95 % of a normal distribution.
-NORMAL_95 = 1.959964
-
-
-def wilson(hits: float, of: float) -> tuple[float, float]:
-    """Lower and upper end of the Wilson 95 % interval of a share; (0, 1) of nothing. Numbers need not be whole."""
-    if not of:
-        return 0.0, 1.0
-    value, spread = hits / of, NORMAL_95**2 / of
-    middle = (value + spread / 2) / (1 + spread)
-    half = math.sqrt(spread * value * (1 - value) + spread**2 / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class ShapesSuite(ClipSuite):
         if height != width:
             raise Arl2Error(f"its frames are {width} x {height}, and those of the shapes world are square")
         if count < MIN_FRAMES:
-            raise Arl2Error(f"{count} video frames; the evaluator takes {MIN_FRAMES}")
+            raise Arl2Error(f"{count} video frame{'s' if count > 1 else ''}; the evaluator takes {MIN_FRAMES}")
         start = video[:, :READ_FRAMES]
         reading = read(start)
         values, excluded = _as_requested(reading, request)
@@ -85,7 +85,9 @@ class ShapesSuite(ClipSuite):
             excluded |= dict.fromkeys(("objects", "one_object"), "no object shows")
         else:
             values |= {"objects": objects, "one_object": float(objects <= 1)}
-        if count > READ_FRAMES and request.colour is not None:
+        if request.colour is not None and count <= READ_FRAMES:
+            excluded["last_second_colour"] = f"{READ_FRAMES} video frames or fewer"
+        elif request.colour is not None:
             share = colour_at_the_end([read(video[:, -READ_FRAMES:])], [request], fps=round(fps))
             values["last_second_colour"] = share.value
         return values, excluded
