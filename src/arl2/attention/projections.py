@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arl2.kernels.attention import softmax_attention
+from arl2.kernels.attention.mass import attention_with_mass
 from arl2.kernels.fused import rms_normed, rms_normed_and_turned
 from arl2.kernels.linear import Linear, is_untouched, linear
 from arl2.kernels.rope import Rotation
@@ -155,6 +156,15 @@ class Projections(nn.Module):
     ) -> Float[Tensor, "batch queries heads head"]:
         """Softmax attention by the backend that was asked for."""
         return softmax_attention(q=q, k=k, v=v, backend=self.attention_backend)
+
+    def attend_with_mass(
+        self,
+        q: Float[Tensor, "batch queries heads head"],
+        k: Float[Tensor, "batch keys heads head"],
+        v: Float[Tensor, "batch keys heads head"],
+    ) -> tuple[Float[Tensor, "batch queries heads head"], Float[Tensor, "batch queries heads"]]:
+        """The same, and the softmax mass that each query finds."""
+        return attention_with_mass(q=q, k=k, v=v, backend=self.attention_backend)
 
     def attention_inputs(self, raw: Projected) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v normed and cut into heads, not rotated: ``[B, T, H, D]``."""

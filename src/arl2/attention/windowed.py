@@ -33,7 +33,7 @@ from arl2.attention.windowed_memory import WindowedMemory
 from arl2.errors import ConfigError
 from arl2.geometry import FrameRange, SinkPositions
 from arl2.kernels.attention import range_attention
-from arl2.kernels.attention.mass import log_mean_mass, range_log_mean_mass
+from arl2.kernels.attention.mass import range_log_mean_mass
 from arl2.kernels.backends import ATTENTION, DELTA_RULE
 from arl2.kernels.delta_rule.chunked import CHUNK
 from arl2.kernels.rope import Rotation
@@ -254,10 +254,12 @@ class WindowedAttention(ReadsState):
         q, k, v, *of_state = self.parallel.to_heads(*inputs, *of_state, frame_tokens=own.frame_tokens)
         if own.cache is not None:
             k, v = own.cache.with_block(k, v)
-        mixed = self.shared.attend(q, k, v)
+        if reads and self.spec.form.mixing == "log-sum-exp":
+            mixed, mass = self.shared.attend_with_mass(q, k, v)
+        else:
+            mixed, mass = self.shared.attend(q, k, v), None
         if reads:
             queries, gate = of_state
-            mass = log_mean_mass(q=q, k=k) if self.spec.form.mixing == "log-sum-exp" else None
             mixed = self.mixed(mixed, read_state(queries, own.read()), gate, mass)
         if access is Access.COMMIT:
             self._write(x, raw.k, raw.v, rotation, own)

@@ -1,7 +1,8 @@
 """The softmax mass that queries find among keys: ``log mean exp`` of their scores, beside the output of attention.
 
-The fused kernels of torch keep it to themselves, so it costs the product of queries and keys once more. Computed some
-queries at a time: no score matrix of a whole block is ever in memory.
+Torch's public function keeps it to itself, so it costs the product of queries and keys once more, computed some queries
+at a time: no score matrix of a whole block is ever in memory. On a CPU, and without gradients, the kernel behind that
+function is asked for both.
 """
 
 import math
@@ -10,9 +11,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arl2.kernels.attention.dispatch import softmax_attention
 from arl2.kernels.attention.ranges import Ranges
+from arl2.kernels.backends import ATTENTION, announce, requested_backend
 
 _PIECE = 256  # queries
+# Gives what ``scaled_dot_product_attention`` gives on a CPU, and the logarithm of the softmax's denominator, which it
+# has no derivative for. Not public, so it may go.
+_WITH_DENOMINATOR = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+
+def attention_with_mass(
+    *,
+    q: Float[Tensor, "batch queries heads head"],
+    k: Float[Tensor, "batch keys heads head"],
+    v: Float[Tensor, "batch keys heads head"],
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "batch queries heads head"], Float[Tensor, "batch queries heads"]]:
+    """:func:`arl2.kernels.attention.softmax_attention` and :func:`log_mean_mass`. Differentiable.
+
+    Raises:
+        ConfigError: an unknown backend, or one that cannot do these tensors.
+    """
+    needs_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    is_auto = requested_backend(ATTENTION, backend) == "auto" and torch.backends.cuda.flash_sdp_enabled()
+    if _WITH_DENOMINATOR is None or needs_gradients or not is_auto or q.device.type != "cpu":
+        return softmax_attention(q=q, k=k, v=v, backend=backend), log_mean_mass(q=q, k=k)
+    announce("full attention", "flash", "it says the softmax mass too")
+    attended, denominator = _WITH_DENOMINATOR(*(x.transpose(1, 2) for x in (q, k, v)))
+    return attended.transpose(1, 2), denominator.transpose(1, 2) - math.log(k.shape[1])
 
 
 def log_mean_mass(
