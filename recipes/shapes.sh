@@ -7,13 +7,13 @@
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
 #   FOLDER=runs/quick CLIPS=32 HIDING_CLIPS=32 recipes/shapes.sh loop.steps=30
 #
-# The same words go on with whatever was stopped, killed or lost its power; other words are refused where they would
+# The same command continues what was stopped, killed or lost its power; other settings are refused where they would
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
-# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. Stage 2 of a model
-# with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others. One with a
-# shapes-distill-MODEL-long.json goes through stage 2 and DMD once more, from the mean; with a
-# shapes-distill-MODEL-long-memory.json DMD and one more stage 2 both begin after that, and the result is halfway between.
+# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. One with a
+# shapes-distill-MODEL-long.json goes through stage 2 once more on long clips, and through DMD if there is a
+# shapes-dmd-MODEL-long.json; with a shapes-distill-MODEL-recall.json it ends with some stage 2 that brings back what DMD
+# made it forget.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -60,7 +60,7 @@ for model in $models; do
   exit 2
 done
 
-# Another teacher makes everything anew, or is refused where that would mix the two.
+# Another teacher makes everything again, or is refused where that would mix the two.
 if [[ -d $teacher ]]; then weights=$teacher/transformer; else weights=src/arl2/shapes/weights; fi
 teacher_sum=$(find "$weights" -type f -print0 | sort -z | xargs -0 cat | cksum)
 
@@ -144,7 +144,7 @@ stages=$(for model in $models; do align_of "$model"; done | sort -u)
 
 echo "1. Clips"
 for name in $( (for stage in $stages; do clips_of "recipes/shapes-$stage.json"; done; for model in $models; do
-  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model-long.json"; do
+  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model"-{long,recall}.json; do
     if [[ -f $recipe ]]; then clips_of "$recipe"; fi
   done
 done) | sort -u); do
@@ -178,38 +178,30 @@ average_of() {
   "$python" recipes/average.py "$1" "$2" -o "$3"
 }
 
-# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers, and
-# no horizon.
+# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers.
 export_model() {
   rm -rf "$2" "$2.safetensors"
-  if [[ $3 =~ ^[HS]+$ ]] && ! grep -Eq '"state_horizon": [0-9]' "$1/transformer/config.json"; then
+  if [[ $3 =~ ^[HS]+$ ]]; then
     alone export "$1" -o "$2.safetensors"
   fi
   cp -R "$1" "$2"
 }
 
-# stages_of SUFFIX WORD...: stage 2 of $model and its end, then DMD and the mean of both, as far as it has recipes for
-# them. $run is the result. WORD says what stage 2 begins with.
+# A horizon, for streams that are longer than any clip of training was. No weight depends on it.
+set_horizon() {
+  "$python" -c 'import json, sys
+name, frames = sys.argv[1:]
+config = json.load(open(name)) | {"state_horizon": int(frames)}
+open(name, "w").write(json.dumps(config, indent=2) + "\n")' "$1/transformer/config.json" "$2"
+}
+
+# stages_of SUFFIX WORD...: stage 2 of $model, then DMD and the mean of both if it has a recipe for that. $run is the
+# result. WORD says what stage 2 begins with.
 stages_of() {
   local suffix=$1 recipe=recipes/shapes-distill-$model$1.json
   run=$folder/distill-$model$suffix
   echo "4. Stage 2, $model$suffix: plan $plan"
   distill "$run/finished" "$recipe" "${@:2}"
-
-  local late=recipes/shapes-distill-$model$suffix-late.json
-  if [[ -f $late ]]; then
-    echo "   Stage 2, $model$suffix, continues with the settings of its end"
-    distill "$run/finished-late" "$late" "${@:2}" --accept-changes
-  fi
-
-  local remembers=$run memory=recipes/shapes-distill-$model$suffix-memory.json
-  if [[ -f $memory ]]; then
-    echo "   Stage 2, $model$suffix, from there: what the mean has its memory from"
-    local start=$run
-    run=$folder/distill-$model$suffix-memory
-    distill "$run/finished" "$memory" "start_from=$start/export" "${@:3}"
-    remembers=$run run=$start
-  fi
 
   recipe=recipes/shapes-dmd-$model$suffix.json
   if [[ -f $recipe ]]; then
@@ -219,7 +211,7 @@ stages_of() {
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$remembers/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
+    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
     run=$folder/mean-$model$suffix
   fi
 }
@@ -231,7 +223,12 @@ for model in $models; do
     echo "   $model again, on long clips, from there"
     stages_of -long "start_from=$run/export" "$@"
   fi
+  if [[ -f recipes/shapes-distill-$model-recall.json ]]; then
+    echo "   $model once more: what DMD made it forget"
+    stages_of -recall "start_from=$run/export" "$@"
+  fi
 
   echo "7. Export, $model"
   finish "$run/exported" "recipes/shapes-distill-$model.json" export_model "$run/export" "$folder/shapes-$model" "$plan"
+  if [[ $model == 100 ]]; then set_horizon "$folder/shapes-$model" 36; fi
 done
