@@ -10,10 +10,9 @@
 # The same command continues what was stopped, killed or lost its power; other settings are refused where they would
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
-# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. One with a
-# shapes-distill-MODEL-long.json goes through stage 2 once more on long clips, and through DMD if there is a
-# shapes-dmd-MODEL-long.json; with a shapes-distill-MODEL-recall.json it ends with some stage 2 that brings back what DMD
-# made it forget.
+# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. A model with a
+# shapes-distill-MODEL-long.json repeats stage 2 on long clips, and DMD if there is a shapes-dmd-MODEL-long.json; one with
+# a shapes-distill-MODEL-recall.json ends with a short stage 2 that brings back what DMD made it forget.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -178,21 +177,25 @@ average_of() {
   "$python" recipes/average.py "$1" "$2" -o "$3"
 }
 
-# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers.
+# The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers, and
+# no horizon.
 export_model() {
   rm -rf "$2" "$2.safetensors"
-  if [[ $3 =~ ^[HS]+$ ]]; then
+  if [[ $3 =~ ^[HS]+$ ]] && ! grep -Eq '"state_horizon": [0-9]' "$1/transformer/config.json"; then
     alone export "$1" -o "$2.safetensors"
   fi
   cp -R "$1" "$2"
+  if [[ $2 == */shapes-100 ]]; then set_horizon "$2/transformer/config.json" 36; fi
 }
 
-# A horizon, for streams that are longer than any clip of training was. No weight depends on it.
+# A horizon where training had none, for streams that are longer than any of its clips. No weight depends on it.
 set_horizon() {
   "$python" -c 'import json, sys
 name, frames = sys.argv[1:]
-config = json.load(open(name)) | {"state_horizon": int(frames)}
-open(name, "w").write(json.dumps(config, indent=2) + "\n")' "$1/transformer/config.json" "$2"
+config = json.load(open(name))
+if config["state_horizon"] is None:
+    config["state_horizon"] = int(frames)
+    open(name, "w").write(json.dumps(config, indent=2) + "\n")' "$1" "$2"
 }
 
 # stages_of SUFFIX WORD...: stage 2 of $model, then DMD and the mean of both if it has a recipe for that. $run is the
@@ -230,5 +233,4 @@ for model in $models; do
 
   echo "7. Export, $model"
   finish "$run/exported" "recipes/shapes-distill-$model.json" export_model "$run/export" "$folder/shapes-$model" "$plan"
-  if [[ $model == 100 ]]; then set_horizon "$folder/shapes-$model" 36; fi
 done

@@ -298,7 +298,11 @@ def _is_finished(folder: Path, lab: Lab, row: Row, seed: int) -> bool:
         if not records or records[-1]["step"] < (config.loop.steps or 0):
             return False
         before = read_config_values(run / "config.json")
-        accepted_changes(before, record_to_mapping(config), run, accept_all=False)
+        if accepted_changes(before, record_to_mapping(config), run, accept_all=True):
+            raise ConfigError(
+                f"The run in '{run}' was made with other settings than row '{row.name}' has now; delete it, or give "
+                "another -o."
+            )
     return (folder / "distill" / "export" / "generation.json").exists()
 
 
@@ -379,15 +383,16 @@ def main(words: Sequence[str] | None = None) -> int:
         if set(seeds) - set(lab.seeds):
             raise ConfigError(f"--seeds {given.seeds}: the file's seeds are {', '.join(map(str, lab.seeds))}.")
         kept = Measurements(given.output / "measured")
+        table = write_table(lab, given.output, kept)  # refuses runs of other settings before anything is trained
         for seed in seeds if not given.table else ():
             for row in rows:
                 folder = given.output / row.name / f"seed-{seed}"
                 if row.plan and "interrupted" in {one.reason for one in train_row(lab, row, seed, folder)}:
-                    print("Stopped; the same command goes on.", file=sys.stderr)
+                    print("Stopped; re-run the same command to resume.", file=sys.stderr)
                     return 130
                 measure_row(lab, row, seed, folder, kept)
-                write_table(lab, given.output, kept)
-        print(write_table(lab, given.output, kept), end="")
+                table = write_table(lab, given.output, kept)
+        print(table, end="")
     except Arl2Error as error:
         print(f"lab.py: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arl2.attention.plan import letters
-from arl2.evaluation.suites.bootstrap import estimate, wilson
+from arl2.evaluation.suites.bootstrap import estimate_difference, wilson
 
 FRAMES_PER_LATENT = 4  # video frames
 
@@ -20,8 +20,8 @@ def spread_between_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, floa
         statistic, free = 0.0, 0
         for one in results:
             share = one["shares"].get(name)
-            counts = (share or {}).get("counts", [])
-            if one["plan"] == "teacher" or len(counts) < 2 or not 0 < share["share"] < 1:
+            counts = [(hits, of) for hits, of in (share or {}).get("counts", []) if of]
+            if one["plan"] == "teacher" or len(counts) < 2 or share is None or not 0 < share["share"] < 1:
                 continue
             variance = share["share"] * (1 - share["share"])
             statistic += sum((hits - of * share["share"]) ** 2 / (of * variance) for hits, of in counts)
@@ -60,7 +60,7 @@ def against(
     differences = [float(one) - float(two) for one, two in pairs if one is not None and two is not None]
     if not differences:
         return None
-    found = estimate(differences)
+    found = estimate_difference(differences, is_share=True)
     return {"mean": found.mean, "low": found.low, "high": found.high, "prompts": found.prompts}
 
 
@@ -91,6 +91,7 @@ def chosen_by_rule(results: Sequence[Mapping[str, Any]]) -> list[str]:
     # A window that shows what the longest occlusion hides needs no memory.
     is_memory = {one["row"]: FRAMES_PER_LATENT * one["window"] < max(lengths) for one in results}
     admitted = [one for one in results if one.get("admitted") and is_memory[one["row"]]]
+    admitted = [one for one in admitted if one["shares"][longest]["share"] is not None]
     if not admitted:
         return []
     best = max((one["shares"][longest] for one in admitted), key=lambda share: share["share"])

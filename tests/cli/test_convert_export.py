@@ -9,9 +9,12 @@ import torch
 
 from arl2.attention.state_form import StateForm
 from arl2.cli.main import main
+from arl2.files.records import record_from_mapping
 from arl2.pipeline.assemble import UntrainedConversionWarning
 from arl2.pipeline.pipeline import ARL2Pipeline
-from arl2.training.conversion.students import with_window
+from arl2.training.conversion.distill import DistillConfig
+from arl2.training.conversion.students import load_teacher, make_student, with_window
+from arl2.training.engine.config import with_overrides
 from pipeline.stand_in import stand_in_pipeline
 from support import relative
 
@@ -102,11 +105,27 @@ def test_windowed_hybrids_by_default_have_a_window(models, tmp_path, capsys) -> 
     assert "A window of 2 holds no block of 3 latent frames; give 3 or more." in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "whole"), "--window", "6", "--state-horizon", "12", "-o", out]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "arl2 train align plan=WWWW state_form.mixing=log-sum-exp state_horizon=12" in said
+    both = "plan=WWWW state_form.mixing=log-sum-exp state_horizon=12"
+    assert f"arl2 train align {both}" in said
+    assert f"arl2 train distill {both} student_window=6" in said
     config = json.loads((tmp_path / "out/transformer/config.json").read_text())
     assert config["window"] == json.loads((tmp_path / "out/generation.json").read_text())["window"] == 6
     assert main(["convert", str(tmp_path / "whole"), "--layers", "0", "-o", str(tmp_path / "chosen")]) == 0
     assert json.loads((tmp_path / "chosen/generation.json").read_text())["window"] is None
+
+
+def test_the_settings_it_names_make_the_same_student(models, tmp_path, capsys) -> None:
+    ranks = ("--state-rank", "3", "--ffn-rank", "5", "--alpha", "4", "--ffn-layers", "all")
+    words = ["convert", str(models / "softmax"), "--plan", "HWSW", "--mixing", "interpolated", *ranks, "--window", "6"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split()).split("arl2 train distill ")[1].split()
+    words = [word for word in said[: said.index("layers")] if "=" in word]
+    values = with_overrides({"teacher": "x", "clips": [], "loop": {"steps": 1}}, words)
+    spec = record_from_mapping(DistillConfig, values).student()
+    student = make_student(load_teacher(str(models / "softmax"), device="cpu"), spec)
+    made = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    for name in ("layer_plan", "state_form", "state_rank", "ffn_rank", "low_rank_alpha", "ffn_rank_layers", "window"):
+        assert student.config[name] == made[name], name
 
 
 def test_layers_that_were_converted_before_keep_their_form(models, tmp_path) -> None:

@@ -98,7 +98,7 @@ def test_the_table_refuses_runs_of_other_settings_and_says_nothing_of_other_clip
     found = driver.result_of(lab, row, lab.seeds, out, kept)
     assert (found["seeds"], "flow error" in found["errors"]) == ([1], True)
     other = driver.replace(lab, distill={**lab.distill, "memory_weight": 5.0})
-    with pytest.raises(ConfigError, match=r"made with other settings \(memory_weight: 0.0 -> 5.0"):
+    with pytest.raises(ConfigError, match=r"made with other settings than row 'tiny' has now; delete it"):
         driver.result_of(other, row, lab.seeds, out, kept)
     longer = driver.replace(lab, distill={**lab.distill, "frames": [2 * FRAMES]})
     shorter = driver.replace(row, distill={"frames": [FRAMES]})
@@ -179,14 +179,14 @@ def result(
 
 
 def test_rows_are_compared_prompt_by_prompt_with_their_teacher_and_with_the_best(driver):
-    """Where the same prompts are right the difference is nothing, however wide each share's own interval is."""
+    """Where the same prompts are right the difference is next to nothing, however wide each share's own interval is."""
     half, other_half = [True, False] * 40, [False, True] * 40
     results = driver.with_differences(
         [
             result("teacher-9", "teacher", 9, {"1": half, "2": other_half}),
             result("teacher-6", "teacher", 6, {"1": [True] * 80}),
             result("same", "W", 9, {"1": half, "2": other_half}),
-            result("worse", "W", 9, {"1": [False] * 8 + half[8:], "3": [False] * 80}),  # nobody measured seed 3
+            result("worse", "W", 9, {"1": [False] * 16 + half[16:], "3": [False] * 80}),  # nobody measured seed 3
             result("little-worse", "W", 9, {"1": [False, *half[1:]]}),
             result("unsure", "W", 6, {"1": [False, *[True] * 19, *[False] * 20, *[None] * 40]}),
             result("alone", "W", 3, {"1": half}),
@@ -194,8 +194,9 @@ def test_rows_are_compared_prompt_by_prompt_with_their_teacher_and_with_the_best
     )
     found = {one["row"]: one.get("against_teacher") for one in results}
     assert found["teacher-9"] is found["alone"] is None
-    assert found["same"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "prompts": 160}
-    assert found["worse"]["mean"] == pytest.approx(-4 / 80)
+    assert (found["same"]["mean"], found["same"]["prompts"]) == (0.0, 160)
+    assert found["same"]["low"] == -found["same"]["high"] == pytest.approx(-0.017, abs=5e-4)  # as of 162 with one each
+    assert found["worse"]["mean"] == pytest.approx(-8 / 80)
     assert (found["worse"]["high"] < 0, found["worse"]["prompts"]) == (True, 80)
     assert found["unsure"]["mean"] == pytest.approx(-21 / 40)
     assert found["unsure"]["prompts"] == 40
@@ -213,9 +214,9 @@ def test_rows_are_compared_prompt_by_prompt_with_their_teacher_and_with_the_best
     paired = "all, against teacher | all, against best | admitted"
     assert header == f"| row | plan | seeds | all | 24 hidden | 48 hidden | {paired} | memory, kB | minutes |"
     remembered = "100% (90% to 100%) | 50% (40% to 60%)"
-    both = "+0.0 (+0.0 to +0.0) | +0.0 (+0.0 to +0.0) | yes"
+    both = "+0.0 (-1.7 to +1.7) | +0.0 (-1.7 to +1.7) | yes"
     assert f"| same | W | 1 | 50% (40% to 60%) | {remembered} | {both} | 1 | 1.0 |" in lines
-    assert f"| alone | W | 1 | 50% (40% to 60%) | {remembered} | - | +0.0 (+0.0 to +0.0) | yes | 1 | 1.0 |" in lines
+    assert f"| alone | W | 1 | 50% (40% to 60%) | {remembered} | - | +0.0 (-3.4 to +3.4) | yes | 1 | 1.0 |" in lines
 
 
 def counted(row: str, counts: list[list[int]], plan: str = "W") -> dict[str, Any]:

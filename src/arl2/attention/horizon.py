@@ -2,8 +2,8 @@
 
 A state is trained on clips of some length. In a stream it would hold what is older than any clip was, and what it then
 gives back carries objects away from where they are. With a horizon there are two states: both are written, one is read.
-At every half of the horizon the younger one takes the other's place, and an empty one is begun. What is read holds
-between half a horizon and a whole one of the past, and at a stream's start all of it.
+At every half of the horizon the younger one takes the other's place, and an empty one is begun. A block reads a state
+of at least half a horizon, together with the block itself at most a whole one; at a stream's start all of the past.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -111,7 +111,8 @@ class Convert(Command):
         if self.as_json:
             print(json.dumps({"output": str(self.output), **asdict(report)}))
         else:
-            Console(highlight=False).print(_shown(report, self.output, _settings_of(made.model.config)))
+            settings = _settings_of(made.model.config, self.window != "settings")
+            Console(highlight=False).print(_shown(report, self.output, settings))
         return 0
 
     @property
@@ -169,14 +170,29 @@ class Convert(Command):
         return None if mixing is None else {"mixing": mixing}
 
 
-def _settings_of(config: Mapping[str, Any]) -> str:
-    """The settings with which training makes this same student."""
+def _settings_of(config: Mapping[str, Any], has_window: bool) -> tuple[str, str]:
+    """The settings of both training stages that make this same student, where they are not the defaults.
+
+    Args:
+        config: of the converted model.
+        has_window: whether its window was given: no other than the teacher's can be aligned.
+    """
+    from arl2.training.conversion.distill import DistillConfig
+
+    defaults = {field.name: field.default for field in fields(DistillConfig)}
     form = {f"state_form.{name}": value for name, value in (config["state_form"] or {}).items()}
-    given = {"plan": config["layer_plan"], **form, "state_horizon": config["state_horizon"]}
-    return " ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    both = {"plan": config["layer_plan"], **form, "state_horizon": config["state_horizon"]}
+    ranks = {name: config[name] for name in ("state_rank", "ffn_rank", "low_rank_alpha", "ffn_rank_layers")}
+    second = {**both, **{name: value for name, value in ranks.items() if value != defaults[name]}}
+    if has_window:
+        second["student_window"] = "all" if config["window"] is None else config["window"]
+    first_words, second_words = (
+        " ".join(f"{name}={value}" for name, value in given.items() if value is not None) for given in (both, second)
+    )
+    return first_words, second_words
 
 
-def _shown(report: "ConversionReport", folder: Path, settings: str) -> Group:
+def _shown(report: "ConversionReport", folder: Path, settings: tuple[str, str]) -> Group:
     from arl2.attention.plan import plan_summary
 
     head = Table(title=escape(f"{folder}"), show_header=False, title_justify="left", box=None)
@@ -187,7 +203,7 @@ def _shown(report: "ConversionReport", folder: Path, settings: str) -> Group:
     head.add_row("new", f"{report.new:,} ({100 * report.share(report.new):.2f} % of the pretrained), untrained")
     for stage, trained, what in ((1, report.stage_1, "align"), (2, report.stage_2, "distill")):
         share = 100 * report.share(trained)
-        words = escape(f"arl2 train {what} {settings}")
+        words = escape(f"arl2 train {what} {settings[stage - 1]}")
         head.add_row(f"stage {stage}", f"{trained:,} train ({share:.2f} % of the pretrained): {words}")
 
     kinds = Table(box=None, pad_edge=False)

@@ -1,6 +1,6 @@
 """The softmax mass that queries find among keys: ``log mean exp`` of their scores, beside the output of attention.
 
-Torch's public function keeps it to itself, so it costs the product of queries and keys once more, computed some queries
+Torch's public function does not return it, so it costs the product of queries and keys once more, computed some queries
 at a time: no score matrix of a whole block is ever in memory. On a CPU, and without gradients, the kernel behind that
 function is asked for both.
 """
@@ -37,7 +37,7 @@ def attention_with_mass(
     is_auto = requested_backend(ATTENTION, backend) == "auto" and torch.backends.cuda.flash_sdp_enabled()
     if _WITH_DENOMINATOR is None or needs_gradients or not is_auto or q.device.type != "cpu":
         return softmax_attention(q=q, k=k, v=v, backend=backend), log_mean_mass(q=q, k=k)
-    announce("full attention", "flash", "it says the softmax mass too")
+    announce("full attention", "flash", "it returns the softmax mass too")
     attended, denominator = _WITH_DENOMINATOR(*(x.transpose(1, 2) for x in (q, k, v)))
     return attended.transpose(1, 2), denominator.transpose(1, 2) - math.log(k.shape[1])
 

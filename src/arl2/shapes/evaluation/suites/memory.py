@@ -47,6 +47,7 @@ class MemorySuite(Suite):
     """Colour, shape and position recovered after an occlusion, as curves over its length."""
 
     name = "memory"
+    revision = 1
     about = "colour, shape and position recovered after an occlusion, as curves over its length"
     primary = "colour"
     knows_truth = True
