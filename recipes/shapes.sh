@@ -10,9 +10,10 @@
 # The same command continues what was stopped, killed or lost its power; other settings are refused where they would
 # mix two recipes. Every setting of training is in recipes/shapes-align.json (shapes-align-MODEL.json where the layers of
 # a model are of other kinds), recipes/shapes-distill-MODEL.json and recipes/shapes-dmd-MODEL.json, but for what this
-# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. A model with a
-# shapes-distill-MODEL-long.json repeats stage 2 on long clips, and DMD if there is a shapes-dmd-MODEL-long.json; one with
-# a shapes-distill-MODEL-recall.json ends with a short stage 2 that brings back what DMD made it forget.
+# script alone knows: teacher, clips (by the last part of their path), aligned, plan and start_from. Stage 2 of a model
+# with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others. One with a
+# shapes-distill-MODEL-long.json goes through stage 2 and DMD once more, from the mean; with a
+# shapes-distill-MODEL-long-memory.json DMD and one more stage 2 both begin after that, and the result is halfway between.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -59,7 +60,7 @@ for model in $models; do
   exit 2
 done
 
-# Another teacher makes everything again, or is refused where that would mix the two.
+# Another teacher makes everything anew, or is refused where that would mix the two.
 if [[ -d $teacher ]]; then weights=$teacher/transformer; else weights=src/arl2/shapes/weights; fi
 teacher_sum=$(find "$weights" -type f -print0 | sort -z | xargs -0 cat | cksum)
 
@@ -143,7 +144,7 @@ stages=$(for model in $models; do align_of "$model"; done | sort -u)
 
 echo "1. Clips"
 for name in $( (for stage in $stages; do clips_of "recipes/shapes-$stage.json"; done; for model in $models; do
-  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model"-{long,recall}.json; do
+  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model-long.json"; do
     if [[ -f $recipe ]]; then clips_of "$recipe"; fi
   done
 done) | sort -u); do
@@ -185,26 +186,30 @@ export_model() {
     alone export "$1" -o "$2.safetensors"
   fi
   cp -R "$1" "$2"
-  if [[ $2 == */shapes-100 ]]; then set_horizon "$2/transformer/config.json" 36; fi
 }
 
-# A horizon where training had none, for streams that are longer than any of its clips. No weight depends on it.
-set_horizon() {
-  "$python" -c 'import json, sys
-name, frames = sys.argv[1:]
-config = json.load(open(name))
-if config["state_horizon"] is None:
-    config["state_horizon"] = int(frames)
-    open(name, "w").write(json.dumps(config, indent=2) + "\n")' "$1" "$2"
-}
-
-# stages_of SUFFIX WORD...: stage 2 of $model, then DMD and the mean of both if it has a recipe for that. $run is the
-# result. WORD says what stage 2 begins with.
+# stages_of SUFFIX WORD...: stage 2 of $model and its end, then DMD and the mean of both, as far as it has recipes for
+# them. $run is the result. WORD says what stage 2 begins with.
 stages_of() {
   local suffix=$1 recipe=recipes/shapes-distill-$model$1.json
   run=$folder/distill-$model$suffix
   echo "4. Stage 2, $model$suffix: plan $plan"
   distill "$run/finished" "$recipe" "${@:2}"
+
+  local late=recipes/shapes-distill-$model$suffix-late.json
+  if [[ -f $late ]]; then
+    echo "   Stage 2, $model$suffix, continues with the settings of its end"
+    distill "$run/finished-late" "$late" "${@:2}" --accept-changes
+  fi
+
+  local remembers=$run memory=recipes/shapes-distill-$model$suffix-memory.json
+  if [[ -f $memory ]]; then
+    echo "   Stage 2, $model$suffix, from there: what the mean has its memory from"
+    local start=$run
+    run=$folder/distill-$model$suffix-memory
+    distill "$run/finished" "$memory" "start_from=$start/export" "${@:3}"
+    remembers=$run run=$start
+  fi
 
   recipe=recipes/shapes-dmd-$model$suffix.json
   if [[ -f $recipe ]]; then
@@ -214,7 +219,7 @@ stages_of() {
       "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$run/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
+    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$remembers/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
     run=$folder/mean-$model$suffix
   fi
 }
@@ -225,10 +230,6 @@ for model in $models; do
   if [[ -f recipes/shapes-distill-$model-long.json ]]; then
     echo "   $model again, on long clips, from there"
     stages_of -long "start_from=$run/export" "$@"
-  fi
-  if [[ -f recipes/shapes-distill-$model-recall.json ]]; then
-    echo "   $model once more: what DMD made it forget"
-    stages_of -recall "start_from=$run/export" "$@"
   fi
 
   echo "7. Export, $model"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 12, 4
 _THREADS = os.environ.get("ARL2_TEST_THREADS", "1")
 MODELS = "75 100"
-STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-100-long"}
+STAGES = {"align": "align", "distill": "distill-75", "dmd": "dmd-100"}
 _TINY = {"CLIPS": 8, "HIDING_CLIPS": 8, "SHARD_CLIPS": 4, "CLIP_FRAMES": 6, "KNOWN_BLOCKS": 1}
 _LONG = {"LONG_CLIPS": 8, "LONG_CLIP_FRAMES": 6}
 # Muon orthogonalises in bfloat16, where the last bit of a gradient decides more: one process and two part by 1e-4 in 30

@@ -68,27 +68,28 @@ def commands(folder: Path, model: str) -> list[str]:
 
 
 def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
-    made = tmp_path / "runs" / "recipe" / "distill-100-recall" / "export" / "transformer" / "config.json"
-    made.parent.mkdir(parents=True)
-    made.write_text('{"layer_plan": "WWWW", "state_horizon": null}')
     said = commands(tmp_path, "100")
     runs = [line.split()[1:] for line in said if line.startswith("RUN ")]
     assert [run[:3] for run in runs if run[0] == "train"] == [
         ["train", "align", "runs/recipe/align-100"],
         ["train", "distill", "runs/recipe/distill-100"],
-        ["train", "distill", "runs/recipe/distill-100-long"],  # again, on long clips
+        ["train", "distill", "runs/recipe/distill-100"],  # its end
+        ["train", "dmd", "runs/recipe/dmd-100"],
+        ["train", "distill", "runs/recipe/distill-100-long"],  # again, on long clips, from the mean of both
+        ["train", "distill", "runs/recipe/distill-100-long-memory"],
         ["train", "dmd", "runs/recipe/dmd-100-long"],
-        ["train", "distill", "runs/recipe/distill-100-recall"],  # from the mean of both
     ]
     starts = [word for run in runs for word in run if word.startswith("start_from=")]
-    before = ("distill-100", "distill-100-long", "mean-100-long")
-    assert starts == [f"start_from=runs/recipe/{start}/export" for start in before]
+    assert starts == [
+        f"start_from=runs/recipe/{start}/export"
+        for start in ("distill-100", "mean-100", "distill-100-long", "distill-100-long")
+    ]
     assert any("aligned=runs/recipe/align-100/export" in run for run in runs)
     folder = "runs/recipe"
-    mean = f"{folder}/distill-100-long/export {folder}/dmd-100-long/export -o {folder}/mean-100-long/export"
-    assert f"MEAN {mean}" in said
-    result = tmp_path / "runs" / "recipe" / "shapes-100" / "transformer" / "config.json"
-    assert json.loads(result.read_text()) == {"layer_plan": "WWWW", "state_horizon": 36}
+    mean = f"MEAN {folder}/distill-100/export {folder}/dmd-100/export -o {folder}/mean-100/export"
+    assert mean in said
+    last = f"{folder}/distill-100-long-memory/export {folder}/dmd-100-long/export -o {folder}/mean-100-long/export"
+    assert f"MEAN {last}" in said
     assert not any(run[0] == "sensitivity" for run in runs)  # this model's recipe names its layers
 
 
