@@ -80,6 +80,17 @@ def test_every_motion_is_on_its_track_and_off_that_of_others(motion: str) -> Non
     assert min(error for one, error in errors.items() if one != motion) > 5 * errors[motion] + 0.5
 
 
+def test_an_object_that_stops_is_seen_at_the_end_of_a_long_video() -> None:
+    prompt = "a red circle moves right on navy"
+    moving = measured(prompt, frames=170).values
+    assert (moving["last_second_colour"], moving["last_motion"], moving["last_all"]) == (1, 1, 1)
+    stopped = measured(prompt, change=lambda video: video[:, [*range(85), *[80] * 85]], frames=170)
+    assert (stopped.values["all"], stopped.values["last_second_colour"]) == (1, 1)
+    assert (stopped.values["last_motion"], stopped.values["last_all"]) == (0, 0)
+    short = measured(prompt)
+    assert {short.excluded[name] for name in ("last_motion", "last_all")} == {"81 video frames or fewer"}
+
+
 def test_videos_that_the_evaluator_cannot_read_are_named() -> None:
     with pytest.raises(Exception, match="3 video frames; the evaluator takes 5"):
         measured(BOUNCING, frames=3)

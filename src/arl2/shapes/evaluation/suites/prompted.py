@@ -22,6 +22,7 @@ from arl2.shapes.world.scene import sample_scenes
 from arl2.video.pixels import Frames, from_bytes, to_bytes
 
 _FPS = 16
+_OF_THE_END = ("last_second_colour", "last_motion", "last_all")
 _SCENES, _AT_ONCE = 16384, 256
 
 
@@ -44,6 +45,7 @@ class ShapesSuite(ClipSuite):
     """Prompt accuracy by attribute, position error, stutter and counts, read by the ground-truth evaluator."""
 
     name = "shapes"
+    revision = 1
     about = "prompt accuracy by attribute, position error, stutter and counts, in the shapes world"
     primary = "all"
     knows_truth = True
@@ -51,6 +53,8 @@ class ShapesSuite(ClipSuite):
         Metric("all", "every attribute as requested", "high", is_share=True),
         *(Metric(name, f"{name} as requested", "high", is_share=True) for name in ATTRIBUTES),
         Metric("last_second_colour", "colour as requested at the end of a longer video", "high", is_share=True),
+        Metric("last_motion", f"motion as requested in its last {READ_FRAMES} video frames", "high", is_share=True),
+        Metric("last_all", "every attribute as requested in these", "high", is_share=True),
         Metric("position_error", "world pixels from the nearest track that the physics allow", "low"),
         Metric("stutter", "mean change of the object's step over the mean step", "low"),
         Metric("flicker", "change that the next frame undoes, in pixel values from -1 to 1", "low"),
@@ -85,11 +89,16 @@ class ShapesSuite(ClipSuite):
             excluded |= dict.fromkeys(("objects", "one_object"), "no object shows")
         else:
             values |= {"objects": objects, "one_object": float(objects <= 1)}
-        if request.colour is not None and count <= READ_FRAMES:
-            excluded["last_second_colour"] = f"{READ_FRAMES} video frames or fewer"
-        elif request.colour is not None:
-            share = colour_at_the_end([read(video[:, -READ_FRAMES:])], [request], fps=round(fps))
-            values["last_second_colour"] = share.value
+        if count <= READ_FRAMES:
+            excluded |= dict.fromkeys(_OF_THE_END, f"{READ_FRAMES} video frames or fewer")
+            return values, excluded
+        ending = read(video[:, -READ_FRAMES:])
+        if request.colour is not None:
+            values["last_second_colour"] = colour_at_the_end([ending], [request], fps=round(fps)).value
+        # An object that stands still keeps its colour.
+        at_end, hidden = _as_requested(ending, request)
+        values |= {f"last_{name}": at_end[name] for name in ("motion", "all") if name in at_end}
+        excluded |= {f"last_{name}": hidden[name] for name in ("motion", "all") if name in hidden}
         return values, excluded
 
     def check(self, options: SuiteOptions, subjects: Sequence[Subject]) -> None:
