@@ -141,7 +141,7 @@ def _differences(results: Results) -> str:
         rows.append(f"<tr><th>{_named(metric)}</th><td>{_arrow(metric)}</td>{''.join(cells)}</tr>")
     first = escape(results.labels[0])
     return (
-        f"<p>Less {first}, on the prompts and seeds that both have; shares in points.</p>"
+        f"<p>Minus {first}, on the prompts and seeds that both have; shares in points.</p>"
         f'<div class="wide"><table><thead><tr><th>metric</th><th>better</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
