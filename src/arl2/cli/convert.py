@@ -42,6 +42,7 @@ class Convert(Command):
         alpha: LoRA alpha of both (default: twice the rank).
         ffn_layers: Layers whose feed-forward gets a LoRA adapter (default: hybrid).
         mixing: How windowed hybrids mix in what they read from the state (default: additive where layers are chosen).
+        window: Latent frames that softmax windows show (default: the model's own).
         state_horizon: Latent frames that states reach back, a multiple of two blocks (default: no limit).
         seed: Random seed of the start values.
         heads: Number of attention heads, if the file does not say.

@@ -70,7 +70,7 @@ CARDS = (
     replace(
         _SHAPES_75,
         name="shapes-100",
-        summary="A memory in all four layers: remembers what three blocks do not show, and keeps going in long streams.",
+        summary="A memory in all four layers: remembers what three blocks do not show, keeps going in long streams.",
     ),
     replace(_SHAPES_75, name="shapes-50", summary="Converted from shapes: two of four layers hybrid as published."),
     replace(
