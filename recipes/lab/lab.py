@@ -298,11 +298,13 @@ def _is_finished(folder: Path, lab: Lab, row: Row, seed: int) -> bool:
         if not records or records[-1]["step"] < (config.loop.steps or 0):
             return False
         before = read_config_values(run / "config.json")
-        if accepted_changes(before, record_to_mapping(config), run, accept_all=True):
+        try:
+            accepted_changes(before, record_to_mapping(config), run, accept_all=False)
+        except ConfigError as error:
             raise ConfigError(
                 f"The run in '{run}' was made with other settings than row '{row.name}' has now; delete it, or give "
                 "another -o."
-            )
+            ) from error
     return (folder / "distill" / "export" / "generation.json").exists()
 
 
