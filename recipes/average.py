@@ -1,4 +1,4 @@
-"""The mean of two exports of one model, weight by weight: where one run draws better and the other remembers more,
+"""The mean of exports of one model, weight by weight: where one run draws better and the other remembers more,
 halfway between the two keeps most of both (arXiv 2203.05482 and 2109.01903 average like this).
 
     python recipes/average.py runs/teacher-remember3/export runs/teacher-remember4/export -o runs/teacher
@@ -6,23 +6,27 @@ halfway between the two keeps most of both (arXiv 2203.05482 and 2109.01903 aver
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 
-def average(first: Path, second: Path, output: Path, share: float) -> None:
-    """Copy ``second`` and put ``(1 - share) first + share second`` into its weights."""
+def average(first: Path, others: Sequence[Path], output: Path, share: float) -> None:
+    """Copy the last one, and put ``(1 - share) first + share`` of the mean of ``others`` into its weights."""
     means = {}
-    for file in sorted(second.rglob("*.safetensors")):
-        place = file.relative_to(second)
-        ours, theirs = load_file(first / place), load_file(file)
-        if {name: one.shape for name, one in ours.items()} != {name: one.shape for name, one in theirs.items()}:
-            raise SystemExit(f"'{first / place}' and '{file}' hold other tensors; give two runs of one model.")
+    for file in sorted(others[-1].rglob("*.safetensors")):
+        place = file.relative_to(others[-1])
+        ours, *theirs = (load_file(folder / place) for folder in (first, *others))
+        shapes = [{name: one.shape for name, one in weights.items()} for weights in (ours, *theirs)]
+        for folder, found in zip((first, *others), shapes, strict=True):
+            if found != shapes[-1]:
+                raise SystemExit(f"'{folder / place}' and '{file}' hold other tensors; give runs of one model.")
         means[place] = {
-            name: ours[name].float().lerp(theirs[name].float(), share).to(theirs[name].dtype) for name in theirs
+            name: ours[name].float().lerp(sum(one[name].float() for one in theirs) / len(theirs), share).to(last.dtype)
+            for name, last in theirs[-1].items()
         }
-    shutil.copytree(second, output)
+    shutil.copytree(others[-1], output)
     for place, mean in means.items():
         save_file(mean, output / place, metadata={"format": "pt"})
 
@@ -31,13 +35,13 @@ def main() -> None:
     """Read the words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser.add_argument("others", type=Path, nargs="+", help="the last one gives the settings and the precision")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
-    parser.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
+    parser.add_argument("--share", type=float, default=0.5, help="of the others together (default: 0.5)")
     given = parser.parse_args()
     if given.output.exists():
         raise SystemExit(f"'{given.output}' is there already; choose a new folder.")
-    average(given.first, given.second, given.output, given.share)
+    average(given.first, given.others, given.output, given.share)
 
 
 if __name__ == "__main__":

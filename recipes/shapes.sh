@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The embedded hybrid models from the embedded softmax teacher, in one command:
 # clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD and the mean of both (where there is a
-# recipe) -> the same again on long clips (where there is a recipe) -> export.
+# recipe) -> the same again on long clips (where there is a recipe) -> rounds of DMD and means (likewise) -> export.
 #
 #   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
@@ -14,6 +14,9 @@
 # with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others. One with a
 # shapes-distill-MODEL-long.json goes through stage 2 and DMD once more, from the mean; with a
 # shapes-distill-MODEL-long-memory.json DMD and one more stage 2 both begin after that, and the result is halfway between.
+# With a shapes-distill-MODEL-recall.json follow one more stage 2 and three rounds of DMD (shapes-dmd-MODEL-bounce1.json
+# to 3), each from a mean of what is made by then, and the result is the mean of them all. With a
+# shapes-dmd-MODEL-bounce.json the last is one run of DMD.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -173,9 +176,10 @@ distill() {
     "$(clips_setting "$2")" "${@:4}" ${DISTILL:-} --settings "$2" --threads "$threads"
 }
 
+# average_of OUTPUT WORD...: the mean of exports, with the words of average.py.
 average_of() {
-  rm -rf "$3" "${3%/*}/exported"
-  "$python" recipes/average.py "$1" "$2" -o "$3"
+  rm -rf "$1" "${1%/*}/exported"
+  "$python" recipes/average.py "${@:2}" -o "$1"
 }
 
 # The run's own export is a folder for from_pretrained already. The published layout knows hybrid and softmax layers, and
@@ -186,6 +190,14 @@ export_model() {
     alone export "$1" -o "$2.safetensors"
   fi
   cp -R "$1" "$2"
+}
+
+# dmd SUFFIX: of $model, from $run.
+dmd() {
+  local made=$folder/dmd-$model$1 recipe=recipes/shapes-dmd-$model$1.json
+  # shellcheck disable=SC2086
+  finish "$made/finished" "$recipe" "$(who "$recipe")" train dmd "$made" \
+    "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 }
 
 # stages_of SUFFIX WORD...: stage 2 of $model and its end, then DMD and the mean of both, as far as it has recipes for
@@ -214,14 +226,31 @@ stages_of() {
   recipe=recipes/shapes-dmd-$model$suffix.json
   if [[ -f $recipe ]]; then
     echo "5. DMD, $model$suffix: few levels learn to draw what the many-step model draws at many"
-    # shellcheck disable=SC2086
-    finish "$folder/dmd-$model$suffix/finished" "$recipe" "$(who "$recipe")" train dmd "$folder/dmd-$model$suffix" \
-      "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
+    dmd "$suffix"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$remembers/export" "$folder/dmd-$model$suffix/export" "$folder/mean-$model$suffix/export"
+    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$folder/mean-$model$suffix/export" "$remembers/export" "$folder/dmd-$model$suffix/export"
     run=$folder/mean-$model$suffix
   fi
+}
+
+# rounds WORD...: stage 2 of $model from $run once more, and rounds of DMD that see bouncing objects more often. Each
+# begins with a mean of that stage 2 and of all rounds so far. $run is the last mean.
+rounds() {
+  local recall=$folder/distill-$model-recall start=$run recipe round made=() shares=(0.5 0.8 0.7) # those of DMD
+  echo "7. Stage 2, $model, once more: what the next means have their memory from"
+  run=$recall
+  distill "$run/finished" "recipes/shapes-distill-$model-recall.json" "start_from=$start/export" "$@"
+  run=$start
+  for round in 1 2 3; do
+    echo "8. DMD, $model, round $round: objects that bounce, four times as often"
+    recipe=recipes/shapes-dmd-$model-bounce$round.json
+    dmd "-bounce$round"
+    made+=("$folder/dmd-$model-bounce$round/export")
+    run=$folder/mean-$model-bounce$round
+    finish "$folder/dmd-$model-bounce$round/averaged" "$recipe" average_of "$run/export" "$recall/export" "${made[@]}" \
+      --share "${shares[round - 1]}"
+  done
 }
 
 for model in $models; do
@@ -231,7 +260,13 @@ for model in $models; do
     echo "   $model again, on long clips, from there"
     stages_of -long "start_from=$run/export" "$@"
   fi
+  if [[ -f recipes/shapes-distill-$model-recall.json ]]; then rounds "$@"; fi
+  if [[ -f recipes/shapes-dmd-$model-bounce.json ]]; then
+    echo "8. DMD, $model, once more: objects that bounce, four times as often"
+    dmd -bounce
+    run=$folder/dmd-$model-bounce
+  fi
 
-  echo "7. Export, $model"
+  echo "9. Export, $model"
   finish "$run/exported" "recipes/shapes-distill-$model.json" export_model "$run/export" "$folder/shapes-$model" "$plan"
 done

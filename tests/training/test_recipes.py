@@ -78,23 +78,33 @@ def test_a_model_may_have_a_stage_1_of_its_own(tmp_path):
         ["train", "distill", "runs/recipe/distill-100-long"],  # again, on long clips, from the mean of both
         ["train", "distill", "runs/recipe/distill-100-long-memory"],
         ["train", "dmd", "runs/recipe/dmd-100-long"],
+        ["train", "distill", "runs/recipe/distill-100-recall"],  # both of these from the mean again
+        ["train", "dmd", "runs/recipe/dmd-100-bounce1"],
+        ["train", "dmd", "runs/recipe/dmd-100-bounce2"],
+        ["train", "dmd", "runs/recipe/dmd-100-bounce3"],
     ]
     starts = [word for run in runs for word in run if word.startswith("start_from=")]
     assert starts == [
         f"start_from=runs/recipe/{start}/export"
-        for start in ("distill-100", "mean-100", "distill-100-long", "distill-100-long")
+        for start in (
+            *("distill-100", "mean-100", "distill-100-long", "distill-100-long", "mean-100-long", "mean-100-long"),
+            *("mean-100-bounce1", "mean-100-bounce2"),
+        )
     ]
     assert any("aligned=runs/recipe/align-100/export" in run for run in runs)
     folder = "runs/recipe"
     mean = f"MEAN {folder}/distill-100/export {folder}/dmd-100/export -o {folder}/mean-100/export"
     assert mean in said
-    last = f"{folder}/distill-100-long-memory/export {folder}/dmd-100-long/export -o {folder}/mean-100-long/export"
+    long = f"{folder}/distill-100-long-memory/export {folder}/dmd-100-long/export"
+    assert f"MEAN {long} -o {folder}/mean-100-long/export" in said
+    rounds = " ".join(f"{folder}/dmd-100-bounce{number}/export" for number in (1, 2, 3))
+    last = f"{folder}/distill-100-recall/export {rounds} --share 0.7 -o {folder}/mean-100-bounce3/export"
     assert f"MEAN {last}" in said
     assert not any(run[0] == "sensitivity" for run in runs)  # this model's recipe names its layers
 
 
-def test_a_model_without_dmd_is_what_stage_2_made(tmp_path):
-    (tmp_path / "runs" / "recipe" / "distill-50" / "export").mkdir(parents=True)
+def test_a_model_may_end_with_dmd(tmp_path):
+    (tmp_path / "runs" / "recipe" / "dmd-50-bounce" / "export").mkdir(parents=True)
     ranking = tmp_path / "runs" / "recipe" / "sensitivity" / "ranking.json"
     ranking.parent.mkdir()
     ranking.write_text('{"ranking": [3, 2, 0, 1], "plans": {"2": "SSHH"}}')
@@ -102,6 +112,8 @@ def test_a_model_without_dmd_is_what_stage_2_made(tmp_path):
     assert [run[:3] for run in runs if run[0] == "train"] == [
         ["train", "align", "runs/recipe/align"],
         ["train", "distill", "runs/recipe/distill-50"],
+        ["train", "dmd", "runs/recipe/dmd-50-bounce"],
     ]
-    assert ["export", "runs/recipe/distill-50/export"] in [run[:2] for run in runs]
+    assert "start_from=runs/recipe/distill-50/export" in runs[-2]
+    assert ["export", "runs/recipe/dmd-50-bounce/export"] in [run[:2] for run in runs]
     assert (tmp_path / "runs" / "recipe" / "shapes-50").is_dir()
