@@ -29,7 +29,7 @@ demo: $(RUNTIME)
 	  "a blue triangle bounces on beige" "a yellow circle moves left behind a wall on black" \
 	  --seed 11 --output demo.mp4 --sheet demo.png --overwrite
 
-# The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, export. Settings are
+# The embedded hybrid models from their teacher, into runs/recipe: clips, two stages of training, DMD, export. Settings are
 # environment variables that recipes/shapes.sh names: make recipe MODELS=all PROCESSES=2
 recipe: $(DEV)
 	PYTHON=$(BIN)/python recipes/shapes.sh

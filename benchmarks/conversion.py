@@ -5,7 +5,7 @@
         --model mine=runs/mine/export --quick mine -o runs/conversion
 
 ``--recipe`` takes the rows from a folder of ``recipes/shapes.sh``: the teacher, the teacher with window 9, and of every
-distill-MODEL there: converted but untrained, after stage 1, after stage 2, and after DMD if it was. Rows named by
+distill-MODEL there: converted but untrained, after stage 1, after stage 2; then all DMD and all means. Rows named by
 ``--quick`` are measured on prompts alone. Every cell is measured once and kept in the output folder under the model's
 hash, so the same words go on after a stop, rows can be added, and the same words in a second terminal share the work.
 Writes result.json, result.md and occlusion.png there. Times are those of this machine while they are measured: run
@@ -95,7 +95,10 @@ def minutes_of(run: Path) -> float | None:
 
 
 def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
-    """The teacher, and of every conversion: untrained, after stage 1, after stage 2, and after DMD if it was."""
+    """The teacher; of every conversion untrained, after stage 1 and after stage 2; all runs of DMD, and all means.
+
+    What continues from an export has no row of its own before stage 2.
+    """
     runs = [path for path in folder.glob("distill-*") if (path / "export" / "generation.json").exists()]
     runs.sort(key=lambda run: (int(re.sub(r"\D.*", "", run.name.removeprefix("distill-")) or 0), run.name))
     if not runs:
@@ -104,22 +107,29 @@ def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
     for run in runs:
         config = record_from_mapping(DistillConfig, json.loads((run / "config.json").read_text()))
         name = run.name.removeprefix("distill-")
-        share, _, rest = name.partition("-")
-        title = f"{share} %{' ' + rest if rest else ''}"
         if not rows:
             rows = [Row("teacher", config.teacher), Row("teacher, window 9", config.teacher, 9)]
-        for stage, spec in enumerate((replace(config.student(), aligned=None), config.student())):
+        specs = () if config.start_from else (replace(config.student(), aligned=None), config.student())
+        for stage, spec in enumerate(specs):
             made = kept.folder.parent / "models" / f"{name}-stage-{stage}"
             weights = [run / "export", *([Path(config.aligned)] if config.aligned else [])]
             facts = {"student": str(spec), "place": str(made), "weights": [_digest(one) for one in weights]}
             kept.make(facts, partial(_write_student, config, spec, made))
             minutes = minutes_of(Path(config.aligned).parent) if stage and config.aligned else 0.0
-            rows.append(Row(f"{title}, {'stage 1' if stage else 'untrained'}", str(made), stage=stage, minutes=minutes))
-        rows.append(Row(f"{title}, stage 2", str(run / "export"), stage=2, minutes=minutes_of(run)))
-        finished = folder / f"dmd-{name}"
-        if (finished / "export" / "generation.json").exists():
-            rows.append(Row(f"{title}, DMD", str(finished / "export"), stage=2, minutes=minutes_of(finished)))
+            label = f"{_title(name)}, {'stage 1' if stage else 'untrained'}"
+            rows.append(Row(label, str(made), stage=stage, minutes=minutes))
+        rows.append(Row(f"{_title(name)}, stage 2", str(run / "export"), stage=2, minutes=minutes_of(run)))
+    for kind, said in (("dmd", "DMD"), ("mean", "mean")):
+        for run in sorted(folder.glob(f"{kind}-*")):
+            if (run / "export" / "generation.json").exists():
+                label = f"{_title(run.name.removeprefix(f'{kind}-'))}, {said}"
+                rows.append(Row(label, str(run / "export"), stage=2, minutes=minutes_of(run)))
     return rows
+
+
+def _title(name: str) -> str:
+    share, _, rest = name.partition("-")
+    return f"{share} %{' ' + rest if rest else ''}"
 
 
 def _write_student(config: DistillConfig, spec: Any, folder: Path) -> dict[str, str]:

@@ -1,7 +1,10 @@
-"""The mean of exports of one model, weight by weight: where one run draws better and the other remembers more,
-halfway between the two keeps most of both (arXiv 2203.05482 and 2109.01903 average like this).
+"""The mean of exports of one model, weight by weight: where one run draws better and another remembers more, their mean
+keeps most of both (arXiv 2203.05482 and 2109.01903 average like this).
 
     python recipes/average.py runs/teacher-remember3/export runs/teacher-remember4/export -o runs/teacher
+    python recipes/average.py runs/stage2/export runs/dmd1/export runs/dmd2/export --share 0.8 -o runs/mean
+
+The second line gives 0.2 of the first model and 0.4 of each other.
 """
 
 import argparse
@@ -14,14 +17,24 @@ from safetensors.torch import load_file, save_file
 
 def average(first: Path, others: Sequence[Path], output: Path, share: float) -> None:
     """Copy the last one, and put ``(1 - share) first + share`` of the mean of ``others`` into its weights."""
+    folders = (first, *others)
+    files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in folders]
+    for folder, found in zip(folders, files, strict=True):
+        if not found:
+            raise SystemExit(f"'{folder}' holds no .safetensors; give the folder of an export.")
+    for folder, found in zip(folders, files, strict=True):
+        if found != files[-1]:
+            odd = sorted(map(str, found ^ files[-1]))[0]
+            raise SystemExit(f"'{odd}' is in one of '{folder}' and '{others[-1]}' alone; give runs of one model.")
     means = {}
-    for file in sorted(others[-1].rglob("*.safetensors")):
-        place = file.relative_to(others[-1])
-        ours, *theirs = (load_file(folder / place) for folder in (first, *others))
+    for place in sorted(files[-1]):
+        ours, *theirs = (load_file(folder / place) for folder in folders)
         shapes = [{name: one.shape for name, one in weights.items()} for weights in (ours, *theirs)]
-        for folder, found in zip((first, *others), shapes, strict=True):
-            if found != shapes[-1]:
-                raise SystemExit(f"'{folder / place}' and '{file}' hold other tensors; give runs of one model.")
+        for folder, shape in zip(folders, shapes, strict=True):
+            if shape != shapes[-1]:
+                raise SystemExit(
+                    f"'{folder / place}' and '{others[-1] / place}' hold other tensors; give runs of one model."
+                )
         means[place] = {
             name: ours[name].float().lerp(sum(one[name].float() for one in theirs) / len(theirs), share).to(last.dtype)
             for name, last in theirs[-1].items()
@@ -37,8 +50,10 @@ def main() -> None:
     parser.add_argument("first", type=Path)
     parser.add_argument("others", type=Path, nargs="+", help="the last one gives the settings and the precision")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
-    parser.add_argument("--share", type=float, default=0.5, help="of the others together (default: 0.5)")
+    parser.add_argument("--share", type=float, default=0.5, help="weight of all but the first (default: 0.5)")
     given = parser.parse_args()
+    if not 0 <= given.share <= 1:
+        raise SystemExit(f"--share is {given.share}; give 0 to 1.")
     if given.output.exists():
         raise SystemExit(f"'{given.output}' is there already; choose a new folder.")
     average(given.first, given.others, given.output, given.share)

@@ -14,9 +14,10 @@
 # with a shapes-distill-MODEL-late.json continues with these settings when it has finished with the others. One with a
 # shapes-distill-MODEL-long.json goes through stage 2 and DMD once more, from the mean; with a
 # shapes-distill-MODEL-long-memory.json DMD and one more stage 2 both begin after that, and the result is halfway between.
-# With a shapes-distill-MODEL-recall.json follow one more stage 2 and three rounds of DMD (shapes-dmd-MODEL-bounce1.json
-# to 3), each from a mean of what is made by then, and the result is the mean of them all. With a
-# shapes-dmd-MODEL-bounce.json the last is one run of DMD.
+# Where there is a shapes-distill-MODEL-recall.json, one more stage 2 follows, and three rounds of DMD
+# (shapes-dmd-MODEL-bounce1.json to 3): the first from the same model as that stage 2, the others from a mean of what is
+# made by then. The result is the mean of all four. Where there is a shapes-dmd-MODEL-bounce.json, one more run of DMD
+# comes last.
 #
 # Environment, each with its default:
 #   FOLDER=runs/recipe     where everything is written, a path from the repository's root: clips/, align/ and align-MODEL/,
@@ -147,7 +148,7 @@ stages=$(for model in $models; do align_of "$model"; done | sort -u)
 
 echo "1. Clips"
 for name in $( (for stage in $stages; do clips_of "recipes/shapes-$stage.json"; done; for model in $models; do
-  for recipe in "recipes/shapes-distill-$model.json" "recipes/shapes-distill-$model-long.json"; do
+  for recipe in "recipes/shapes-distill-$model"{,-long,-long-memory,-recall}.json; do
     if [[ -f $recipe ]]; then clips_of "$recipe"; fi
   done
 done) | sort -u); do
@@ -192,11 +193,17 @@ export_model() {
   cp -R "$1" "$2"
 }
 
+# What was made of an older run is made again.
+dmd_into() {
+  rm -f "$1/averaged" "$1/exported"
+  "${@:2}"
+}
+
 # dmd SUFFIX: of $model, from $run.
 dmd() {
   local made=$folder/dmd-$model$1 recipe=recipes/shapes-dmd-$model$1.json
   # shellcheck disable=SC2086
-  finish "$made/finished" "$recipe" "$(who "$recipe")" train dmd "$made" \
+  finish "$made/finished" "$recipe" dmd_into "$made" "$(who "$recipe")" train dmd "$made" \
     "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 }
 
@@ -234,11 +241,11 @@ stages_of() {
   fi
 }
 
-# rounds WORD...: stage 2 of $model from $run once more, and rounds of DMD that see bouncing objects more often. Each
-# begins with a mean of that stage 2 and of all rounds so far. $run is the last mean.
+# rounds WORD...: stage 2 of $model from $run once more, and rounds of DMD that see bouncing objects more often. The first
+# begins with $run too, each other with a mean of that stage 2 and of all rounds so far. $run is the last mean.
 rounds() {
-  local recall=$folder/distill-$model-recall start=$run recipe round made=() shares=(0.5 0.8 0.7) # those of DMD
-  echo "7. Stage 2, $model, once more: what the next means have their memory from"
+  local recall=$folder/distill-$model-recall start=$run recipe round made=() shares=(0.5 0.8 0.7) # weight of the DMD runs together
+  echo "7. Stage 2, $model, once more: the next means take their memory from it"
   run=$recall
   distill "$run/finished" "recipes/shapes-distill-$model-recall.json" "start_from=$start/export" "$@"
   run=$start
@@ -247,6 +254,9 @@ rounds() {
     recipe=recipes/shapes-dmd-$model-bounce$round.json
     dmd "-bounce$round"
     made+=("$folder/dmd-$model-bounce$round/export")
+    if [[ $recall/finished -nt $folder/dmd-$model-bounce$round/averaged ]]; then
+      rm -f "$folder/dmd-$model-bounce$round/averaged"
+    fi
     run=$folder/mean-$model-bounce$round
     finish "$folder/dmd-$model-bounce$round/averaged" "$recipe" average_of "$run/export" "$recall/export" "${made[@]}" \
       --share "${shares[round - 1]}"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -80,6 +81,7 @@ def recipe_folder(folder: Path) -> Path:
     export_student(student, teacher, run / "export", settings=student_settings(teacher, student))
     (run / "config.json").write_text(json.dumps(record_to_mapping(config)))
     (run / "metrics.jsonl").write_text('{"step": 6, "minutes": 2.5}\n')
+    shutil.copytree(run / "export", folder / "mean-50-bounce1" / "export")
     return folder
 
 
@@ -98,6 +100,7 @@ def test_rows_of_a_recipe_are_measured_once_and_shown(benchmark, tmp_path, capsy
         "50 %, untrained",
         "50 %, stage 1",
         "50 %, stage 2",
+        "50 % bounce1, mean",
         "true renders",
     ]
     assert "occlusion" in rows["teacher"]
