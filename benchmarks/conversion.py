@@ -99,14 +99,12 @@ def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
 
     What continues from an export has no row of its own before stage 2.
     """
-    runs = [path for path in folder.glob("distill-*") if (path / "export" / "generation.json").exists()]
-    runs.sort(key=lambda run: (int(re.sub(r"\D.*", "", run.name.removeprefix("distill-")) or 0), run.name))
+    runs = _runs_of(folder, "distill")
     if not runs:
         raise SystemExit(f"'{folder}' holds no distill-MODEL/export; run recipes/shapes.sh first.")
     rows: list[Row] = []
-    for run in runs:
+    for name, run in runs.items():
         config = record_from_mapping(DistillConfig, json.loads((run / "config.json").read_text()))
-        name = run.name.removeprefix("distill-")
         if not rows:
             rows = [Row("teacher", config.teacher), Row("teacher, window 9", config.teacher, 9)]
         specs = () if config.start_from else (replace(config.student(), aligned=None), config.student())
@@ -120,11 +118,16 @@ def rows_of_recipe(folder: Path, kept: Measurements) -> list[Row]:
             rows.append(Row(label, str(made), stage=stage, minutes=minutes))
         rows.append(Row(f"{_title(name)}, stage 2", str(run / "export"), stage=2, minutes=minutes_of(run)))
     for kind, said in (("dmd", "DMD"), ("mean", "mean")):
-        for run in sorted(folder.glob(f"{kind}-*")):
-            if (run / "export" / "generation.json").exists():
-                label = f"{_title(run.name.removeprefix(f'{kind}-'))}, {said}"
-                rows.append(Row(label, str(run / "export"), stage=2, minutes=minutes_of(run)))
+        for name, run in _runs_of(folder, kind).items():
+            rows.append(Row(f"{_title(name)}, {said}", str(run / "export"), stage=2, minutes=minutes_of(run)))
     return rows
+
+
+def _runs_of(folder: Path, kind: str) -> dict[str, Path]:
+    """What has an export, by the name after its kind, and in the order of its share."""
+    runs = {run.name.removeprefix(f"{kind}-"): run for run in folder.glob(f"{kind}-*")}
+    made = {name: run for name, run in runs.items() if (run / "export" / "generation.json").exists()}
+    return dict(sorted(made.items(), key=lambda run: (int(re.sub(r"\D.*", "", run[0]) or 0), run[0])))
 
 
 def _title(name: str) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The embedded hybrid models from the embedded softmax teacher, in one command:
 # clips -> align (stage 1, all layers) -> sensitivity -> distill (stage 2) -> DMD and the mean of both (where there is a
-# recipe) -> the same again on long clips (where there is a recipe) -> rounds of DMD and means (likewise) -> export.
+# recipe) -> the same again on long clips (where there is a recipe) -> rounds of DMD and means (the same) -> export.
 #
 #   recipes/shapes.sh                                    75 % of the layers hybrid, into runs/recipe
 #   FOLDER=runs/mine MODELS=all PROCESSES=2 recipes/shapes.sh
@@ -177,9 +177,23 @@ distill() {
     "$(clips_setting "$2")" "${@:4}" ${DISTILL:-} --settings "$2" --threads "$threads"
 }
 
-# average_of OUTPUT WORD...: the mean of exports, with the words of average.py.
+# outdate MARK FOLDER...: what was made of these is made again, where one of them was made since.
+outdate() {
+  local made
+  for made in "${@:2}"; do
+    if [[ $made/finished -nt $1 || $made/finished-late -nt $1 ]]; then rm -f "$1"; fi
+  done
+}
+
+# mean FOLDER RECIPE WORD...: of exports, with the words of average.py.
+mean() {
+  local exports=("${@:3}")
+  outdate "$1/finished" "${exports[@]/%\/export/}"
+  finish "$1/finished" "$2" average_of "$1/export" "${@:3}"
+}
+
 average_of() {
-  rm -rf "$1" "${1%/*}/exported"
+  rm -rf "$1"
   "$python" recipes/average.py "${@:2}" -o "$1"
 }
 
@@ -193,17 +207,11 @@ export_model() {
   cp -R "$1" "$2"
 }
 
-# What was made of an older run is made again.
-dmd_into() {
-  rm -f "$1/averaged" "$1/exported"
-  "${@:2}"
-}
-
 # dmd SUFFIX: of $model, from $run.
 dmd() {
   local made=$folder/dmd-$model$1 recipe=recipes/shapes-dmd-$model$1.json
   # shellcheck disable=SC2086
-  finish "$made/finished" "$recipe" dmd_into "$made" "$(who "$recipe")" train dmd "$made" \
+  finish "$made/finished" "$recipe" "$(who "$recipe")" train dmd "$made" \
     "start_from=$run/export" ${loop_words[@]+"${loop_words[@]}"} ${DMD:-} --settings "$recipe" --threads "$threads"
 }
 
@@ -236,8 +244,8 @@ stages_of() {
     dmd "$suffix"
 
     echo "6. Halfway between the two, $model$suffix: DMD moves better, stage 2 remembers more"
-    finish "$folder/dmd-$model$suffix/averaged" "$recipe" average_of "$folder/mean-$model$suffix/export" "$remembers/export" "$folder/dmd-$model$suffix/export"
     run=$folder/mean-$model$suffix
+    mean "$run" "$recipe" "$remembers/export" "$folder/dmd-$model$suffix/export"
   fi
 }
 
@@ -254,12 +262,8 @@ rounds() {
     recipe=recipes/shapes-dmd-$model-bounce$round.json
     dmd "-bounce$round"
     made+=("$folder/dmd-$model-bounce$round/export")
-    if [[ $recall/finished -nt $folder/dmd-$model-bounce$round/averaged ]]; then
-      rm -f "$folder/dmd-$model-bounce$round/averaged"
-    fi
     run=$folder/mean-$model-bounce$round
-    finish "$folder/dmd-$model-bounce$round/averaged" "$recipe" average_of "$run/export" "$recall/export" "${made[@]}" \
-      --share "${shares[round - 1]}"
+    mean "$run" "$recipe" "$recall/export" "${made[@]}" --share "${shares[round - 1]}"
   done
 }
 
@@ -278,5 +282,6 @@ for model in $models; do
   fi
 
   echo "9. Export, $model"
+  outdate "$run/exported" "$run"
   finish "$run/exported" "recipes/shapes-distill-$model.json" export_model "$run/export" "$folder/shapes-$model" "$plan"
 done

@@ -46,10 +46,10 @@ def test_a_setting_without_a_default_is_asked_for():
         record_from_mapping(TeacherConfig, {"loop": {"steps": 1}})
 
 
-def commands(folder: Path, model: str) -> list[str]:
+def commands(folder: Path, model: str, **environment: str) -> list[str]:
     """What the script says of a model, with a Python that only repeats its words: nothing is trained."""
-    shutil.copytree(RECIPES, folder / "recipes", ignore=shutil.ignore_patterns("intermediate"))
-    (folder / "src" / "arl2" / "shapes" / "weights").mkdir(parents=True)
+    shutil.copytree(RECIPES, folder / "recipes", ignore=shutil.ignore_patterns("intermediate"), dirs_exist_ok=True)
+    (folder / "src" / "arl2" / "shapes" / "weights").mkdir(parents=True, exist_ok=True)
     (folder / "src" / "arl2" / "shapes" / "weights" / "weights").write_text("a teacher")
     python = folder / "python"
     python.write_text(
@@ -59,7 +59,7 @@ def commands(folder: Path, model: str) -> list[str]:
     python.chmod(0o755)
     return subprocess.run(
         ["bash", str(folder / "recipes" / "shapes.sh")],
-        env={**os.environ, "MODELS": model, "PYTHON": str(python), "FOLDER": "runs/recipe"},
+        env={**os.environ, "MODELS": model, "PYTHON": str(python), "FOLDER": "runs/recipe", **environment},
         capture_output=True,
         text=True,
         check=True,
@@ -118,3 +118,21 @@ def test_a_model_may_end_with_dmd(tmp_path):
     assert "start_from=runs/recipe/distill-50/export" in runs[-2]
     assert ["export", "runs/recipe/dmd-50-bounce/export"] in [run[:2] for run in runs]
     assert (tmp_path / "runs" / "recipe" / "shapes-50").is_dir()
+
+
+def test_what_was_made_of_an_older_run_is_made_again(tmp_path):
+    (tmp_path / "runs" / "recipe" / "dmd-75-bounce" / "export").mkdir(parents=True)
+    ranking = tmp_path / "runs" / "recipe" / "sensitivity" / "ranking.json"
+    ranking.parent.mkdir()
+    ranking.write_text('{"ranking": [3, 2, 0, 1], "plans": {"3": "HSHH"}}')
+
+    def made(**environment: str) -> list[str]:
+        said = [line.split() for line in commands(tmp_path, "75", **environment)]
+        return [words[1] for words in said if words[0] == "RUN" and words[1] in ("train", "export")] + [
+            words[0] for words in said if words[0] == "MEAN"
+        ]
+
+    assert made() == ["train", "train", "train", "train", "export", "MEAN"]
+    assert made() == []
+    assert made(DMD="bounce_weight=2") == ["train", "train", "export", "MEAN"]
+    assert made(DMD="bounce_weight=2") == []
